@@ -1,0 +1,59 @@
+package odometer
+
+import "encoding/json"
+
+// Limits of a frame on the wire. What is larger is refused before it is read.
+const (
+	MaxFramePacked   = 256 << 10
+	MaxFrameUnpacked = 1 << 20
+)
+
+// Record is one line of an agent's spool: an event, the checkpoint of the
+// instance that it belongs to, or both. Records lie at positions 1, 2, 3 … of
+// the spool; a record that was coalesced from several takes all their
+// positions.
+type Record struct {
+	First, Position uint64 // First = Position unless coalesced
+	Event           *Event // nil for a checkpoint alone
+	// Checkpoint is the meter's state of one instance right after the event,
+	// opaque to everybody else.
+	Checkpoint json.RawMessage
+	// Resumes says that the agent no longer has what lay between the last
+	// record it delivered of this epoch and this one: nothing is to be
+	// waited for.
+	Resumes bool
+
+	// Raw is the event exactly as it was received; nil in a record that was
+	// not decoded.
+	Raw json.RawMessage
+	// Err says why Raw is no valid event, wrapping [ErrInvalid]; Event is
+	// then nil. A bad event spoils its own record and never its frame.
+	Err error
+}
+
+// Frame is what travels: consecutive records of one spool.
+type Frame struct {
+	Agent   AgentID // the sender
+	Spool   SpoolID
+	First   uint64 // position at which the frame begins
+	Last    uint64 // position at which it ends
+	Records []Record
+	// Packed is the frame as it was received; nil in a frame that was not.
+	Packed []byte
+	// Err says why Packed could not be opened as a frame; Records is then nil.
+	Err error
+}
+
+// Receipt tells an agent what the ledger has committed. Everything up to
+// Position of the spool is in the ledger (booked, held or in quarantine), for
+// ever.
+type Receipt struct {
+	Agent      AgentID  `json:"agent_id"`
+	Spool      SpoolID  `json:"spool"`
+	Position   uint64   `json:"position"`
+	Ledger     LedgerID `json:"ledger_id"`
+	Generation uint64   `json:"generation"` // raised when the ledger was restored from a backup
+	// Ahead says that a frame arrived that begins after Position+1: something
+	// before it was lost on the way and must be sent again.
+	Ahead bool `json:"ahead,omitempty"`
+}

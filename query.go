@@ -1,0 +1,69 @@
+package odometer
+
+// What becomes of an event that is received. Every event received has exactly
+// one of these; received = recorded + covered + duplicate + quarantined + held.
+type Outcome string
+
+const (
+	Recorded    Outcome = "recorded"    // booked
+	Covered     Outcome = "covered"     // lies within what was booked already (part of a coalesced event)
+	Duplicate   Outcome = "duplicate"   // the same event, recorded before
+	Quarantined Outcome = "quarantined" // put aside with a reason; adds nothing to the totals
+	Held        Outcome = "held"        // waits for an earlier event, or for its time to come
+)
+
+// Outcomes lists every outcome, in the order in which they are shown.
+var Outcomes = [...]Outcome{Recorded, Covered, Duplicate, Quarantined, Held}
+
+// Result is the answer to one event.
+type Result struct {
+	EventID string  `json:"id"`
+	Outcome Outcome `json:"outcome"`
+	Reason  string  `json:"reason,omitempty"` // a word, for quarantined and held: see package ledger
+	Detail  string  `json:"detail,omitempty"` // for a person
+}
+
+// GroupBy is one way to break usage down.
+type GroupBy string
+
+const (
+	ByNothing  GroupBy = ""
+	ByInstance GroupBy = "instance"
+	ByUser     GroupBy = "user"
+	ByOrg      GroupBy = "org"
+	ByHour     GroupBy = "hour"  // UTC
+	ByDay      GroupBy = "day"   // UTC
+	ByMonth    GroupBy = "month" // UTC
+)
+
+// UsageQuery asks for recorded usage in [From, To), microseconds of the wall
+// clock, by time of use. Empty filters match everything.
+type UsageQuery struct {
+	From, To int64
+	Instance InstanceID
+	User     UserID
+	Org      OrgID
+	GroupBy  []GroupBy // several combine: one row for each combination
+}
+
+// UsageRow is the sum of usage over one group. Fields that are not grouped by
+// are empty; Start is the start of the hour, day or month, or 0.
+type UsageRow struct {
+	Instance InstanceID
+	User     UserID
+	Org      OrgID
+	Start    int64
+	Totals   [Quantities]Sum
+	Known    Known
+	// Recovered is the part of measured and estimated time whose events never
+	// arrived and whose usage was booked from the difference, microseconds.
+	Recovered Sum
+}
+
+// EntryQuery asks for entries in the order in which they were booked.
+type EntryQuery struct {
+	After    string // cursor of the last page, "" for the beginning
+	Limit    int    // at most this many
+	Instance InstanceID
+	From, To int64 // overlap of the entry's span with [From, To); To 0 for no end
+}
