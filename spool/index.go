@@ -1,0 +1,272 @@
+package spool
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+const (
+	segmentSuffix = ".seg"
+	tempSuffix    = ".tmp"
+	markSpacing   = 16 << 10
+)
+
+// segment is one file of records. Its header fields never change; the others
+// belong to the index and are guarded by [Spool.mu].
+type segment struct {
+	header
+	name    string
+	bad     error          // why the header is unreadable, nil when it is not
+	size    int64          // bytes that hold accepted records
+	disk    int64          // bytes that the file takes
+	top     uint64         // position of the last readable record; first-1 when there is none
+	count   int            // readable records
+	marks   []mark         // where some batches begin, in order
+	flaws   map[int64]bool // offsets of unreadable stretches that are known
+	ackedAt int64          // when receipts passed top, microseconds; 0 before
+	barren  [levels]barren // see coalesce.go
+}
+
+// mark says that the batch at off begins with the record of this position,
+// which has ordinal records before it in the segment.
+type mark struct {
+	position uint64
+	off      int64
+	ordinal  int
+}
+
+// seek returns the last mark from which reading finds everything after pos.
+func (g *segment) seek(pos uint64) mark {
+	best := mark{off: headerSize}
+	for _, m := range g.marks {
+		if m.position > pos {
+			break
+		}
+		best = m
+	}
+	return best
+}
+
+func (g *segment) add(m mark, entries int, top uint64) {
+	if n := len(g.marks); n == 0 || m.off-g.marks[n-1].off >= markSpacing {
+		g.marks = append(g.marks, m)
+	}
+	g.count += entries
+	g.top = top
+}
+
+func segmentName(first uint64, gen uint32) string {
+	return fmt.Sprintf("%020d-%d%s", first, gen, segmentSuffix)
+}
+
+func parseSegmentName(name string) (first uint64, gen uint32, ok bool) {
+	stem, ok := strings.CutSuffix(name, segmentSuffix)
+	if !ok {
+		return 0, 0, false
+	}
+	a, b, ok := strings.Cut(stem, "-")
+	first, err := strconv.ParseUint(a, 10, 64)
+	g, err2 := strconv.ParseUint(b, 10, 32)
+	if !ok || err != nil || err2 != nil || segmentName(first, uint32(g)) != name {
+		return 0, 0, false
+	}
+	return first, uint32(g), true
+}
+
+// Damage is one stretch of the spool that could not be read.
+type Damage struct {
+	Segment string // file name; "" for positions that lie in no file
+	Offset  int64
+	// First and Last are the positions that were lost, both 0 when none was.
+	First, Last uint64
+	Reason      string
+}
+
+func (d Damage) String() string {
+	var b strings.Builder
+	if d.Segment != "" {
+		fmt.Fprintf(&b, "segment %s at byte %d: ", d.Segment, d.Offset)
+	}
+	b.WriteString(d.Reason)
+	if d.Last > 0 {
+		fmt.Fprintf(&b, "; positions %d to %d are lost", d.First, d.Last)
+	}
+	return b.String()
+}
+
+// index is what a scan of the segments finds.
+type index struct {
+	segs []*segment // in order of position; the last one is appended to
+	top  uint64     // position of the last readable record
+
+	// After a stretch of positions that are gone: the records that are the
+	// first of their epoch since, and the epochs that there have been since
+	// (nil where nothing is gone).
+	resumes map[uint64]bool
+	since   map[string]bool
+
+	damage []Damage
+	lost   uint64 // positions
+	torn   *flaw  // tail of the last segment
+	burnt  uint64 // with torn: no position below may be given any more
+}
+
+// gap notes that the positions first to last are gone.
+func (x *index) gap(first, last uint64, where []Damage) {
+	x.since = map[string]bool{}
+	x.lost += last - first + 1
+	if len(where) == 0 {
+		where = []Damage{{Reason: "nothing is here"}}
+	}
+	for _, d := range where {
+		d.First, d.Last = first, last
+		x.damage = append(x.damage, d)
+	}
+}
+
+// see notes a record in order of position.
+func (x *index) see(e *entry) {
+	if x.since != nil && len(e.event) > 0 && !x.since[string(e.epoch)] {
+		x.since[string(e.epoch)] = true
+		x.resumes[e.position] = true
+	}
+}
+
+// scan reads every segment and builds the index anew. While opening, the last
+// segment is read to its end and may have a torn tail, and last and next are
+// found; later, sizes and positions are known. See is called for every readable
+// record in order.
+func (s *Spool) scan(segs []*segment, opening bool, see func(*entry)) (*index, error) {
+	x := &index{segs: segs, resumes: map[uint64]bool{}}
+	if len(segs) == 0 {
+		s.last, s.next = s.cursor.position, s.cursor.position+1
+		x.top = s.last
+		return x, nil
+	}
+	at := segs[0].first - 1
+	if s.cursor.position < at {
+		x.gap(s.cursor.position+1, at, []Damage{{Reason: "freed or missing, and the ledger asks for it"}})
+	}
+	x.top = at
+	for i, g := range segs {
+		limit, final := ^uint64(0), i == len(segs)-1
+		if !final {
+			limit = segs[i+1].first
+		}
+		if g.first > at+1 {
+			x.gap(at+1, g.first-1, nil)
+		}
+		at = max(at, g.first-1)
+		var err error
+		if at, err = s.scanSegment(x, g, at, limit, final && opening, see); err != nil {
+			return nil, fmt.Errorf("read segment %s: %w", g.name, err)
+		}
+		if final && opening {
+			s.last = at
+			s.next = max(at+1, g.next, s.cursor.position+1)
+			if g.bad != nil {
+				s.next = max(s.next, g.first+1<<20) // how far its header allowed is unknown
+			}
+			if x.torn != nil {
+				s.next = max(s.next, x.burnt)
+			}
+		}
+	}
+	return x, nil
+}
+
+// scanSegment reads one segment. At is the last position before it; it returns
+// the last position in it. Positions from limit on are not the segment's.
+func (s *Spool) scanSegment(x *index, g *segment, at, limit uint64, tail bool, see func(*entry)) (uint64, error) {
+	f, err := s.fs.Open(s.path(g.name))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if tail {
+		if g.size, err = f.Size(); err != nil {
+			return 0, err
+		}
+		g.disk = g.size
+	}
+	g.top, g.count, g.marks, g.flaws = g.first-1, 0, nil, map[int64]bool{}
+	var pending []Damage // unreadable stretches whose positions are not known yet
+	if g.bad != nil && g.size > headerSize {
+		x.damage = append(x.damage, Damage{Segment: g.name, Reason: g.bad.Error()})
+	}
+	settle := func() { // nothing is missing around them
+		x.damage = append(x.damage, pending...)
+		pending = nil
+	}
+	sc := newScanner(f, headerSize, g.size)
+	beyond := false
+	for !beyond {
+		c, more, err := sc.next()
+		if err != nil {
+			return 0, err
+		}
+		if !more {
+			break
+		}
+		if tail && !c.whole() {
+			later, err := newScanner(f, c.end, g.size).find(c.end)
+			if err != nil {
+				return 0, err
+			}
+			if later >= g.size {
+				x.torn = &flaw{c.off, g.size, c.flaws[0].reason}
+				x.burnt = max(c.batch.last, at+uint64(g.size-c.off)/minRecord+1) + 1
+				g.size = c.off
+				break
+			}
+		}
+		for _, fl := range c.flaws {
+			g.flaws[fl.off] = true
+			pending = append(pending, Damage{Segment: g.name, Offset: fl.off, Reason: fl.reason})
+		}
+		ordinal, first := g.count, uint64(0)
+		n := 0
+		for i := range c.entries {
+			e := &c.entries[i]
+			if e.position >= limit {
+				beyond = true // what an Append that failed left behind
+				break
+			}
+			if e.position <= at {
+				pending = append(pending, Damage{Segment: g.name, Offset: c.off, Reason: fmt.Sprintf("position %d is here again", e.position)})
+				continue
+			}
+			if e.first > at+1 {
+				x.gap(at+1, e.first-1, pending)
+				pending = nil
+			}
+			settle()
+			if n == 0 {
+				first = e.position
+			}
+			n++
+			at = e.position
+			x.see(e)
+			see(e)
+		}
+		if n > 0 {
+			g.add(mark{first, c.off, ordinal}, n, at)
+			x.top = at
+		}
+	}
+	end := limit - 1
+	if limit == ^uint64(0) {
+		end = max(at, s.last)
+	}
+	if end > at && !(limit == ^uint64(0) && x.torn != nil) {
+		x.gap(at+1, end, pending)
+		at = end
+	}
+	// Unreadable bytes behind the last accepted record of a sealed segment
+	// are what is left of a torn tail or of an Append that failed.
+	return at, nil
+}
+
+func (s *Spool) path(name string) string { return filepath.Join(s.dir, name) }
