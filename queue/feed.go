@@ -1,0 +1,383 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"example.org/odometer"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// feedBatch entries are published between two movements of the cursor,
+	// each of which is a transaction of the ledger.
+	feedBatch = 2000
+	// feedWindow messages are in flight.
+	feedWindow = 512
+	// feedCheck is how often an idle feed looks whether its stream is still
+	// the one that it published to.
+	feedCheck = 10 * time.Second
+	// lagEvery is how often entries are counted while the feed is behind.
+	lagEvery = 2 * time.Second
+)
+
+// Attributes of an entry as a CloudEvent; id is the entry's and subject the
+// instance's.
+const (
+	entrySource = "odometer/ledger"
+	entryType   = "odometer.entry"
+)
+
+// Source is the ledger as a [Feed] sees it: entries in the order in which
+// they were booked, and a cursor that lies in the ledger.
+type Source interface {
+	// Pending returns entries that lie beyond the cursor, each partition in
+	// its own order, about limit of them; and how to move the cursor behind
+	// them once they are published, the last as message seq of a stream.
+	Pending(ctx context.Context, limit int) (entries []odometer.Entry, advance func(ctx context.Context, stream string, seq uint64) error, err error)
+	// Position returns what advance was last told, "" for nothing yet.
+	Position(ctx context.Context) (stream string, seq uint64, err error)
+	// Rewind moves the cursor to the beginning.
+	Rewind(ctx context.Context) error
+	// Lag returns how many entries lie beyond the cursor.
+	Lag(ctx context.Context) (int64, error)
+	// News returns a channel that is closed at the next commit that books
+	// something.
+	News() <-chan struct{}
+}
+
+// Feed publishes the ledger's entries to the stream USAGE: one a message, in
+// ledger order, each once for as long as the stream lives.
+//
+// Every message names the sequence number that it must follow, so that a
+// message that is lost takes all later ones with it, and what is in the stream
+// is known by looking at its end. A feed that was interrupted between
+// publishing and moving the cursor reads back what lies beyond the cursor's
+// message and does not publish it again. A stream that is new, or that ends
+// before the cursor's message, was lost: the feed rewinds to the first entry,
+// and publishes what the stream does not hold.
+type Feed struct {
+	c      *Conn
+	source Source
+	log    *slog.Logger
+	looked time.Time // at the lag; owned by Run
+
+	mu    sync.Mutex
+	stats FeedStats
+}
+
+// FeedStats are what a feed did since it was made.
+type FeedStats struct {
+	Published uint64 // entries
+	Skipped   uint64 // entries that were found in the stream already
+	Errors    uint64
+	Rewinds   uint64
+	Lag       int64     // entries not published, as of the last look; -1 before
+	Last      time.Time // the last entry published, zero before
+	Err       error     // nil while the feed is up to date or publishing
+}
+
+// NewFeed returns a feed that begins to work when Run is called.
+func NewFeed(c *Conn, s Source) *Feed {
+	return &Feed{c: c, source: s, log: c.log, stats: FeedStats{Lag: -1}}
+}
+
+// Stats may be called at once with Run.
+func (f *Feed) Stats() FeedStats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stats
+}
+
+func (f *Feed) count(change func(*FeedStats)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.stats)
+}
+
+// Run publishes until ctx is done, over whatever fails meanwhile, and then
+// returns nil. One feed may run on a ledger at a time.
+func (f *Feed) Run(ctx context.Context) error {
+	for failures := 0; ; {
+		progress, err := f.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if progress {
+			failures = 0
+		}
+		if err != nil {
+			failures++
+			if failures == 1 {
+				f.log.Warn("entries are not published: trying on", "err", err)
+			}
+			f.count(func(s *FeedStats) { s.Errors++; s.Err = err })
+			select {
+			case <-ctx.Done():
+			case <-time.After(backoff(failures, DefaultRetryFirst, DefaultRetryMost, rand.Float64)):
+			}
+		}
+	}
+}
+
+// end is the end of the stream as the feed knows it.
+type end struct {
+	stream jetstream.Stream
+	id     string
+	seq    uint64                      // of the last message
+	hold   [odometer.Partitions]uint64 // entries up to here are in the stream already
+}
+
+// follow publishes from the cursor on, until something fails or the stream
+// has to be looked at again. It reports whether it published anything.
+func (f *Feed) follow(ctx context.Context) (progress bool, err error) {
+	at, err := f.open(ctx)
+	if err != nil {
+		return false, err
+	}
+	for {
+		news := f.source.News()
+		entries, advance, err := f.source.Pending(ctx, feedBatch)
+		if err != nil {
+			return progress, fmt.Errorf("feed: read the ledger: %w", err)
+		}
+		if err := f.look(ctx, len(entries)); err != nil {
+			return progress, err
+		}
+		if len(entries) == 0 {
+			select {
+			case <-ctx.Done():
+				return progress, ctx.Err()
+			case <-news:
+				continue
+			case <-time.After(feedCheck):
+				same, err := f.unchanged(ctx, at)
+				if err != nil || !same {
+					return progress, err
+				}
+				continue
+			}
+		}
+		n, err := f.publish(ctx, at, entries)
+		progress = progress || n > 0
+		if err != nil {
+			return progress, err
+		}
+		if err := advance(ctx, at.id, at.seq); err != nil {
+			return progress, fmt.Errorf("feed: move the cursor: %w", err)
+		}
+	}
+}
+
+// look notes how far behind the feed is, given how many entries it has to
+// publish next. While it is behind it counts once in a while.
+func (f *Feed) look(ctx context.Context, pending int) (err error) {
+	lag := int64(pending)
+	if pending >= feedBatch {
+		if time.Since(f.looked) < lagEvery {
+			return nil
+		}
+		if lag, err = f.source.Lag(ctx); err != nil {
+			return fmt.Errorf("feed: read the ledger: %w", err)
+		}
+		f.looked = time.Now()
+	}
+	f.count(func(s *FeedStats) { s.Lag, s.Err = lag, nil })
+	return nil
+}
+
+// open looks at the stream and at the cursor and brings them together.
+func (f *Feed) open(ctx context.Context) (*end, error) {
+	stream, err := f.c.ensure(ctx, f.c.usageConfig())
+	if err != nil {
+		return nil, err
+	}
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return nil, unavailable("look at stream "+UsageStream, err)
+	}
+	at := &end{stream: stream, id: streamID(info), seq: info.State.LastSeq}
+	noted, seq, err := f.source.Position(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("feed: read the cursor: %w", err)
+	}
+	from := uint64(0)
+	switch {
+	case noted == at.id && seq <= at.seq:
+		from = seq
+	case noted != "":
+		f.log.Warn("the topic was lost: it is fed again from the first entry", "stream", UsageStream, "was", noted, "message", seq, "is", at.id, "last", at.seq)
+		if err := f.source.Rewind(ctx); err != nil {
+			return nil, fmt.Errorf("feed: rewind: %w", err)
+		}
+		f.count(func(s *FeedStats) { s.Rewinds++ })
+	}
+	if err := f.readBack(ctx, at, from, info.State.FirstSeq); err != nil {
+		return nil, err
+	}
+	return at, nil
+}
+
+// readBack notes which entries lie in the stream beyond a message. Since each
+// partition is published in order, the last entry of it says it all, also of
+// those that have gone by age.
+func (f *Feed) readBack(ctx context.Context, at *end, from, first uint64) error {
+	if from = max(from+1, first); from > at.seq {
+		return nil
+	}
+	consumer, err := at.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, HeadersOnly: true,
+	})
+	if err != nil {
+		return unavailable("read "+UsageStream+" back", err)
+	}
+	if consumer.CachedInfo().NumPending == 0 {
+		return nil // somebody deleted them
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(2000))
+	if err != nil {
+		return unavailable("read "+UsageStream+" back", err)
+	}
+	defer messages.Stop()
+	for {
+		next, cancel := context.WithTimeout(ctx, dialTimeout)
+		m, err := messages.Next(jetstream.NextContext(next))
+		cancel()
+		if err != nil {
+			return unavailable("read "+UsageStream+" back", err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return fmt.Errorf("queue: read %s back: %w", UsageStream, err)
+		}
+		if id, ok := parseEntryID(m.Headers().Get(jetstream.MsgIDHeader)); ok {
+			at.hold[id.Partition] = max(at.hold[id.Partition], id.Number)
+		}
+		if meta.NumPending == 0 || meta.Sequence.Stream >= at.seq {
+			return nil
+		}
+	}
+}
+
+// unchanged reports whether the stream is still as the feed left it.
+func (f *Feed) unchanged(ctx context.Context, at *end) (bool, error) {
+	stream, err := f.c.js.Stream(ctx, UsageStream)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return false, nil
+	case err != nil:
+		return false, unavailable("look at stream "+UsageStream, err)
+	}
+	info := stream.CachedInfo()
+	return streamID(info) == at.id && info.State.LastSeq == at.seq, nil
+}
+
+// publish publishes entries in order, skipping those that the stream has, and
+// returns how many it published. After an error the stream has to be looked
+// at again: how much of them it holds is seen there.
+func (f *Feed) publish(ctx context.Context, at *end, entries []odometer.Entry) (n int, err error) {
+	var window []jetstream.PubAckFuture
+	settle := func() error {
+		wait, cancel := context.WithTimeout(ctx, DefaultAttemptTimeout)
+		defer cancel()
+		future := window[0]
+		window = window[1:]
+		select {
+		case a := <-future.Ok():
+			if a.Sequence != at.seq+1 || a.Duplicate {
+				return fmt.Errorf("feed: message %d was stored as %d: something else writes to %s: %w", at.seq+1, a.Sequence, UsageStream, odometer.ErrConflict)
+			}
+			at.seq++
+			n++
+			f.count(func(s *FeedStats) { s.Published++; s.Last = time.Now() })
+			return nil
+		case err := <-future.Err():
+			return fmt.Errorf("feed: %w", sendError(err))
+		case <-wait.Done():
+			return fmt.Errorf("feed: %w", sendError(wait.Err()))
+		}
+	}
+	skipped := uint64(0)
+	for i := range entries {
+		e := &entries[i]
+		if e.ID.Partition < 0 || e.ID.Partition >= odometer.Partitions {
+			return n, fmt.Errorf("feed: entry %s has no such partition: %w", e.ID, odometer.ErrInvalid)
+		}
+		if e.ID.Number <= at.hold[e.ID.Partition] {
+			skipped++
+			continue
+		}
+		if len(window) == feedWindow {
+			if err := settle(); err != nil {
+				return n, err
+			}
+		}
+		future, err := f.c.js.PublishMsgAsync(entryMessage(e, at.seq+uint64(len(window))), jetstream.WithRetryAttempts(0))
+		if err != nil {
+			return n, fmt.Errorf("feed: %w", sendError(err))
+		}
+		window = append(window, future)
+	}
+	for len(window) > 0 {
+		if err := settle(); err != nil {
+			return n, err
+		}
+	}
+	f.count(func(s *FeedStats) { s.Skipped += skipped })
+	return n, nil
+}
+
+// entryMessage is an entry as a CloudEvent in binary mode, to be stored right
+// behind message last or not at all.
+func entryMessage(e *odometer.Entry, last uint64) *nats.Msg {
+	id := e.ID.String()
+	return &nats.Msg{
+		Subject: UsageSubject(e.Event.Owner, e.Event.Instance),
+		Data:    e.AppendJSON(nil),
+		Header: nats.Header{
+			"ce-specversion":                {"1.0"},
+			"ce-id":                         {id},
+			"ce-source":                     {entrySource},
+			"ce-type":                       {entryType},
+			"ce-subject":                    {headerValue(string(e.Event.Instance))},
+			"ce-time":                       {time.UnixMicro(e.BookedAt).UTC().Format(time.RFC3339Nano)},
+			"ce-datacontenttype":            {"application/json"},
+			"Content-Type":                  {"application/json"},
+			jetstream.MsgIDHeader:           {id},
+			jetstream.ExpectedStreamHeader:  {UsageStream},
+			jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(last, 10)},
+		},
+	}
+}
+
+// headerValue encodes an attribute as the CloudEvents bindings do: percent
+// encoding of everything outside printable ASCII, and of space, quotes and
+// the percent sign.
+func headerValue(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '%' {
+			b.Write([]byte{'%', hexDigits[c>>4], hexDigits[c&15]})
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// parseEntryID reads what [odometer.EntryID] writes.
+func parseEntryID(s string) (odometer.EntryID, bool) {
+	p, n, ok := strings.Cut(s, "-")
+	partition, err := strconv.Atoi(p)
+	number, err2 := strconv.ParseUint(n, 10, 64)
+	id := odometer.EntryID{Partition: partition, Number: number}
+	return id, ok && err == nil && err2 == nil && partition >= 0 && partition < odometer.Partitions && id.String() == s
+}

@@ -1,0 +1,176 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"example.org/odometer"
+)
+
+// Spool is where a [Publisher] reads from; package spool documents its
+// promises. Ack is told each receipt, stale ones too.
+type Spool interface {
+	ID() odometer.SpoolID
+	After(position uint64) iter.Seq2[odometer.Record, error]
+	Wait(ctx context.Context, after uint64) error
+	Ack(odometer.Receipt) error
+}
+
+// Defaults of [PublisherOptions].
+const (
+	// DefaultWindow frames in flight keep the server's disk busy while the
+	// acknowledgements travel.
+	DefaultWindow = 16
+	// DefaultUnreceipted frames may be stored and not receipted: enough for
+	// the ledger to commit large batches, and bounded so that what is sent
+	// again after a loss is bounded too.
+	DefaultUnreceipted = 256
+	// DefaultFrameEvents in a frame make the cost of a frame disappear.
+	DefaultFrameEvents = 500
+	// DefaultLinger lets the events of one tick gather into one frame.
+	DefaultLinger = 20 * time.Millisecond
+	// DefaultStallAfter is when a frame that is stored and not receipted is
+	// taken for lost.
+	DefaultStallAfter = 10 * time.Second
+	// stallGrowth limits how often the same frames are sent again while the
+	// ledger takes nothing: the wait doubles up to 32 times StallAfter.
+	stallGrowth = 5
+	// askWithin is how long the server may take to say its last receipt.
+	askWithin = 2 * time.Second
+	// frameTarget is the unpacked size at which a frame is cut: the limit
+	// less what the next record may add to it.
+	frameTarget = odometer.MaxFrameUnpacked - 128<<10
+	// spoolRetry is the wait after the spool could not be read.
+	spoolRetry = time.Second
+)
+
+// PublisherOptions are the settings of a [Publisher]; zero fields take the
+// defaults above and in the retry and breaker section.
+type PublisherOptions struct {
+	Agent odometer.AgentID
+	// Last is the last receipt that the spool has recorded: sending starts
+	// after its Position.
+	Last odometer.Receipt
+
+	Window      int           // frames in flight
+	Unreceipted int           // frames sent and not receipted
+	FrameEvents int           // records in a frame
+	Linger      time.Duration // that a frame waits to be filled; negative for not at all
+	StallAfter  time.Duration
+
+	RetryFirst, RetryMost time.Duration
+	AttemptTimeout        time.Duration
+	BreakerThreshold      int
+	BreakerDelay          time.Duration
+	Random                func() float64 // in [0, 1); rand.Float64 if nil
+	Logger                *slog.Logger
+}
+
+// Publisher sends what lies in an agent's spool to the queue and frees it by
+// the ledger's receipts. Stats may be called at once with Run.
+type Publisher struct {
+	wire    Wire
+	spool   Spool
+	o       PublisherOptions
+	log     *slog.Logger
+	subject string
+
+	mu    sync.Mutex
+	stats PublisherStats
+}
+
+// PublisherStats are what a publisher did since it was made. Records are
+// counted once for each time they pass, positions once.
+type PublisherStats struct {
+	Position     uint64 // of the spool, up to which was sent
+	Stored       uint64 // … up to which the queue has acknowledged
+	Receipted    uint64 // … up to which the ledger has committed
+	Ledger       odometer.LedgerID
+	Generation   uint64
+	Emitted      uint64    // records handed to the queue
+	Acknowledged uint64    // records that the queue acknowledged
+	Committed    uint64    // positions that were receipted
+	Frames       uint64    // attempts to send a frame
+	Bytes        uint64    // packed, of these
+	Retries      uint64    // attempts after a failed one, until one succeeds
+	Failures     uint64    // attempts that failed
+	Resends      uint64    // times that sending went back to the last receipt
+	InFlight     int       // frames not acknowledged
+	Unreceipted  int       // frames not receipted, those in flight included
+	Oldest       time.Time // when the oldest of them was sent, zero for none
+	Breaker      BreakerState
+	BreakerOpens uint64
+	NextAttempt  time.Time // when failing, zero otherwise
+	LastAck      time.Time
+	LastReceipt  time.Time
+	Err          error // of the last attempt or reading; nil after a success
+}
+
+// NewPublisher returns a publisher that begins to work when Run is called.
+func NewPublisher(w Wire, s Spool, o PublisherOptions) *Publisher {
+	o.Window = cmp.Or(max(0, o.Window), DefaultWindow)
+	o.Unreceipted = cmp.Or(max(0, o.Unreceipted), DefaultUnreceipted)
+	o.FrameEvents = cmp.Or(max(0, o.FrameEvents), DefaultFrameEvents)
+	o.Linger = cmp.Or(o.Linger, DefaultLinger)
+	o.StallAfter = cmp.Or(max(0, o.StallAfter), DefaultStallAfter)
+	o.RetryFirst = cmp.Or(max(0, o.RetryFirst), DefaultRetryFirst)
+	o.RetryMost = cmp.Or(max(0, o.RetryMost), DefaultRetryMost)
+	o.AttemptTimeout = cmp.Or(max(0, o.AttemptTimeout), DefaultAttemptTimeout)
+	o.BreakerThreshold = cmp.Or(max(0, o.BreakerThreshold), DefaultBreakerThreshold)
+	o.BreakerDelay = cmp.Or(max(0, o.BreakerDelay), DefaultBreakerDelay)
+	if o.Random == nil {
+		o.Random = rand.Float64
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Publisher{wire: w, spool: s, o: o, log: o.Logger, subject: ingestPrefix + Token(string(o.Agent))}
+	p.stats = PublisherStats{
+		Position: o.Last.Position, Stored: o.Last.Position, Receipted: o.Last.Position,
+		Ledger: o.Last.Ledger, Generation: o.Last.Generation, Breaker: BreakerClosed,
+	}
+	return p
+}
+
+// Stats returns what was done so far and how things stand.
+func (p *Publisher) Stats() PublisherStats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stats
+}
+
+// Run sends until ctx is done, and then returns nil with no goroutine left
+// behind. What was not receipted by then stays in the spool. An error says
+// that the connection or the spool is closed for good. It must be called once.
+func (p *Publisher) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &sending{
+		Publisher: p, ctx: ctx,
+		cursor: p.o.Last.Position, last: p.o.Last, hungry: true,
+		breaker: breaker{
+			threshold: p.o.BreakerThreshold, delay: p.o.BreakerDelay,
+			first: p.o.RetryFirst, most: p.o.RetryMost, random: p.o.Random, state: BreakerClosed,
+		},
+		acks: make(chan ack), receipts: make(chan odometer.Receipt, 64), asked: make(chan answer), more: make(chan error),
+		perFrame: p.o.FrameEvents,
+	}
+	defer r.workers.Wait()
+	defer cancel()
+	stop, err := p.wire.Receipts(p.o.Agent, func(x odometer.Receipt) {
+		select {
+		case r.receipts <- x:
+		case <-ctx.Done():
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	defer stop()
+	return r.run()
+}

@@ -1,0 +1,297 @@
+package queue
+
+import (
+	"context"
+	"crypto/subtle"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"example.org/odometer"
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const (
+	// readyWithin is how long the embedded server may take to open its
+	// streams: recovery reads every block of what was not shut down cleanly.
+	readyWithin = 60 * time.Second
+	// serverMemory is the most that JetStream may put into streams that live
+	// in memory: there are none.
+	serverMemory = 1 << 20
+	// serverStore lets every stream reserve its limit: the limits of the
+	// streams decide, and the disk.
+	serverStore = 1 << 50
+	// serverPayload is the largest message that is taken in at all. Between
+	// MaxFramePacked and this a message is received and named in quarantine.
+	serverPayload = 1 << 20
+	// serverPending is how much may wait for one slow client before it is
+	// cut off: a full pull of the receiver and some.
+	serverPending = 48 << 20
+	// reviveEvery is how often the server looks whether JetStream gave up,
+	// which it does when the disk is full, and starts it again.
+	reviveEvery = 5 * time.Second
+)
+
+// ServerOptions are what an embedded server is made of.
+type ServerOptions struct {
+	StoreDir string // where the streams lie; created when missing
+	// Addr is the host:port to listen on; port 0 takes a free one, and ""
+	// serves this process only.
+	Addr string
+	// Token is what every client must present. It may be empty only where
+	// Addr is.
+	Token  string
+	TLS    *tls.Config  // nil for none
+	Logger *slog.Logger // nil for none
+}
+
+// Server is an embedded NATS server with JetStream. Every message of a stream
+// is synced to disk before it is acknowledged, except where the stream says
+// otherwise. Its methods may be called at once.
+type Server struct {
+	nats  *server.Server
+	token string
+	log   *serverLog
+	quit  chan struct{}
+	ended sync.WaitGroup
+	once  sync.Once
+}
+
+// StartServer starts a server and returns when it takes connections and its
+// streams are open. When the address is taken the error wraps
+// [odometer.ErrConflict].
+func StartServer(o ServerOptions) (*Server, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	opts := &server.Options{
+		ServerName:             "odometer",
+		DontListen:             o.Addr == "",
+		NoSigs:                 true,
+		MaxPayload:             serverPayload,
+		MaxPending:             serverPending,
+		WriteDeadline:          10 * time.Second,
+		PingInterval:           20 * time.Second, // how soon a host that vanished is noticed
+		MaxPingsOut:            3,
+		MaxClosedClients:       64,
+		JetStream:              true,
+		JetStreamMaxMemory:     serverMemory,
+		JetStreamMaxStore:      serverStore,
+		StoreDir:               o.StoreDir,
+		SyncAlways:             true,
+		DisableJetStreamBanner: true,
+		TLSConfig:              o.TLS,
+	}
+	if o.TLS != nil {
+		opts.TLS, opts.TLSTimeout = true, 5
+	}
+	if o.Addr != "" {
+		if o.Token == "" {
+			return nil, fmt.Errorf("queue: listening on %s needs a token: %w", o.Addr, odometer.ErrInvalid)
+		}
+		host, port, err := net.SplitHostPort(o.Addr)
+		if err != nil {
+			return nil, fmt.Errorf("queue: address %q is not host:port: %w", o.Addr, odometer.ErrInvalid)
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return nil, fmt.Errorf("queue: address %q: the port is not a number up to 65535: %w", o.Addr, odometer.ErrInvalid)
+		}
+		opts.Host, opts.Port = host, int(n)
+		if n == 0 {
+			opts.Port = server.RANDOM_PORT
+		}
+		// Seen here first, before anything on the disk is touched.
+		l, err := net.Listen("tcp", o.Addr)
+		if err != nil {
+			return nil, listenError(o.Addr, err)
+		}
+		l.Close()
+	}
+	if err := os.MkdirAll(o.StoreDir, 0o700); err != nil {
+		return nil, fmt.Errorf("queue: create the store: %w", err)
+	}
+	s := &Server{token: o.Token, log: &serverLog{logger: o.Logger, failed: make(chan struct{})}, quit: make(chan struct{})}
+	if o.Token != "" {
+		opts.CustomClientAuthentication = door{o.Token}
+	}
+	ns, err := server.NewServer(opts)
+	if err != nil {
+		return nil, fmt.Errorf("queue: start the server: %w", err)
+	}
+	s.nats = ns
+	ns.SetLoggerV2(s.log, false, false, false)
+	ns.Start()
+	if err := s.ready(o.Addr); err != nil {
+		ns.Shutdown()
+		ns.WaitForShutdown()
+		return nil, err
+	}
+	s.ended.Go(s.revive)
+	return s, nil
+}
+
+func listenError(addr string, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("queue: address %s is in use by another process; choose another with --nats: %w", addr, odometer.ErrConflict)
+	}
+	return fmt.Errorf("queue: listen on %s: %w", addr, err)
+}
+
+func (s *Server) ready(addr string) error {
+	for deadline := time.Now().Add(readyWithin); time.Now().Before(deadline); {
+		select {
+		case <-s.log.failed:
+			why := s.log.why()
+			if strings.Contains(why, "address already in use") {
+				return listenError(addr, syscall.EADDRINUSE)
+			}
+			return fmt.Errorf("queue: start the server: %s", why)
+		default:
+		}
+		if s.nats.ReadyForConnections(50*time.Millisecond) && s.nats.JetStreamEnabled() {
+			return nil
+		}
+	}
+	return fmt.Errorf("queue: the server was not ready within %v: %w", readyWithin, odometer.ErrUnavailable)
+}
+
+// revive starts JetStream again after it gave up, as it does for good when
+// the disk is full: what it refuses meanwhile waits in the spools.
+func (s *Server) revive() {
+	tick := time.NewTicker(reviveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.quit:
+			return
+		case <-tick.C:
+		}
+		if s.nats.JetStreamEnabled() || !s.nats.Running() {
+			continue
+		}
+		cfg := &server.JetStreamConfig{
+			StoreDir: s.nats.StoreDir(), MaxMemory: serverMemory, MaxStore: serverStore, SyncAlways: true, CompressOK: true, Strict: true,
+		}
+		if err := s.nats.EnableJetStream(cfg); err != nil {
+			s.log.logger.Error("the queue's store is closed and does not open: events wait in the spools", "err", err)
+			continue
+		}
+		s.log.logger.Warn("the queue's store was closed, as happens when the disk is full, and is open again")
+	}
+}
+
+// Health returns nil while the server stores messages.
+func (s *Server) Health() error {
+	switch {
+	case !s.nats.Running():
+		return fmt.Errorf("queue: the server is stopped: %w", odometer.ErrUnavailable)
+	case !s.nats.JetStreamEnabled():
+		return fmt.Errorf("queue: the store is closed, as happens when the disk is full; it is tried again every %v: %w", reviveEvery, odometer.ErrUnavailable)
+	}
+	return nil
+}
+
+// Addr returns the address that the server listens on, "" for none.
+func (s *Server) Addr() string {
+	if a := s.nats.Addr(); a != nil {
+		return a.String()
+	}
+	return ""
+}
+
+// URL returns where clients of other processes connect, "" for nowhere.
+func (s *Server) URL() string {
+	if s.Addr() == "" {
+		return ""
+	}
+	return s.nats.ClientURL()
+}
+
+// InProcessConn returns a new connection that does not leave the process.
+func (s *Server) InProcessConn() (net.Conn, error) { return s.nats.InProcessConn() }
+
+// Shutdown disconnects the clients, closes the streams and returns when
+// nothing of the server is left. It may be repeated.
+func (s *Server) Shutdown() {
+	s.once.Do(func() {
+		close(s.quit)
+		s.ended.Wait()
+	})
+	s.nats.Shutdown()
+	s.nats.WaitForShutdown()
+}
+
+// door lets in who has the token. Who also names an agent is let in as that
+// agent and can do nothing but what that agent does.
+type door struct{ token string }
+
+func (d door) Check(c server.ClientAuthentication) bool {
+	o := c.GetOpts()
+	if subtle.ConstantTimeCompare([]byte(o.Token), []byte(d.token)) != 1 {
+		return false
+	}
+	user := &server.User{Username: o.Username}
+	if o.Username != "" {
+		agent, err := ParseToken(o.Username)
+		if err != nil || odometer.ValidID("agent", agent) != nil {
+			return false
+		}
+		user.Permissions = agentPermissions(o.Username)
+	}
+	c.RegisterUser(user)
+	return true
+}
+
+// agentPermissions says what an agent may do: send to its own subjects and
+// read its own receipts and answers.
+func agentPermissions(token string) *server.Permissions {
+	return &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: []string{ingestPrefix + token, receiptRequestPrefix + token, livePrefix + token}},
+		Subscribe: &server.SubjectPermission{Allow: []string{receiptPrefix + token, inboxPrefix + token + ".>"}},
+	}
+}
+
+// serverLog hands what the server says to slog, and keeps what made it give
+// up. The server's notices are about its own start and are not for everyone.
+type serverLog struct {
+	logger *slog.Logger
+	failed chan struct{} // closed when why is set
+	mu     sync.Mutex
+	fatal  string
+}
+
+func (l *serverLog) say(level slog.Level, format string, v []any) {
+	if l.logger.Enabled(context.Background(), level) {
+		l.logger.Log(context.Background(), level, "nats: "+fmt.Sprintf(format, v...))
+	}
+}
+
+func (l *serverLog) Noticef(format string, v ...any) { l.say(slog.LevelDebug, format, v) }
+func (l *serverLog) Warnf(format string, v ...any)   { l.say(slog.LevelWarn, format, v) }
+func (l *serverLog) Errorf(format string, v ...any)  { l.say(slog.LevelError, format, v) }
+func (l *serverLog) Debugf(format string, v ...any)  {}
+func (l *serverLog) Tracef(format string, v ...any)  {}
+
+func (l *serverLog) Fatalf(format string, v ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fatal == "" {
+		l.fatal = fmt.Sprintf(format, v...)
+		close(l.failed)
+	}
+}
+
+func (l *serverLog) why() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fatal
+}

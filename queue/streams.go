@@ -1,0 +1,134 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"example.org/odometer"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Defaults of [Limits].
+const (
+	// INGEST holds only what the ledger has not taken yet: 2 GiB is 25 million
+	// events, packed, and three days a long weekend without a server.
+	DefaultIngestBytes = 2 << 30
+	DefaultIngestAge   = 72 * time.Hour
+	// USAGE is for consumers that come back after a while.
+	DefaultUsageBytes = 8 << 30
+	DefaultUsageAge   = 90 * 24 * time.Hour
+)
+
+// Limits are the sizes of the streams. A stream that has reached its bytes
+// refuses what is new; what has reached its age is deleted.
+type Limits struct {
+	IngestBytes int64
+	IngestAge   time.Duration
+	UsageBytes  int64
+	UsageAge    time.Duration
+}
+
+func (l Limits) orDefaults() Limits {
+	if l.IngestBytes <= 0 {
+		l.IngestBytes = DefaultIngestBytes
+	}
+	if l.IngestAge <= 0 {
+		l.IngestAge = DefaultIngestAge
+	}
+	if l.UsageBytes <= 0 {
+		l.UsageBytes = DefaultUsageBytes
+	}
+	if l.UsageAge <= 0 {
+		l.UsageAge = DefaultUsageAge
+	}
+	return l
+}
+
+// usageDuplicates is how long USAGE remembers entry ids. It remembers them in
+// memory, some 265 bytes each, and the feed does not need it.
+const usageDuplicates = time.Second
+
+func (c *Conn) ingestConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        IngestStream,
+		Description: "Frames of events on their way to the ledger",
+		Subjects:    []string{ingestPrefix + ">"},
+		// Only what the ledger has not taken counts against the limit,
+		// which would otherwise stop the agents when all is well.
+		Retention:  jetstream.WorkQueuePolicy,
+		Discard:    jetstream.DiscardNew,
+		MaxBytes:   c.limits.IngestBytes,
+		MaxAge:     c.limits.IngestAge,
+		Storage:    jetstream.FileStorage,
+		Replicas:   c.replicas,
+		Duplicates: usageDuplicates, // frames carry no message ids: the ledger knows duplicates
+	}
+}
+
+func (c *Conn) usageConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        UsageStream,
+		Description: "Entries as the ledger booked them, one a message, in ledger order",
+		Subjects:    []string{usagePrefix + ">"},
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardNew,
+		MaxBytes:    c.limits.UsageBytes,
+		MaxAge:      c.limits.UsageAge,
+		Storage:     jetstream.FileStorage,
+		PersistMode: jetstream.AsyncPersistMode, // the ledger can feed it again
+		Compression: jetstream.S2Compression,
+		Replicas:    c.replicas,
+		Duplicates:  usageDuplicates,
+	}
+}
+
+// EnsureStreams creates the streams that are missing and brings the limits of
+// the others up to date. It may be repeated. The server does it; agents need
+// not, and an agent's connection may not.
+func (c *Conn) EnsureStreams(ctx context.Context) error {
+	_, err := c.ensure(ctx, c.ingestConfig())
+	_, err2 := c.ensure(ctx, c.usageConfig())
+	return errors.Join(err, err2)
+}
+
+// ensure creates or updates one stream. An unchanged one is not written anew.
+func (c *Conn) ensure(ctx context.Context, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	have, err := c.js.Stream(ctx, want.Name)
+	switch {
+	case err == nil:
+		cfg := have.CachedInfo().Config
+		if cfg.MaxBytes == want.MaxBytes && cfg.MaxAge == want.MaxAge && cfg.Replicas == want.Replicas && cfg.Discard == want.Discard &&
+			cfg.Duplicates == want.Duplicates && cfg.Compression == want.Compression && len(cfg.Subjects) == 1 && cfg.Subjects[0] == want.Subjects[0] {
+			return have, nil
+		}
+		// What cannot be changed stays as it is.
+		want.Retention, want.PersistMode, want.Storage = cfg.Retention, cfg.PersistMode, cfg.Storage
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, unavailable("look for stream "+want.Name, err)
+	}
+	s, err := c.js.CreateOrUpdateStream(ctx, want)
+	if err != nil {
+		return nil, unavailable("create stream "+want.Name, err)
+	}
+	return s, nil
+}
+
+// Backlog returns how many messages of INGEST wait for the ledger.
+func (c *Conn) Backlog(ctx context.Context) (uint64, error) {
+	s, err := c.js.Stream(ctx, IngestStream)
+	if err != nil {
+		return 0, unavailable("look at stream "+IngestStream, err)
+	}
+	return s.CachedInfo().State.Msgs, nil
+}
+
+// streamID tells a stream from one that bears its name after it was lost.
+func streamID(info *jetstream.StreamInfo) string {
+	return info.Created.UTC().Format(time.RFC3339Nano)
+}
+
+func unavailable(doing string, err error) error {
+	return fmt.Errorf("queue: %s: %w: %w", doing, odometer.ErrUnavailable, err)
+}
