@@ -1,0 +1,211 @@
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"example.org/odometer"
+)
+
+// Commit takes frames into the ledger in one transaction. When it returns
+// without an error, each event has exactly one outcome, durably, and the
+// receipts say how far each spool is committed. When it returns an error,
+// nothing was stored and the same frames may be given again.
+//
+// Frames of one spool are taken strictly in order. One that begins beyond what
+// is committed is not taken: its results are nil and its receipt has Ahead
+// set, by which the sender knows to send again from there. A frame without a
+// spool has no place in any order and gets no receipt. A frame with Err set,
+// which could not be opened, is put in quarantine as it was received.
+//
+// Results and receipts have one element for each frame; a result for each of
+// its records.
+func (l *Ledger) Commit(ctx context.Context, frames []odometer.Frame) ([][]odometer.Result, []odometer.Receipt, error) {
+	results := make([][]odometer.Result, len(frames))
+	receipts := make([]odometer.Receipt, len(frames))
+	err := l.transact(ctx, func(f *fold, now int64) error {
+		for i := range frames {
+			fr := &frames[i]
+			receipts[i] = odometer.Receipt{Agent: fr.Agent, Spool: fr.Spool, Ledger: l.id, Generation: l.gen}
+			if fr.Spool == "" {
+				res, err := f.take(fr, now)
+				if err != nil {
+					return err
+				}
+				results[i] = res
+				continue
+			}
+			k := spoolKey{fr.Agent.Partition(), fr.Agent, fr.Spool}
+			committed := f.spools[k]
+			if fr.First > committed+1 && fr.Err == nil {
+				receipts[i].Position, receipts[i].Ahead = committed, true
+				continue
+			}
+			res, err := f.take(fr, now)
+			if err != nil {
+				return err
+			}
+			if fr.Err == nil {
+				f.advance(k, fr.Last, now)
+			}
+			results[i] = res
+			receipts[i].Position = f.spools[k]
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("commit %d frames: %w", len(frames), err)
+	}
+	return results, receipts, nil
+}
+
+// Receipt returns how far a spool is committed.
+func (l *Ledger) Receipt(agent odometer.AgentID, spool odometer.SpoolID) odometer.Receipt {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return odometer.Receipt{
+		Agent: agent, Spool: spool, Ledger: l.id, Generation: l.gen,
+		Position: l.fold.spools[spoolKey{agent.Partition(), agent, spool}],
+	}
+}
+
+// take books one frame, split by the partitions of the agents that measured:
+// usually one, the sender's own.
+func (f *fold) take(fr *odometer.Frame, now int64) ([]odometer.Result, error) {
+	record := func(partition int, kind string, body []byte) *record {
+		r := &record{
+			partition: partition, kind: kind, at: now, sender: string(fr.Agent), spool: string(fr.Spool),
+			first: fr.First, last: fr.Last, body: body,
+		}
+		f.start(r)
+		return r
+	}
+	home := fr.Agent.Partition()
+	if fr.Err != nil {
+		return f.frame(record(home, kindBroken, fr.Packed), fr)
+	}
+	parts, order := split(fr, home)
+	if len(order) == 1 {
+		if fr.Packed != nil {
+			return f.frame(record(order[0], kindFrame, fr.Packed), fr)
+		}
+		part, err := repack(fr)
+		if err != nil {
+			return nil, err
+		}
+		return f.frame(record(order[0], kindFrame, part.Packed), part)
+	}
+	results := make([]odometer.Result, len(fr.Records))
+	for _, p := range order {
+		some := &odometer.Frame{Agent: fr.Agent}
+		for _, i := range parts[p] {
+			r := fr.Records[i]
+			r.First, r.Position = 0, 0 // the record's own columns say which positions it covers
+			some.Records = append(some.Records, r)
+		}
+		part, err := repack(some)
+		if err != nil {
+			return nil, err
+		}
+		res, err := f.frame(record(p, kindFrame, part.Packed), part)
+		if err != nil {
+			return nil, err
+		}
+		for n, i := range parts[p] {
+			results[i] = res[n]
+		}
+	}
+	return results, nil
+}
+
+// repack encodes a frame and reads it back, so that what is folded is what
+// the journal holds and nothing else.
+func repack(fr *odometer.Frame) (*odometer.Frame, error) {
+	body, err := fr.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return odometer.DecodeFrame(body)
+}
+
+// split returns the indexes of the frame's records by partition, and the
+// partitions in the order in which they first occur. What carries no readings
+// belongs to the sender's.
+func split(fr *odometer.Frame, home int) (map[int][]int, []int) {
+	parts := map[int][]int{}
+	var order []int
+	for i := range fr.Records {
+		p := home
+		if ev := fr.Records[i].Event; ev != nil && ev.Integral() && ev.Agent != fr.Agent {
+			p = ev.Agent.Partition()
+		}
+		if parts[p] == nil {
+			order = append(order, p)
+		}
+		parts[p] = append(parts[p], i)
+	}
+	if order == nil {
+		order = []int{home}
+	}
+	return parts, order
+}
+
+// checkpointInstance returns the instance that a checkpoint belongs to.
+func checkpointInstance(c json.RawMessage) (string, bool) {
+	var v struct {
+		Instance string `json:"instance"`
+	}
+	return v.Instance, json.Unmarshal(c, &v) == nil && v.Instance != ""
+}
+
+// Checkpoints returns the newest checkpoint that the ledger has of each
+// instance which an agent was still metering, for an agent that lost its
+// disk.
+func (l *Ledger) Checkpoints(ctx context.Context, agent odometer.AgentID) ([]json.RawMessage, error) {
+	rows, err := l.read.QueryContext(ctx, `SELECT instance, epoch, position, -1 FROM epochs WHERE partition = ? AND agent = ? AND closed = 0 AND counted_by = 'vector' AND sequence > 0
+		UNION ALL SELECT instance, '', position, idx FROM checkpoints WHERE partition = ? AND agent = ?
+		ORDER BY 3, 4 DESC`, agent.Partition(), string(agent), agent.Partition(), string(agent))
+	if err != nil {
+		return nil, fmt.Errorf("checkpoints of %s: %w", agent, err)
+	}
+	type where struct {
+		epoch odometer.Epoch
+		place
+	}
+	newest := map[string]where{}
+	for rows.Next() {
+		var instance string
+		var w where
+		if err := rows.Scan(&instance, &w.epoch, &w.position, &w.index); err != nil {
+			rows.Close()
+			return nil, fmt.Errorf("checkpoints of %s: %w", agent, err)
+		}
+		newest[instance] = w
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("checkpoints of %s: %w", agent, err)
+	}
+	list := []json.RawMessage{}
+	for _, w := range newest {
+		rec, err := recordAt(ctx, l.read, agent.Partition(), w.position)
+		if err != nil {
+			return nil, err
+		}
+		fr, err := odometer.DecodeFrame(rec.body)
+		if err != nil {
+			return nil, fmt.Errorf("journal record %d-%d: %w", rec.partition, rec.position, err)
+		}
+		var found json.RawMessage
+		for i := range fr.Records {
+			r := &fr.Records[i]
+			if i == w.index || w.index < 0 && r.Event != nil && r.Event.Epoch == w.epoch {
+				found = r.Checkpoint
+			}
+		}
+		if found != nil {
+			list = append(list, found)
+		}
+	}
+	return list, nil
+}

@@ -1,0 +1,124 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"example.org/odometer"
+)
+
+// epochKey names an epoch within the ledger.
+type epochKey struct {
+	partition int
+	epoch     odometer.Epoch
+}
+
+// epoch is the open state of one epoch: its watermark and the hour it is in.
+type epoch struct {
+	epochKey
+	no        int64
+	instance  odometer.InstanceID
+	agent     odometer.AgentID
+	countedBy string
+	started   int64
+
+	// The watermark: everything up to here is booked.
+	sequence uint64
+	end      int64
+	vector   odometer.Usage
+	closed   bool
+	position int64
+
+	open    bucket
+	digests []byte // of the unfinished chunk
+
+	held  int // events of this epoch that are held
+	dirty bool
+}
+
+// How an epoch's usage is counted.
+const (
+	byVector = "vector" // by the difference of odometer readings
+	byTime   = "time"   // by the time covered: version 1.0
+)
+
+// bucket sums what one owner used in one hour.
+type bucket struct {
+	hour      int64
+	owner     odometer.Owner
+	sums      odometer.Usage
+	recovered int64 // of the measured and estimated time, what was recovered
+}
+
+func (b *bucket) empty() bool { return b.sums == (odometer.Usage{}) && b.recovered == 0 }
+
+const epochColumns = `partition, epoch_no, epoch, instance, agent, counted_by, started_us, sequence, end_us, vector, closed, position, open_hour, open_user, open_org, open_sums, open_recovered_us, digests`
+
+func (e *epoch) scan(row interface{ Scan(...any) error }) error {
+	var vector, sums []byte
+	err := row.Scan(&e.partition, &e.no, &e.epoch, &e.instance, &e.agent, &e.countedBy, &e.started, &e.sequence, &e.end, &vector,
+		&e.closed, &e.position, &e.open.hour, &e.open.owner.User, &e.open.owner.Org, &sums, &e.open.recovered, &e.digests)
+	if err != nil {
+		return err
+	}
+	if e.vector, _, err = odometer.CutUsage(vector); err != nil {
+		return fmt.Errorf("watermark of epoch %s: %w", e.epoch, err)
+	}
+	if e.open.sums, _, err = odometer.CutUsage(sums); err != nil {
+		return fmt.Errorf("open hour of epoch %s: %w", e.epoch, err)
+	}
+	return nil
+}
+
+// load reads an epoch from the tables; nil when there is none.
+func loadEpoch(ctx context.Context, db queryer, key epochKey) (*epoch, error) {
+	e := new(epoch)
+	err := e.scan(db.QueryRowContext(ctx, `SELECT `+epochColumns+` FROM epochs WHERE partition = ? AND epoch = ?`, key.partition, string(key.epoch)))
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("epoch %s: %w", key.epoch, err)
+	}
+	return e, nil
+}
+
+// digestsPerChunk is how many sequence numbers share a chunk of digests: a
+// chunk of 32 keeps the open row below 400 bytes and writes one finished row
+// for 32 events.
+const digestsPerChunk = 32
+
+func chunkOf(sequence uint64) int64 { return int64((sequence - 1) / digestsPerChunk) }
+
+// appendDigest adds an event to a chunk: how many sequence numbers it covers,
+// its own place in the chunk, and the first 8 bytes of its digest. They tell
+// an event that comes again from one that changed; they secure nothing.
+func appendDigest(chunk []byte, first, sequence uint64, d odometer.Digest) []byte {
+	chunk = binary.AppendUvarint(chunk, (sequence-1)%digestsPerChunk)
+	chunk = binary.AppendUvarint(chunk, sequence-first)
+	return append(chunk, d[:8]...)
+}
+
+// findDigest looks an event up in a chunk. Found means that an event with
+// this identity was booked; same that its content was the same.
+func findDigest(chunk []byte, first, sequence uint64, d odometer.Digest) (found, same bool, err error) {
+	for len(chunk) > 0 {
+		place, n := binary.Uvarint(chunk)
+		if n <= 0 {
+			return false, false, fmt.Errorf("chunk of digests: %w", odometer.ErrInvalid)
+		}
+		chunk = chunk[n:]
+		length, n := binary.Uvarint(chunk)
+		if n <= 0 || len(chunk) < n+8 {
+			return false, false, fmt.Errorf("chunk of digests: %w", odometer.ErrInvalid)
+		}
+		if place == (sequence-1)%digestsPerChunk && length == sequence-first {
+			return true, [8]byte(chunk[n:n+8]) == [8]byte(d[:8]), nil
+		}
+		chunk = chunk[n+8:]
+	}
+	return false, false, nil
+}

@@ -1,0 +1,153 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+
+	"example.org/odometer"
+)
+
+// FeedPosition says how far entries were read for a feed: for each partition
+// that had any, the journal record and the entry.
+type FeedPosition map[int]struct {
+	Record int64
+	Entry  uint64
+}
+
+// FeedAfter returns entries that the named feed has not published yet, each
+// partition in its own order and whole journal records at a time, until there
+// are at least limit; and the position to advance to once they are published.
+// No entries mean that the feed is up to date.
+func (l *Ledger) FeedAfter(ctx context.Context, name string, limit int) ([]odometer.Entry, FeedPosition, error) {
+	fail := func(err error) ([]odometer.Entry, FeedPosition, error) {
+		return nil, nil, fmt.Errorf("feed %s: %w", name, err)
+	}
+	tx, err := l.read.BeginTx(ctx, nil)
+	if err != nil {
+		return fail(err)
+	}
+	defer tx.Rollback()
+	rows, err := tx.QueryContext(ctx, `SELECT p.partition, coalesce(f.position, 0) FROM (SELECT partition, max(position) AS position FROM journal GROUP BY partition) p
+		LEFT JOIN feed f ON f.partition = p.partition AND f.name = ? WHERE p.position > coalesce(f.position, 0) ORDER BY 1`, name)
+	if err != nil {
+		return fail(err)
+	}
+	type start struct {
+		partition int
+		position  int64
+	}
+	var starts []start
+	for rows.Next() {
+		var s start
+		if err := rows.Scan(&s.partition, &s.position); err != nil {
+			rows.Close()
+			return fail(err)
+		}
+		starts = append(starts, s)
+	}
+	if err := rows.Err(); err != nil {
+		return fail(err)
+	}
+	var entries []odometer.Entry
+	at := FeedPosition{}
+	for _, s := range starts {
+		for r, err := range records(ctx, tx, `WHERE partition = ? AND position > ? ORDER BY position`, s.partition, s.position) {
+			if err != nil {
+				return fail(err)
+			}
+			booked, err := r.booked()
+			if err != nil {
+				return fail(err)
+			}
+			entries = append(entries, booked...)
+			p := at[s.partition]
+			p.Record, p.Entry = r.position, r.firstEntry+r.entries-1
+			at[s.partition] = p
+			if len(entries) >= limit {
+				return entries, at, nil
+			}
+		}
+	}
+	if len(entries) == 0 && len(at) > 0 { // records that booked nothing
+		return nil, nil, l.FeedAdvance(ctx, name, at, "", 0)
+	}
+	return entries, at, nil
+}
+
+// FeedAdvance notes that everything up to a position is published, the last
+// of it as message seq of a stream. An empty stream leaves those as they are.
+func (l *Ledger) FeedAdvance(ctx context.Context, name string, at FeedPosition, stream string, seq uint64) error {
+	return l.feed(ctx, name, func(tx *sql.Tx) error {
+		for p := range maps.Keys(at) {
+			_, err := tx.ExecContext(ctx, `INSERT INTO feed (name, partition, position, entry) VALUES (?, ?, ?, ?)
+				ON CONFLICT (name, partition) DO UPDATE SET position = excluded.position, entry = excluded.entry`, name, p, at[p].Record, at[p].Entry)
+			if err != nil {
+				return err
+			}
+		}
+		if stream == "" {
+			return nil
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO feed_stream (name, stream, seq) VALUES (?, ?, ?)
+			ON CONFLICT (name) DO UPDATE SET stream = excluded.stream, seq = excluded.seq`, name, stream, seq)
+		return err
+	})
+}
+
+// FeedRewind starts the named feed from the first entry: its stream was lost.
+func (l *Ledger) FeedRewind(ctx context.Context, name string) error {
+	return l.feed(ctx, name, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM feed WHERE name = ?`, name); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `DELETE FROM feed_stream WHERE name = ?`, name)
+		return err
+	})
+}
+
+// feed changes the tables of the feeds, which are no part of the fold.
+func (l *Ledger) feed(ctx context.Context, name string, change func(*sql.Tx) error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	tx, err := l.write.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("feed %s: %w", name, err)
+	}
+	defer tx.Rollback()
+	if err := change(tx); err != nil {
+		return fmt.Errorf("feed %s: %w", name, err)
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("feed %s: %w", name, err)
+	}
+	return nil
+}
+
+// FeedStream returns the stream and message that the named feed published
+// last, "" when it never did.
+func (l *Ledger) FeedStream(ctx context.Context, name string) (stream string, seq uint64, err error) {
+	err = l.read.QueryRowContext(ctx, `SELECT stream, seq FROM feed_stream WHERE name = ?`, name).Scan(&stream, &seq)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", 0, nil
+	}
+	return stream, seq, err
+}
+
+// FeedLag returns how many entries the named feed has not published yet.
+func (l *Ledger) FeedLag(ctx context.Context, name string) (lag int64, err error) {
+	err = l.read.QueryRowContext(ctx, `SELECT coalesce(sum(p.entry - coalesce(f.entry, 0)), 0)
+		FROM (SELECT partition, max(first_entry + entries) - 1 AS entry FROM journal GROUP BY partition) p
+		LEFT JOIN feed f ON f.partition = p.partition AND f.name = ?`, name).Scan(&lag)
+	return lag, err
+}
+
+// News returns a channel that is closed at the next commit that books
+// something. Take it before reading, so that nothing falls between.
+func (l *Ledger) News() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.news
+}

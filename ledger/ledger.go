@@ -1,0 +1,352 @@
+// Package ledger is the append-only record of usage: the one source of truth.
+//
+// It promises that each event counts exactly once, for ever. [Ledger.Commit]
+// takes frames of events and, in one transaction, writes them to the journal
+// with what was decided about each, moves the watermarks of their epochs,
+// books entries, and advances the receipts. A crash at any moment leaves
+// either all of that or nothing; receipts are only ever given for what the
+// transaction has committed (SQLite in WAL mode with synchronous=FULL).
+//
+// What is booked is decided by the watermark (book.go): an epoch's whole last
+// vector with its time and sequence. An event books the difference between
+// its own end and the watermark, never more, so that a repeated event adds
+// nothing and a coalesced one is right whether none, some or all of its parts
+// had arrived. What does not follow from the watermark is held until it does,
+// or put in quarantine with a reason; nothing is dropped.
+//
+// The cost of a commit does not grow with history: the open state of each
+// epoch is one small row, cached in memory and written back in the batch's
+// own transaction; finished hours are appended once. All tables but the
+// journal are a fold of the journal (fold.go), and [Rebuild] proves that.
+//
+// Commit, Tick, Release and the feed's cursor may be called at once; they are
+// serialised, because a partition has one writer. Queries run beside them on
+// their own connections and see the last commit.
+package ledger
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	_ "embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"example.org/odometer"
+	_ "modernc.org/sqlite" // the embedded store
+)
+
+//go:embed schema.sql
+var schema string
+
+// SchemaVersion is the version of the tables that this program writes.
+const SchemaVersion = 1
+
+// ErrNewer says that the ledger was written by a newer version of this
+// program; it is left untouched.
+var ErrNewer = errors.New("the ledger was written by a newer version of odometer")
+
+// ErrFenced says that another process has opened this ledger for writing
+// since; this one must not write any more.
+var ErrFenced error = fenced{}
+
+type fenced struct{}
+
+func (fenced) Error() string { return "another process writes to this ledger now" }
+
+// Permanent says that trying again does not help.
+func (fenced) Permanent() bool { return true }
+
+// Options says where a ledger lies and how it decides.
+type Options struct {
+	Path   string           // of the database file; created when it is not there
+	Clock  func() time.Time // wall clock; time.Now when nil
+	Logger *slog.Logger     // discarded when nil
+	Bounds Bounds           // DefaultBounds when zero
+}
+
+// Ledger is an open ledger. See the package's documentation for its promises.
+type Ledger struct {
+	clock  func() time.Time
+	logger *slog.Logger
+	id     odometer.LedgerID
+	gen    uint64
+
+	read *sql.DB // queries
+
+	mu     sync.Mutex // guards what follows: one writer
+	write  *sql.DB    // a single connection
+	fold   *fold
+	token  string        // fencing token, compared in every transaction
+	news   chan struct{} // closed and replaced after a commit that booked something
+	last   time.Time     // of the last commit
+	failed error         // of the last commit, nil when it went through
+}
+
+// Open opens the ledger at o.Path, creating it when it is not there. It
+// returns an error wrapping [ErrNewer] for a ledger of a newer version and
+// leaves that untouched.
+func Open(ctx context.Context, o Options) (*Ledger, error) {
+	l, err := open(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger %s: %w", o.Path, err)
+	}
+	return l, nil
+}
+
+func open(ctx context.Context, o Options) (_ *Ledger, err error) {
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Bounds == (Bounds{}) {
+		o.Bounds = DefaultBounds
+	}
+	write, err := connect(o.Path, "rwc", 1)
+	if err != nil {
+		return nil, err
+	}
+	read, err := connect(o.Path, "rw", 4)
+	if err != nil {
+		write.Close()
+		return nil, err
+	}
+	l := &Ledger{clock: o.Clock, logger: o.Logger, read: read, write: write, news: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	if err := l.migrate(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.identify(ctx); err != nil {
+		return nil, err
+	}
+	l.fold, err = newFold(ctx, write, o.Bounds)
+	return l, err
+}
+
+// connect opens the SQLite database with the settings that the durability of
+// a commit rests on.
+func connect(path, mode string, conns int) (*sql.DB, error) {
+	lock := "deferred"
+	if mode == "rwc" {
+		lock = "immediate" // the writer takes its lock at once and not halfway
+	}
+	dsn := "file:" + path + "?mode=" + mode + "&_txlock=" + lock +
+		"&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
+		"&_pragma=foreign_keys(1)&_pragma=cache_size(-4000)"
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	if err := db.Ping(); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+// migrate creates the tables of an empty database and refuses those of a
+// version that it does not know.
+func (l *Ledger) migrate(ctx context.Context) error {
+	var n int
+	if err := l.write.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE type = 'table'`).Scan(&n); err != nil {
+		return err
+	}
+	if n == 0 {
+		tx, err := l.write.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback()
+		if _, err := tx.ExecContext(ctx, schema); err != nil {
+			return fmt.Errorf("create tables: %w", err)
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO meta (key, value) VALUES ('schema_version', ?), ('ledger_id', ?), ('generation', '1'), ('writer', '')`,
+			strconv.Itoa(SchemaVersion), randomHex())
+		if err != nil {
+			return err
+		}
+		return tx.Commit()
+	}
+	version, err := l.meta(ctx, "schema_version")
+	if err != nil {
+		return fmt.Errorf("this is not a ledger: %w", err)
+	}
+	v, err := strconv.Atoi(version)
+	switch {
+	case err != nil:
+		return fmt.Errorf("this is not a ledger: schema version %q", version)
+	case v > SchemaVersion:
+		return fmt.Errorf("tables of version %d, this program knows %d: %w", v, SchemaVersion, ErrNewer)
+	}
+	return nil
+}
+
+func (l *Ledger) identify(ctx context.Context) error {
+	id, err := l.meta(ctx, "ledger_id")
+	if err != nil {
+		return err
+	}
+	gen, err := l.meta(ctx, "generation")
+	if err != nil {
+		return err
+	}
+	l.id = odometer.LedgerID(id)
+	if l.gen, err = strconv.ParseUint(gen, 10, 64); err != nil {
+		return fmt.Errorf("generation: %w", err)
+	}
+	l.token = randomHex()
+	_, err = l.write.ExecContext(ctx, `UPDATE meta SET value = ? WHERE key = 'writer'`, l.token)
+	return err
+}
+
+func (l *Ledger) meta(ctx context.Context, key string) (value string, err error) {
+	err = l.write.QueryRowContext(ctx, `SELECT value FROM meta WHERE key = ?`, key).Scan(&value)
+	return value, err
+}
+
+func randomHex() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// Close closes the ledger. Nothing is pending: every commit was durable when
+// it returned.
+func (l *Ledger) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return errors.Join(l.read.Close(), l.write.Close())
+}
+
+// Restored tells the ledger that it was brought back from a backup: its
+// generation is raised, by which agents know to offer again what they sent
+// since.
+func Restored(ctx context.Context, path string) error {
+	if _, err := os.Stat(path); err != nil {
+		return err
+	}
+	db, err := connect(path, "rw", 1)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	_, err = db.ExecContext(ctx, `UPDATE meta SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE key = 'generation'`)
+	return err
+}
+
+// transact runs do in one transaction, after checking that this process is
+// still the writer. When do or the commit fails, nothing is stored and the
+// cached state is forgotten, to be read again from the tables.
+func (l *Ledger) transact(ctx context.Context, do func(*fold, int64) error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	booked := l.fold.booked
+	err := l.try(ctx, do)
+	l.failed = err
+	if err != nil {
+		l.fold.forget()
+		return err
+	}
+	l.last = l.clock()
+	if l.fold.booked != booked {
+		close(l.news)
+		l.news = make(chan struct{})
+	}
+	return nil
+}
+
+func (l *Ledger) try(ctx context.Context, do func(*fold, int64) error) error {
+	tx, err := l.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	var token string
+	if err := tx.QueryRowContext(ctx, `SELECT value FROM meta WHERE key = 'writer'`).Scan(&token); err != nil {
+		return err
+	}
+	if token != l.token {
+		return ErrFenced
+	}
+	if err := l.fold.begin(ctx, tx); err != nil {
+		return err
+	}
+	if err := do(l.fold, l.clock().UnixMicro()); err != nil {
+		return err
+	}
+	if err := l.fold.flush(); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	l.fold.committed()
+	return nil
+}
+
+// Stats are figures about the whole ledger.
+type Stats struct {
+	Ledger     odometer.LedgerID `json:"ledger_id"`
+	Generation uint64            `json:"generation"`
+	// Counts of events: by outcome, and "received" and "checkpoint".
+	Counts     map[string]int64 `json:"counts"`
+	Entries    int64            `json:"entries"`
+	Instances  int64            `json:"instances"`
+	Epochs     int64            `json:"epochs"`
+	Quarantine int64            `json:"quarantine"` // not yet released
+	LastCommit time.Time        `json:"last_commit"`
+	// Err is why the last commit failed; "" when it went through.
+	Err string `json:"error,omitempty"`
+}
+
+// Stats returns the ledger's figures as of the last commit.
+func (l *Ledger) Stats(ctx context.Context) (Stats, error) {
+	s := Stats{Counts: map[string]int64{"received": 0}}
+	for _, o := range odometer.Outcomes {
+		s.Counts[string(o)] = 0
+	}
+	rows, err := l.read.QueryContext(ctx, `SELECT outcome, sum(n) FROM counts GROUP BY outcome`)
+	if err != nil {
+		return s, fmt.Errorf("ledger statistics: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		var n int64
+		if err := rows.Scan(&name, &n); err != nil {
+			return s, fmt.Errorf("ledger statistics: %w", err)
+		}
+		s.Counts[name] = n
+	}
+	if err := rows.Err(); err != nil {
+		return s, fmt.Errorf("ledger statistics: %w", err)
+	}
+	err = l.read.QueryRowContext(ctx, `SELECT
+		(SELECT coalesce(sum(n), 0) FROM (SELECT max(first_entry + entries) - 1 AS n FROM journal GROUP BY partition)),
+		(SELECT count(DISTINCT instance) FROM epochs), (SELECT count(*) FROM epochs),
+		(SELECT count(*) FROM quarantine WHERE released_us = 0)`).Scan(&s.Entries, &s.Instances, &s.Epochs, &s.Quarantine)
+	if err != nil {
+		return s, fmt.Errorf("ledger statistics: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.Ledger, s.Generation, s.LastCommit = l.id, l.gen, l.last
+	if l.failed != nil {
+		s.Err = l.failed.Error()
+	}
+	return s, nil
+}

@@ -1,0 +1,190 @@
+-- The ledger's tables, version 1. Times ending in _us are microseconds since
+-- the Unix epoch; sums and vectors are odometer.Usage in its binary form.
+-- Everything but meta, journal, feed and feed_stream is a fold of the journal:
+-- package ledger's Rebuild proves it. Kept to the SQL that SQLite and the
+-- PostgreSQL protocol's common subset share.
+
+CREATE TABLE meta (
+  key   TEXT PRIMARY KEY,
+  value TEXT NOT NULL
+);
+
+-- The evidence: what was received and decided, in the order of commit. Each
+-- partition is one chain: hash covers the previous hash and every column that
+-- was decided at commit.
+CREATE TABLE journal (
+  id          INTEGER PRIMARY KEY, -- order of commit over all partitions
+  partition   INTEGER NOT NULL,
+  position    INTEGER NOT NULL,    -- dense from 1 within the partition
+  kind        TEXT    NOT NULL,    -- frame, broken (a frame that could not be opened), decision
+  at_us       INTEGER NOT NULL,
+  sender      TEXT    NOT NULL,    -- agent, or "http:…" with an empty spool
+  spool       TEXT    NOT NULL,
+  first       INTEGER NOT NULL,    -- spool positions the record covers
+  last        INTEGER NOT NULL,
+  min_us      INTEGER NOT NULL,    -- span of the entries it booked; 0, 0 for none
+  max_us      INTEGER NOT NULL,
+  first_entry INTEGER NOT NULL,    -- entries booked: first_entry … first_entry+entries-1
+  entries     INTEGER NOT NULL,
+  body        BLOB    NOT NULL,
+  result      BLOB    NOT NULL,    -- JSON, see result in journal.go
+  hash        BLOB    NOT NULL,
+  UNIQUE (partition, position)
+);
+CREATE INDEX journal_time ON journal (max_us);
+
+-- Open state: the watermark of each epoch and the hour it is in.
+CREATE TABLE epochs (
+  partition         INTEGER NOT NULL,
+  epoch_no          INTEGER NOT NULL, -- dense from 1 within the partition
+  epoch             TEXT    NOT NULL,
+  instance          TEXT    NOT NULL,
+  agent             TEXT    NOT NULL,
+  counted_by        TEXT    NOT NULL, -- vector, or time for version 1.0
+  started_us        INTEGER NOT NULL,
+  sequence          INTEGER NOT NULL, -- watermark: the last event that is booked,
+  end_us            INTEGER NOT NULL, -- the end of its span,
+  vector            BLOB    NOT NULL, -- and the odometer there
+  closed            INTEGER NOT NULL,
+  position          INTEGER NOT NULL, -- journal position of that event
+  open_hour         INTEGER NOT NULL,
+  open_user         TEXT    NOT NULL,
+  open_org          TEXT    NOT NULL,
+  open_sums         BLOB    NOT NULL,
+  open_recovered_us INTEGER NOT NULL,
+  digests           BLOB    NOT NULL, -- the unfinished chunk, see digests
+  PRIMARY KEY (partition, epoch_no),
+  UNIQUE (partition, epoch)
+);
+CREATE INDEX epochs_instance ON epochs (instance);
+
+-- Finished chunks of content digests, so that an old event that comes again is
+-- told from one that changed: 32 sequence numbers a row.
+CREATE TABLE digests (
+  partition INTEGER NOT NULL,
+  epoch_no  INTEGER NOT NULL,
+  chunk     INTEGER NOT NULL,
+  data      BLOB    NOT NULL,
+  PRIMARY KEY (partition, epoch_no, chunk)
+);
+
+-- Sealed hours, append-only: the usage of an hour is the sum of its pieces and
+-- of the open part in epochs.
+CREATE TABLE hours (
+  hour         INTEGER NOT NULL,
+  partition    INTEGER NOT NULL,
+  epoch_no     INTEGER NOT NULL,
+  usr          TEXT    NOT NULL,
+  org          TEXT    NOT NULL,
+  sums         BLOB    NOT NULL,
+  recovered_us INTEGER NOT NULL,
+  cause        TEXT    NOT NULL  -- sealed, owner, late, correction
+);
+CREATE INDEX hours_hour ON hours (hour, partition, epoch_no);
+
+-- Days: the hours of a past day, compacted, and each owner's total.
+CREATE TABLE days (
+  day       INTEGER NOT NULL,
+  partition INTEGER NOT NULL,
+  epoch_no  INTEGER NOT NULL,
+  usr       TEXT    NOT NULL,
+  org       TEXT    NOT NULL,
+  hours     BLOB    NOT NULL,   -- see dayBlob in days.go
+  PRIMARY KEY (day, partition, epoch_no, usr, org)
+);
+CREATE TABLE owner_days (
+  day          INTEGER NOT NULL,
+  partition    INTEGER NOT NULL,
+  usr          TEXT    NOT NULL,
+  org          TEXT    NOT NULL,
+  sums         BLOB    NOT NULL,
+  recovered_us INTEGER NOT NULL,
+  PRIMARY KEY (day, partition, usr, org)
+);
+
+-- Receipts: how far each spool is committed.
+CREATE TABLE spools (
+  partition  INTEGER NOT NULL,
+  agent      TEXT    NOT NULL,
+  spool      TEXT    NOT NULL,
+  position   INTEGER NOT NULL,
+  updated_us INTEGER NOT NULL,
+  PRIMARY KEY (partition, agent, spool)
+);
+
+-- Where the newest checkpoint of an instance lies that came without an event.
+CREATE TABLE checkpoints (
+  partition INTEGER NOT NULL,
+  agent     TEXT    NOT NULL,
+  instance  TEXT    NOT NULL,
+  position  INTEGER NOT NULL,
+  idx       INTEGER NOT NULL,
+  PRIMARY KEY (partition, agent, instance)
+);
+
+CREATE TABLE held (
+  partition INTEGER NOT NULL,
+  epoch     TEXT    NOT NULL,
+  first     INTEGER NOT NULL,
+  sequence  INTEGER NOT NULL,
+  position  INTEGER NOT NULL,
+  idx       INTEGER NOT NULL,
+  since_us  INTEGER NOT NULL,
+  reason    TEXT    NOT NULL, -- hole, clock_ahead, clock_unset
+  end_us    INTEGER NOT NULL,
+  digest    BLOB    NOT NULL,
+  PRIMARY KEY (partition, epoch, first, sequence)
+);
+
+CREATE TABLE quarantine (
+  partition   INTEGER NOT NULL,
+  no          INTEGER NOT NULL, -- dense from 1 within the partition
+  position    INTEGER NOT NULL,
+  idx         INTEGER NOT NULL,
+  reason      TEXT    NOT NULL,
+  detail      TEXT    NOT NULL,
+  event_id    TEXT    NOT NULL,
+  instance    TEXT    NOT NULL,
+  epoch       TEXT    NOT NULL,
+  first       INTEGER NOT NULL,
+  sequence    INTEGER NOT NULL,
+  digest      BLOB    NOT NULL,
+  at_us       INTEGER NOT NULL,
+  released_us INTEGER NOT NULL, -- 0 while it is in quarantine
+  PRIMARY KEY (partition, no)
+);
+CREATE INDEX quarantine_digest ON quarantine (partition, digest);
+CREATE INDEX quarantine_epoch ON quarantine (partition, epoch);
+
+-- The periods that events of version 1.0 cover.
+CREATE TABLE coverage (
+  partition INTEGER NOT NULL,
+  instance  TEXT    NOT NULL,
+  source    TEXT    NOT NULL,
+  start_us  INTEGER NOT NULL,
+  end_us    INTEGER NOT NULL,
+  digest    BLOB    NOT NULL,
+  PRIMARY KEY (partition, instance, source, start_us)
+);
+
+CREATE TABLE counts (
+  partition INTEGER NOT NULL,
+  outcome   TEXT    NOT NULL, -- received, recorded, covered, duplicate, quarantined, held, checkpoint
+  n         INTEGER NOT NULL,
+  PRIMARY KEY (partition, outcome)
+);
+
+-- Cursor of a feed: journal records up to position, entries up to entry, are
+-- published.
+CREATE TABLE feed (
+  name      TEXT    NOT NULL,
+  partition INTEGER NOT NULL,
+  position  INTEGER NOT NULL,
+  entry     INTEGER NOT NULL,
+  PRIMARY KEY (name, partition)
+);
+CREATE TABLE feed_stream (
+  name   TEXT    PRIMARY KEY,
+  stream TEXT    NOT NULL,
+  seq    INTEGER NOT NULL
+);

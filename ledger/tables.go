@@ -1,0 +1,199 @@
+package ledger
+
+import (
+	"database/sql"
+	"fmt"
+	"maps"
+	"slices"
+
+	"example.org/odometer"
+)
+
+// exec runs a statement in the transaction at work, preparing it once.
+func (f *fold) exec(query string, args ...any) (sql.Result, error) {
+	stmt := f.stmts[query]
+	if stmt == nil {
+		var err error
+		if stmt, err = f.tx.PrepareContext(f.ctx, query); err != nil {
+			return nil, err
+		}
+		f.stmts[query] = stmt
+	}
+	return stmt.ExecContext(f.ctx, args...)
+}
+
+// loadMirrors reads the tables that the fold keeps in memory as a whole.
+func (f *fold) loadMirrors() error {
+	each := func(query string, scan func(*sql.Rows) error) error {
+		rows, err := f.tx.QueryContext(f.ctx, query)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			if err := scan(rows); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	}
+	err := each(`SELECT partition, position, hash, first_entry + entries - 1 FROM journal j
+		WHERE position = (SELECT max(position) FROM journal k WHERE k.partition = j.partition)`, func(rows *sql.Rows) error {
+		var p int
+		h := new(head)
+		if err := rows.Scan(&p, &h.position, &h.hash, &h.entry); err != nil {
+			return err
+		}
+		f.heads[p] = h
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read the heads of the journal: %w", err)
+	}
+	err = each(`SELECT partition, max(epoch_no) FROM epochs GROUP BY partition`, func(rows *sql.Rows) error {
+		var p int
+		var no int64
+		err := rows.Scan(&p, &no)
+		f.head(p).epochNo = no
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the epochs: %w", err)
+	}
+	err = each(`SELECT partition, max(no) FROM quarantine GROUP BY partition`, func(rows *sql.Rows) error {
+		var p int
+		var no int64
+		err := rows.Scan(&p, &no)
+		f.head(p).quarNo = no
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the quarantine: %w", err)
+	}
+	err = each(`SELECT partition, agent, spool, position FROM spools`, func(rows *sql.Rows) error {
+		var k spoolKey
+		var position uint64
+		err := rows.Scan(&k.partition, &k.agent, &k.spool, &position)
+		f.spools[k] = position
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the receipts: %w", err)
+	}
+	err = each(`SELECT partition, outcome, n FROM counts`, func(rows *sql.Rows) error {
+		var k countKey
+		var n int64
+		err := rows.Scan(&k.partition, &k.outcome, &n)
+		f.counts[k] = n
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the counts: %w", err)
+	}
+	err = each(`SELECT partition, epoch, count(*) FROM held GROUP BY partition, epoch`, func(rows *sql.Rows) error {
+		var k epochKey
+		var n int
+		err := rows.Scan(&k.partition, &k.epoch, &n)
+		f.held[k] = n
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the held events: %w", err)
+	}
+	return nil
+}
+
+// flush writes what changed in the mirrors and the cache.
+func (f *fold) flush() error {
+	for _, e := range f.dirtyEpochs {
+		if err := f.storeEpoch(e); err != nil {
+			return err
+		}
+	}
+	for k := range f.dirtyCounts {
+		if _, err := f.exec(`INSERT INTO counts (partition, outcome, n) VALUES (?, ?, ?)
+			ON CONFLICT (partition, outcome) DO UPDATE SET n = excluded.n`, k.partition, k.outcome, f.counts[k]); err != nil {
+			return fmt.Errorf("store counts: %w", err)
+		}
+	}
+	for k, at := range f.dirtySpools {
+		if _, err := f.exec(`INSERT INTO spools (partition, agent, spool, position, updated_us) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT (partition, agent, spool) DO UPDATE SET position = excluded.position, updated_us = excluded.updated_us`,
+			k.partition, string(k.agent), string(k.spool), f.spools[k], at); err != nil {
+			return fmt.Errorf("store receipts: %w", err)
+		}
+	}
+	return nil
+}
+
+func (f *fold) storeEpoch(e *epoch) error {
+	if e.digests == nil {
+		e.digests = []byte{}
+	}
+	_, err := f.exec(`INSERT INTO epochs (`+epochColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (partition, epoch_no) DO UPDATE SET sequence = excluded.sequence, end_us = excluded.end_us, vector = excluded.vector,
+		closed = excluded.closed, position = excluded.position, open_hour = excluded.open_hour, open_user = excluded.open_user,
+		open_org = excluded.open_org, open_sums = excluded.open_sums, open_recovered_us = excluded.open_recovered_us, digests = excluded.digests`,
+		e.partition, e.no, string(e.epoch), string(e.instance), string(e.agent), e.countedBy, e.started, e.sequence, e.end,
+		e.vector.AppendBinary(nil), e.closed, e.position, e.open.hour, string(e.open.owner.User), string(e.open.owner.Org),
+		e.open.sums.AppendBinary(nil), e.open.recovered, e.digests)
+	if err != nil {
+		return fmt.Errorf("store epoch %s: %w", e.epoch, err)
+	}
+	return nil
+}
+
+func (f *fold) insertRecord(r *record) error {
+	res, err := f.exec(`INSERT INTO journal (partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		r.partition, r.position, r.kind, r.at, r.sender, r.spool, r.first, r.last, r.minUS, r.maxUS, r.firstEntry, r.entries, r.body, r.result, r.hash)
+	if err != nil {
+		return fmt.Errorf("append to the journal: %w", err)
+	}
+	r.id, err = res.LastInsertId()
+	return err
+}
+
+func (f *fold) insertHour(e *epoch, b *bucket, cause string) error {
+	_, err := f.exec(`INSERT INTO hours (hour, partition, epoch_no, usr, org, sums, recovered_us, cause) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		b.hour, e.partition, e.no, string(b.owner.User), string(b.owner.Org), b.sums.AppendBinary(nil), b.recovered, cause)
+	if err != nil {
+		return fmt.Errorf("seal an hour of epoch %s: %w", e.epoch, err)
+	}
+	return nil
+}
+
+// insertDigests stores the chunk that is finished and begins the next.
+func (f *fold) insertDigests(e *epoch) error {
+	_, err := f.exec(`INSERT INTO digests (partition, epoch_no, chunk, data) VALUES (?, ?, ?, ?)`, e.partition, e.no, chunkOf(e.sequence), e.digests)
+	if err != nil {
+		return fmt.Errorf("store digests of epoch %s: %w", e.epoch, err)
+	}
+	e.digests = nil
+	return nil
+}
+
+// partitions returns the partitions that have a journal, in order.
+func (f *fold) partitions() []int { return slices.Sorted(maps.Keys(f.heads)) }
+
+// advance moves a spool's receipt to position.
+func (f *fold) advance(k spoolKey, position uint64, at int64) {
+	f.spools[k] = max(f.spools[k], position)
+	f.dirtySpools[k] = at
+}
+
+// baseline remembers where the checkpoint of an instance lies that came
+// without an event.
+func (f *fold) baseline(w *work, index int, r *odometer.Record) error {
+	instance, ok := checkpointInstance(r.Checkpoint)
+	if !ok {
+		return nil
+	}
+	_, err := f.exec(`INSERT INTO checkpoints (partition, agent, instance, position, idx) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (partition, agent, instance) DO UPDATE SET position = excluded.position, idx = excluded.idx`,
+		w.rec.partition, w.rec.sender, instance, w.rec.position, index)
+	if err != nil {
+		return fmt.Errorf("store checkpoint: %w", err)
+	}
+	return nil
+}

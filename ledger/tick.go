@@ -1,0 +1,106 @@
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"example.org/odometer"
+)
+
+// sealAfter is how long after the end of an hour the open hour of an epoch
+// that says nothing more is sealed.
+const sealAfter = odometer.HourMicros
+
+// Tick does what only time brings about: it gives up holes that were waited
+// for long enough, takes in held events whose time has come, seals the hours
+// of epochs that fell silent, and compacts past days. Call it every minute or
+// so; calling it more often or not at all loses nothing.
+func (l *Ledger) Tick(ctx context.Context) error {
+	err := l.transact(ctx, func(f *fold, now int64) error {
+		if err := f.decideHeld(now); err != nil {
+			return err
+		}
+		if err := f.sealSilent(now); err != nil {
+			return err
+		}
+		return f.compact(now)
+	})
+	if err != nil {
+		return fmt.Errorf("ledger upkeep: %w", err)
+	}
+	return nil
+}
+
+// decideHeld takes, for each epoch with held events, the decision that is due.
+func (f *fold) decideHeld(now int64) error {
+	if len(f.held) == 0 {
+		return nil
+	}
+	held, err := f.heldEvents(`ORDER BY partition, epoch, first, sequence`)
+	if err != nil {
+		return err
+	}
+	decided := map[epochKey]bool{}
+	for _, h := range held {
+		what := ""
+		switch {
+		case h.reason == reasonHole && now >= h.since+maxHold:
+			what = decideGiveUp
+		case h.reason == reasonAhead && h.end <= now+maxAhead:
+			what = decideClock
+		case h.reason == reasonUnset && now >= h.since+maxHold:
+			what = decideUnset
+		}
+		if what == "" || decided[h.key] {
+			continue
+		}
+		decided[h.key] = true
+		body, err := json.Marshal(decision{Decision: what, Epoch: h.key.epoch})
+		if err != nil {
+			return err
+		}
+		rec := &record{partition: h.key.partition, kind: kindDecision, at: now, sender: "clock", body: body}
+		f.start(rec)
+		if _, err := f.decide(rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sealSilent seals open hours that ended a while ago. How an hour's usage is
+// divided between its open part and its pieces is no fact about usage: it is
+// not in the journal.
+func (f *fold) sealSilent(now int64) error {
+	rows, err := f.tx.QueryContext(f.ctx, `SELECT partition, epoch FROM epochs WHERE open_hour > 0 AND open_hour <= ?`, odometer.Hour(now-odometer.HourMicros-sealAfter))
+	if err != nil {
+		return fmt.Errorf("find silent epochs: %w", err)
+	}
+	var keys []epochKey
+	for rows.Next() {
+		var k epochKey
+		if err := rows.Scan(&k.partition, &k.epoch); err != nil {
+			rows.Close()
+			return err
+		}
+		keys = append(keys, k)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	for _, k := range keys {
+		e, err := f.epoch(k)
+		if err != nil {
+			return err
+		}
+		if !e.open.empty() {
+			if err := f.insertHour(e, &e.open, "sealed"); err != nil {
+				return err
+			}
+		}
+		e.open = bucket{}
+		f.touch(e)
+	}
+	return nil
+}

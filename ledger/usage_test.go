@@ -1,0 +1,331 @@
+package ledger
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"example.org/odometer"
+	"pgregory.net/rapid"
+)
+
+// TestCountedOnceInAnyOrder sends the events of a few epochs shuffled,
+// repeated, partly coalesced and partly lost, reopening now and then; in the
+// end every quantity is the truth at the last reading, and the tables are a
+// fold of the journal.
+func TestCountedOnceInAnyOrder(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		d := newDesk(t)
+		var all []*odometer.Event
+		truth := map[odometer.InstanceID]int64{}
+		for i := range rapid.IntRange(1, 3).Draw(rt, "instances") {
+			m := newMeter(odometer.InstanceID(fmt.Sprintf("vm-%d", i)), "host-1", base)
+			var events []*odometer.Event
+			for range rapid.IntRange(1, 40).Draw(rt, "events") {
+				length := rapid.Int64Range(1, 3*odometer.HourMicros).Draw(rt, "length")
+				events = append(events, m.next(length, rapid.Int64Range(0, length).Draw(rt, "cpu"), rapid.Int64Range(0, 1<<20).Draw(rt, "egress")))
+			}
+			truth[m.instance] = m.total.Vector[odometer.CPU]
+			// Some runs travel as one event, some single events are lost for good.
+			for at := 0; at < len(events); {
+				n := min(rapid.IntRange(1, 4).Draw(rt, "run"), len(events)-at)
+				run := events[at : at+n]
+				whole := *run[0]
+				merge(t, &whole, run[1:]...)
+				switch rapid.IntRange(0, 4).Draw(rt, "travel") {
+				case 0:
+					all = append(all, &whole)
+				case 1:
+					all = append(all, &whole)
+					all = append(all, run...)
+				case 2:
+					if at+n < len(events) {
+						break // lost; the last one never is
+					}
+					fallthrough
+				default:
+					all = append(all, run...)
+				}
+				at += n
+			}
+		}
+		for range rapid.IntRange(0, 10).Draw(rt, "repeats") {
+			all = append(all, all[rapid.IntRange(0, len(all)-1).Draw(rt, "repeated")])
+		}
+		all = rapid.Permutation(all).Draw(rt, "order")
+		d.now = time.UnixMicro(base + 400*odometer.HourMicros)
+		for len(all) > 0 {
+			n := rapid.IntRange(1, len(all)).Draw(rt, "frame")
+			d.send(all[:n]...)
+			all = all[n:]
+			if rapid.IntRange(0, 9).Draw(rt, "reopen") == 0 {
+				d.reopen()
+			}
+		}
+		for range 50 { // each tick gives up one hole of an epoch and compacts one day
+			d.now = d.now.Add(25 * time.Hour)
+			d.tick()
+		}
+		for _, row := range d.usage(odometer.UsageQuery{From: 1, To: 1 << 60, GroupBy: []odometer.GroupBy{odometer.ByInstance}}) {
+			if got, _ := row.Totals[odometer.CPU].Int64(); got != truth[row.Instance] {
+				rt.Errorf("cpu of %s: got %d µs, want %d", row.Instance, got, truth[row.Instance])
+			}
+			delete(truth, row.Instance)
+		}
+		if len(truth) != 0 {
+			rt.Errorf("instances without a row: %v", truth)
+		}
+		d.proven()
+	})
+}
+
+func TestUsageIsCutToTheUnit(t *testing.T) {
+	d := newDesk(t)
+	leap := time.Date(2028, 2, 28, 22, 59, 59, 999_000, time.UTC).UnixMicro()
+	d.now = time.UnixMicro(leap).AddDate(1, 0, 0)
+	a, b := newMeter("vm-a", "host-1", leap), newMeter("vm-b", "host-1", leap)
+	b.owner = odometer.Owner{User: "u-bob"}
+	for range 20 {
+		d.send(a.next(2*odometer.HourMicros+7, 1_000_003, 1<<33), b.next(3*odometer.HourMicros+1, 77, 5))
+	}
+	compacted := func() {
+		for range 10 {
+			d.tick()
+		}
+	}
+	for _, state := range []struct {
+		name string
+		do   func()
+	}{{"open and sealed", func() {}}, {"reopened", d.reopen}, {"compacted", compacted}} {
+		t.Run(state.name, func(t *testing.T) {
+			state.do()
+			whole := d.usage(odometer.UsageQuery{From: 1, To: 1 << 60})[0]
+			for _, by := range []odometer.GroupBy{odometer.ByHour, odometer.ByDay, odometer.ByMonth, odometer.ByInstance, odometer.ByUser, odometer.ByOrg} {
+				var sum odometer.Sum
+				rows := d.usage(odometer.UsageQuery{From: 1, To: 1 << 60, GroupBy: []odometer.GroupBy{by}})
+				for _, r := range rows {
+					sum.AddSum(r.Totals[odometer.CPU])
+				}
+				if sum.Cmp(whole.Totals[odometer.CPU]) != 0 {
+					t.Errorf("by %s: %d rows sum to %s, the whole is %s", by, len(rows), sum.String(), whole.Totals[odometer.CPU].String())
+				}
+			}
+			if got := len(d.usage(odometer.UsageQuery{From: 1, To: 1 << 60, GroupBy: []odometer.GroupBy{odometer.ByMonth}})); got != 2 {
+				t.Errorf("months: got %d rows, want 2: the 29th of February 2028 lies in February", got)
+			}
+			rapid.Check(t, func(rt *rapid.T) {
+				cuts := rapid.SliceOfN(rapid.Int64Range(leap-odometer.HourMicros, leap+62*odometer.HourMicros), 0, 5).Draw(rt, "cuts")
+				from, to := leap-odometer.HourMicros, leap+70*odometer.HourMicros
+				var sum odometer.Sum
+				at := from
+				for {
+					next := to
+					for _, c := range cuts {
+						if c > at && c < next {
+							next = c
+						}
+					}
+					for _, r := range d.usage(odometer.UsageQuery{From: at, To: next}) {
+						sum.AddSum(r.Totals[odometer.CPU])
+					}
+					if at = next; at == to {
+						break
+					}
+				}
+				if sum.Cmp(whole.Totals[odometer.CPU]) != 0 {
+					rt.Errorf("cut at %v: parts sum to %s, the whole is %s", cuts, sum.String(), whole.Totals[odometer.CPU].String())
+				}
+			})
+			if rows := d.usage(odometer.UsageQuery{From: 1, To: 1 << 60, User: "u-bob"}); rows[0].Totals[odometer.CPU].String() != "1540" {
+				t.Errorf("bob: got %s µs, want 1540", rows[0].Totals[odometer.CPU].String())
+			}
+			if rows := d.usage(odometer.UsageQuery{From: 1, To: 1 << 60, Org: "o-acme"}); rows[0].Totals[odometer.CPU].String() != "20000060" {
+				t.Errorf("acme: got %s µs, want 20000060", rows[0].Totals[odometer.CPU].String())
+			}
+		})
+	}
+	d.proven()
+}
+
+func TestOwnersWithinAnHour(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-7", "host-1", base)
+	d.send(m.next(30*sec, 5, 0))
+	m.owner = odometer.Owner{User: "u-bob"}
+	d.send(m.next(30*sec, 7, 0))
+	m.owner = odometer.Owner{}
+	d.send(m.next(30*sec, 11, 0))
+	got := map[odometer.UserID]string{}
+	for _, r := range d.usage(odometer.UsageQuery{From: 1, To: 1 << 60, GroupBy: []odometer.GroupBy{odometer.ByUser}}) {
+		got[r.User] = r.Totals[odometer.CPU].String()
+	}
+	want := map[odometer.UserID]string{"u-ada": "5", "u-bob": "7", odometer.Unassigned: "11"}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("per owner: got %v, want %v", got, want)
+	}
+	d.proven()
+}
+
+func TestEntriesArePaged(t *testing.T) {
+	d := newDesk(t)
+	a, b := newMeter("vm-a", "host-1", base), newMeter("vm-b", "host-2", base)
+	for range 10 {
+		d.send(a.next(30*sec, 1, 0), b.next(30*sec, 2, 0), a.next(30*sec, 1, 0))
+	}
+	var ids []string
+	for after := ""; ; {
+		page, next, err := d.Entries(t.Context(), odometer.EntryQuery{After: after, Limit: 4, Instance: "vm-a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		for _, e := range page {
+			ids = append(ids, e.ID.String())
+		}
+		after = next
+	}
+	if len(ids) != 20 {
+		t.Errorf("entries of vm-a: got %d, want 20", len(ids))
+	}
+	seen := map[string]bool{}
+	for _, id := range ids {
+		if seen[id] {
+			t.Errorf("entry %s came twice", id)
+		}
+		seen[id] = true
+	}
+	page, _, err := d.Entries(t.Context(), odometer.EntryQuery{Limit: 100, From: base + 60*sec, To: base + 90*sec})
+	if err != nil || len(page) != 2 {
+		t.Errorf("entries within 30 s: got %d, %v, want 2", len(page), err)
+	}
+	if _, _, err := d.Entries(t.Context(), odometer.EntryQuery{After: "nonsense", Limit: 1}); err == nil {
+		t.Error("a made-up cursor was accepted")
+	}
+}
+
+func TestFeed(t *testing.T) {
+	d := newDesk(t)
+	a, b := newMeter("vm-a", "host-1", base), newMeter("vm-b", "host-2", base)
+	for range 10 {
+		d.send(a.next(30*sec, 1, 0), b.next(30*sec, 2, 0))
+	}
+	read := func() (ids []string) {
+		for {
+			entries, at, err := d.FeedAfter(t.Context(), "usage", 3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(entries) == 0 {
+				return ids
+			}
+			for _, e := range entries {
+				ids = append(ids, e.ID.String())
+			}
+			if err := d.FeedAdvance(t.Context(), "usage", at, "stream-1", uint64(len(ids))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if lag, err := d.FeedLag(t.Context(), "usage"); err != nil || lag != 20 {
+		t.Errorf("lag before: got %d, %v, want 20", lag, err)
+	}
+	if got := read(); len(got) != 20 {
+		t.Errorf("first reading: got %d entries, want 20", len(got))
+	}
+	d.reopen()
+	news := d.News()
+	if got := read(); len(got) != 0 {
+		t.Errorf("reading again: got %v, want nothing", got)
+	}
+	d.send(a.next(30*sec, 1, 0))
+	select {
+	case <-news:
+	default:
+		t.Error("a commit that booked gave no news")
+	}
+	if got := read(); len(got) != 1 {
+		t.Errorf("after one more: got %v, want one", got)
+	}
+	if stream, seq, err := d.FeedStream(t.Context(), "usage"); stream != "stream-1" || seq != 1 || err != nil {
+		t.Errorf("stream: got %s %d %v, want stream-1 1", stream, seq, err)
+	}
+	if err := d.FeedRewind(t.Context(), "usage"); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(); len(got) != 21 {
+		t.Errorf("after the rewind: got %d entries, want 21", len(got))
+	}
+	if lag, err := d.FeedLag(t.Context(), "usage"); err != nil || lag != 0 {
+		t.Errorf("lag after: got %d, %v, want 0", lag, err)
+	}
+}
+
+func TestVersion10(t *testing.T) {
+	event := func(from, to int64, cpu uint64) *odometer.Event {
+		return &odometer.Event{
+			Version: odometer.Version10, Instance: "vm-old", Owner: odometer.Owner{User: "u-ada"}, Timestamp: to,
+			Period: odometer.Period{Start: from, End: to}, Metrics: odometer.Metrics{CPUSeconds: cpu, MemoryGB: 0.3, NetworkEgressMB: 1.25},
+		}
+	}
+	b := base / sec
+	send := func(d *desk, source string, events ...*odometer.Event) []string {
+		fr := odometer.Frame{Agent: odometer.AgentID("http:" + source)}
+		for _, e := range events {
+			fr.Records = append(fr.Records, odometer.Record{Event: e})
+		}
+		return d.commit(fr)
+	}
+	d := newDesk(t)
+	d.want(send(d, "a", event(b, b+30, 10), event(b+60, b+90, 30), event(b+30, b+60, 20)), "recorded", "recorded", "recorded")
+	d.want(send(d, "a", event(b, b+30, 10), event(b, b+30, 11), event(b+15, b+45, 5), event(b+89, b+91, 1)),
+		"duplicate", "quarantined conflict", "quarantined overlap", "quarantined overlap")
+	d.want(send(d, "b", event(b, b+30, 1)), "recorded")
+	d.want(send(d, "a", event(b+7200, b+7230, 1<<40)), "held clock_ahead")
+	d.want(send(d, "a", event(b+7200, b+7230, 1<<40)), "duplicate")
+	d.now = d.now.Add(2 * time.Hour)
+	d.tick()
+	if s, _ := d.Stats(t.Context()); s.Counts["held"] != 0 || s.Counts["quarantined"] != 4 {
+		t.Errorf("after its time: got %v, want nothing held and four in quarantine", s.Counts)
+	}
+	row := d.usage(odometer.UsageQuery{From: 1, To: 1 << 60})[0]
+	if got := row.Totals[odometer.CPU].String(); got != "61000000" {
+		t.Errorf("cpu: got %s µs, want 61000000", got)
+	}
+	if got := row.Totals[odometer.Memory].String(); got != "36864" { // 4 × 0.3 GiB × 30 s
+		t.Errorf("memory: got %s MiB·s, want 36864", got)
+	}
+	d.proven()
+}
+
+func TestCheckpointsOfALostDisk(t *testing.T) {
+	d := newDesk(t)
+	m, n := newMeter("vm-a", "host-1", base), newMeter("vm-b", "host-1", base)
+	ended := newMeter("vm-c", "host-1", base)
+	record := func(e *odometer.Event, checkpoint string) odometer.Record {
+		d.pos++
+		return odometer.Record{First: d.pos, Position: d.pos, Event: e, Checkpoint: []byte(checkpoint)}
+	}
+	last := ended.next(30*sec, 1, 0)
+	last.Final = true
+	fr := odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: 1, Records: []odometer.Record{
+		record(nil, `{"instance":"vm-a","n":1}`), record(nil, `{"instance":"vm-b","n":2}`),
+		record(m.next(30*sec, 1, 0), `{"instance":"vm-a","n":3}`), record(last, `{"instance":"vm-c","n":4}`),
+	}}
+	fr.Last = d.pos
+	d.want(d.commit(fr), "checkpoint", "checkpoint", "recorded", "recorded")
+	list, err := d.Checkpoints(t.Context(), "host-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for _, c := range list {
+		got[string(c)] = true
+	}
+	if len(got) != 2 || !got[`{"instance":"vm-a","n":3}`] || !got[`{"instance":"vm-b","n":2}`] {
+		t.Errorf("got %v, want the newest of vm-a and vm-b", got)
+	}
+	_ = n
+	d.proven()
+}
