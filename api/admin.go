@@ -1,0 +1,146 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+
+	"example.org/odometer"
+)
+
+// QuarantineItem is something that was received and not booked, with the
+// reason. It is named by its partition and number.
+type QuarantineItem struct {
+	Partition int                 `json:"partition"`
+	No        int64               `json:"no"`
+	Reason    string              `json:"reason"` // a word
+	Detail    string              `json:"detail,omitempty"`
+	EventID   string              `json:"event_id,omitempty"`
+	Instance  odometer.InstanceID `json:"instance_id,omitempty"`
+	At        time.Time           `json:"at"`
+	Released  *time.Time          `json:"released_at"`     // null while it is in quarantine
+	Event     json.RawMessage     `json:"event,omitempty"` // as it was received, where the ledger gives it
+}
+
+// QuarantineAnswer is the body of GET /api/v1/quarantine, newest first.
+type QuarantineAnswer struct {
+	Items []QuarantineItem `json:"items"`
+}
+
+// Status is the body of GET /api/v1/status: what `odometer status` shows.
+type Status struct {
+	Version       string            `json:"version"`
+	StartedAt     time.Time         `json:"started_at"`
+	UptimeSeconds int64             `json:"uptime_seconds"`
+	DataDir       string            `json:"data_dir,omitempty"`
+	Ledger        LedgerStatus      `json:"ledger"`
+	Agents        []AgentStatus     `json:"agents"`
+	Pipeline      map[string]uint64 `json:"pipeline"` // emitted, acknowledged, receipted … of this process
+	Health        Health            `json:"health"`
+}
+
+// LedgerStatus is the ledger's part of [Status].
+type LedgerStatus struct {
+	ID         odometer.LedgerID `json:"id"`
+	Generation uint64            `json:"generation"`
+	Schema     int               `json:"schema_version,omitempty"`
+	Entries    int64             `json:"entries"`
+	Instances  int64             `json:"instances"`
+	Epochs     int64             `json:"epochs"`
+	Held       int64             `json:"held"`
+	Quarantine int64             `json:"quarantine"`
+	Counts     map[string]int64  `json:"counts"`      // received and each outcome
+	LastCommit *time.Time        `json:"last_commit"` // null before the first
+}
+
+// AgentStatus is one agent as the server knows it.
+type AgentStatus struct {
+	ID       odometer.AgentID `json:"id"`
+	Spool    odometer.SpoolID `json:"spool"`
+	Position uint64           `json:"position"` // of the spool, committed
+	LastSeen *time.Time       `json:"last_seen"`
+	Open     int              `json:"open_periods"`
+}
+
+// QueueAnswer is the body of GET /api/v1/queue: where an agent reaches the
+// queue.
+type QueueAnswer struct {
+	URL string `json:"url"`
+}
+
+func (s *server) getQuarantine(w http.ResponseWriter, r *http.Request) error {
+	q := queryOf(r, s.router.clock())
+	limit := q.number("limit", DefaultPage, MaxPage)
+	if err := q.done(); err != nil {
+		return err
+	}
+	if s.Quarantine == nil {
+		return absent("ledger")
+	}
+	items, err := s.Quarantine.Quarantine(r.Context(), limit)
+	if err != nil {
+		return err
+	}
+	if items == nil {
+		items = []QuarantineItem{}
+	}
+	return writeJSON(w, http.StatusOK, QuarantineAnswer{Items: items})
+}
+
+func (s *server) postRelease(w http.ResponseWriter, r *http.Request) error {
+	errs := []error{queryOf(r, s.router.clock()).done()}
+	partition, err := strconv.Atoi(r.PathValue("partition"))
+	if err != nil || partition < 0 || partition >= odometer.Partitions {
+		errs = append(errs, FieldError{"path", "partition", "is not a whole number from 0 to 63"})
+	}
+	no, err := strconv.ParseInt(r.PathValue("no"), 10, 64)
+	if err != nil || no < 1 {
+		errs = append(errs, FieldError{"path", "no", "is not a whole number from 1"})
+	}
+	if err := join(errs...); err != nil {
+		return err
+	}
+	if s.Quarantine == nil {
+		return absent("ledger")
+	}
+	result, err := s.Quarantine.Release(r.Context(), partition, no, caller(r))
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, result)
+}
+
+func (s *server) getQueue(w http.ResponseWriter, r *http.Request) error {
+	if err := queryOf(r, s.router.clock()).done(); err != nil {
+		return err
+	}
+	url := ""
+	if s.QueueURL != nil {
+		url = s.QueueURL()
+	}
+	if url == "" {
+		return absent("queue that agents could reach")
+	}
+	return writeJSON(w, http.StatusOK, QueueAnswer{URL: url})
+}
+
+func (s *server) getStatus(w http.ResponseWriter, r *http.Request) error {
+	if err := queryOf(r, s.router.clock()).done(); err != nil {
+		return err
+	}
+	if s.Status == nil {
+		return absent("ledger")
+	}
+	status, err := s.Status.Status(r.Context())
+	if err != nil {
+		return err
+	}
+	status.Health, _ = s.health(r)
+	status.Version, status.UptimeSeconds = s.Version, status.Health.UptimeSeconds
+	status.StartedAt = s.router.started.UTC()
+	if status.Agents == nil {
+		status.Agents = []AgentStatus{}
+	}
+	return writeJSON(w, http.StatusOK, status)
+}

@@ -1,0 +1,232 @@
+// Package api answers over HTTP: usage, events, health and metrics, for people,
+// for other programs and for agents that have no queue to write to.
+//
+// It decides nothing about usage. It reads the ledger and the state of the
+// stages through the small interfaces declared here, which package cmd joins to
+// the real ones, and what it writes (events that came by HTTP, quarantine that
+// is released) it hands on and answers only after the ledger has committed it.
+//
+// # What holds for every route
+//
+// Everything is denied unless the route's row in the table says otherwise: only
+// the health routes answer without the bearer token, and then without details.
+// Every request has an id, which the answer carries (X-Request-Id), a time
+// limit, and a limit on its body that is checked before the body is read.
+// Parameters are strict: an unknown, repeated or unreadable one is refused by
+// name, all of them at once. An error is problem+json (RFC 9457) with a stable
+// `type` and `code`; one table in problem.go maps each kind of error to its
+// status.
+//
+// # Numbers
+//
+// Amounts are exact integers in the units that their names end in, and strings
+// where they exceed 2^53-1. A quantity that nobody measured is null and never 0.
+//
+// # On a crash
+//
+// The package keeps nothing. A client that got no answer to a POST sends the
+// same events again and is told that they are duplicates.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"example.org/odometer"
+)
+
+// Limits of requests and of the time that they may take.
+const (
+	// MaxBodyBytes of a request: one frame's worth, so that what is accepted
+	// always fits the ledger's journal.
+	MaxBodyBytes = odometer.MaxFrameUnpacked
+	// MaxBatch is the most events that one request may carry.
+	MaxBatch = 1000
+	// RequestTimeout is how long the answer to one request may take; the
+	// ledger's slowest query over a year of hours takes a tenth of it.
+	RequestTimeout = 30 * time.Second
+	// DefaultPage and MaxPage bound GET /api/v1/events.
+	DefaultPage = 100
+	MaxPage     = 1000
+	// RetryAfter is what a client is told to wait when a part is unavailable:
+	// longer than the ledger's busy timeout, shorter than anybody's patience.
+	RetryAfter = 5 * time.Second
+)
+
+// UsageReader answers what was recorded. The ledger is one.
+type UsageReader interface {
+	Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer.UsageRow, error)
+}
+
+// EntryReader pages through the ledger's entries in the order in which they
+// were booked. The cursor that comes back is that after the last entry of the
+// page, "" when there was none. A cursor it did not make is an error wrapping
+// [odometer.ErrInvalid].
+type EntryReader interface {
+	Entries(ctx context.Context, q odometer.EntryQuery) (entries []odometer.Entry, next string, err error)
+}
+
+// Submitter takes events that came by HTTP and returns what became of each, in
+// their order, after the ledger has committed all of them. A record without an
+// Event has Raw and Err instead: it goes to quarantine as it came. On an error
+// nothing is known to have been committed and the client sends again.
+type Submitter interface {
+	Submit(ctx context.Context, records []odometer.Record) ([]odometer.Result, error)
+}
+
+// OpenPeriod is the period of an instance that has not closed yet, as its
+// agent last told it.
+type OpenPeriod struct {
+	// Event is what would be recorded if the period closed now; its sequence
+	// is the one that it will get.
+	Event odometer.Event
+	// HeardAt is when this process heard it, by its own clock.
+	HeardAt time.Time
+}
+
+// LiveView knows the open periods of an instance, or of all where instance is
+// "". It leaves out those that are in the ledger already and those of agents
+// that fell silent for longer than their usage could still be open.
+type LiveView interface {
+	Open(instance odometer.InstanceID) []OpenPeriod
+}
+
+// HealthSource gathers the facts from which health is computed.
+type HealthSource interface {
+	Facts(ctx context.Context) Facts
+}
+
+// MachineReader reads the current metrics of the machine that this process
+// runs on. Before the first sample it returns an error wrapping
+// [odometer.ErrUnavailable].
+type MachineReader interface {
+	Machine(ctx context.Context) (Machine, error)
+}
+
+// QuarantineAdmin lists what was put aside, newest first and at most limit of
+// it, and books an item after all in the name of actor. Releasing what is not
+// there wraps [odometer.ErrNotFound], what was released before
+// [odometer.ErrConflict].
+type QuarantineAdmin interface {
+	Quarantine(ctx context.Context, limit int) ([]QuarantineItem, error)
+	Release(ctx context.Context, partition int, no int64, actor string) (odometer.Result, error)
+}
+
+// StatusReader gathers what `odometer status` shows, apart from health, which
+// the server adds.
+type StatusReader interface {
+	Status(ctx context.Context) (Status, error)
+}
+
+// Deps is what the API of `odometer serve` stands on. A part that is nil is
+// absent and its routes answer 404; without Auth every route that wants a token
+// refuses.
+type Deps struct {
+	Version string
+	Logger  *slog.Logger     // nil for none
+	Clock   func() time.Time // nil for time.Now
+	Auth    Authenticator
+
+	Usage      UsageReader
+	Entries    EntryReader
+	Submit     Submitter
+	Live       LiveView
+	Quarantine QuarantineAdmin
+	Status     StatusReader
+
+	Health  HealthSource
+	Machine MachineReader
+	Stats   Stats
+	// QueueURL is where agents reach the queue, "" where they cannot.
+	QueueURL func() string
+}
+
+// AgentDeps is what the API of `odometer agent` stands on.
+type AgentDeps struct {
+	Version string
+	Logger  *slog.Logger
+	Clock   func() time.Time
+	Auth    Authenticator
+
+	Health  HealthSource
+	Machine MachineReader
+	Stats   Stats
+}
+
+// NewServer returns the API of `odometer serve`. It may be called from many
+// goroutines at once.
+func NewServer(d Deps) http.Handler {
+	s := &server{Deps: d}
+	return newRouter(d.Version, d.Logger, d.Clock, d.Auth, d.Stats, s.routes)
+}
+
+// NewAgentServer returns the API of `odometer agent`: the machine, health and
+// metrics, all of which answer while the server is away.
+func NewAgentServer(d AgentDeps) http.Handler {
+	s := &server{agent: true, Deps: Deps{
+		Version: d.Version, Logger: d.Logger, Clock: d.Clock, Auth: d.Auth,
+		Health: d.Health, Machine: d.Machine, Stats: d.Stats,
+	}}
+	return newRouter(d.Version, d.Logger, d.Clock, d.Auth, d.Stats, s.agentRoutes)
+}
+
+// Configure returns an http.Server for h with every time limit set. The limit
+// on reading is above [RequestTimeout] so that a slow client gets an answer.
+func Configure(h http.Handler, logger *slog.Logger) *http.Server {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       RequestTimeout,
+		WriteTimeout:      2 * RequestTimeout,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// server holds the handlers. They are safe for concurrent use because its
+// fields never change and its parts are.
+type server struct {
+	Deps
+	agent  bool
+	router *router
+}
+
+func (s *server) routes(r *router) []route {
+	s.router = r
+	return []route{
+		{"GET /health", anybody, s.getAlive("healthy")},
+		{"GET /livez", anybody, s.getAlive("ok")},
+		{"GET /readyz", anybody, s.getReady},
+		{"GET /api/v1/health/status", brief, s.getHealth},
+		{"GET /metrics", bearer, r.metrics.get},
+		{"GET /openapi.json", bearer, getOpenAPI},
+		{"GET /get", bearer, s.getMachine},
+		{"GET /api/v1/status", bearer, s.getStatus},
+		{"GET /api/v1/queue", bearer, s.getQueue},
+		{"GET /api/v1/usage", bearer, s.getUsage},
+		{"GET /api/v1/usage/instances/{id}/current", bearer, s.getCurrent},
+		{"GET /api/v1/usage/instances/{id}/history", bearer, s.getHistory},
+		{"GET /api/v1/events", bearer, s.getEvents},
+		{"POST /api/v1/events", bearer, s.postEvents},
+		{"GET /api/v1/quarantine", bearer, s.getQuarantine},
+		{"POST /api/v1/quarantine/{partition}/{no}/release", bearer, s.postRelease},
+	}
+}
+
+func (s *server) agentRoutes(r *router) []route {
+	s.router = r
+	return []route{
+		{"GET /health", anybody, s.getAlive("healthy")},
+		{"GET /livez", anybody, s.getAlive("ok")},
+		{"GET /readyz", anybody, s.getReady},
+		{"GET /api/v1/health/status", brief, s.getHealth},
+		{"GET /metrics", bearer, r.metrics.get},
+		{"GET /get", bearer, s.getMachine},
+	}
+}

@@ -1,0 +1,162 @@
+package api
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestHealthFromFacts(t *testing.T) {
+	ago := func(d time.Duration) time.Time { return Now.Add(-d) }
+	for _, c := range []struct {
+		name  string
+		part  string
+		facts Facts
+		want  HealthStatus
+		says  string // "" for no details
+	}{
+		{"a sample a moment ago", "sampler", Facts{Sampler: &SamplerFacts{LastSample: ago(time.Second), Interval: time.Second}}, OK, ""},
+		{"no sample yet, just started", "sampler", Facts{Sampler: &SamplerFacts{Started: ago(3 * time.Second), Interval: time.Second}}, OK, ""},
+		{"no sample yet, started long ago", "sampler", Facts{Sampler: &SamplerFacts{Started: ago(time.Hour), Interval: time.Second}}, Failed, "no sample since the start 1h0m0s ago"},
+		{"three samples and the grace: the last moment", "sampler", Facts{Sampler: &SamplerFacts{LastSample: ago(8 * time.Second), Interval: time.Second}}, OK, ""},
+		{"three samples and the grace are over", "sampler", Facts{Sampler: &SamplerFacts{LastSample: ago(9 * time.Second), Interval: time.Second}}, Degraded, "9s old"},
+		{"ten samples and a minute are over", "sampler", Facts{Sampler: &SamplerFacts{LastSample: ago(71 * time.Second), Interval: time.Second}}, Failed, "1m11s old"},
+		{"a counter cannot be read", "sampler", Facts{Sampler: &SamplerFacts{LastSample: Now, Interval: time.Second, Err: "gpu 0: gone"}}, Degraded, "gpu 0: gone"},
+
+		{"an empty spool", "spool", Facts{Spool: &SpoolFacts{Limit: 1000}}, OK, ""},
+		{"a young backlog", "spool", Facts{Spool: &SpoolFacts{Records: 9, Oldest: ago(5 * time.Minute)}}, OK, ""},
+		{"an old backlog", "spool", Facts{Spool: &SpoolFacts{Records: 9, Oldest: ago(6 * time.Minute)}}, Degraded, "9 records wait for a receipt, the oldest for 6m0s"},
+		{"a spool that is four fifths full", "spool", Facts{Spool: &SpoolFacts{Bytes: 800, Limit: 1000}}, Degraded, "800 of 1000 bytes"},
+		{"a spool just below", "spool", Facts{Spool: &SpoolFacts{Bytes: 799, Limit: 1000}}, OK, ""},
+		{"a spool that is nearly full", "spool", Facts{Spool: &SpoolFacts{Bytes: 950, Limit: 1000}}, Failed, "joined to make room"},
+		{"a spool without a limit is never full", "spool", Facts{Spool: &SpoolFacts{Bytes: 1 << 60}}, OK, ""},
+		{"a disk that fails", "spool", Facts{Spool: &SpoolFacts{Err: "sync segment 3: input/output error"}}, Failed, "segment 3"},
+
+		{"nothing outstanding", "publisher", Facts{Publish: &PublishFacts{Breaker: "closed"}}, OK, ""},
+		{"an open breaker", "publisher", Facts{Publish: &PublishFacts{Breaker: "open", Err: "no responders"}}, Degraded, "no responders; the circuit breaker is open"},
+		{"a breaker that probes", "publisher", Facts{Publish: &PublishFacts{Breaker: "half-open"}}, Degraded, "half-open"},
+		{"receipts that stall", "publisher", Facts{Publish: &PublishFacts{Breaker: "closed", Outstanding: 3, Since: ago(3 * time.Minute)}}, Degraded, "no receipt for 3m0s for 3 records"},
+		{"receipts that are under way", "publisher", Facts{Publish: &PublishFacts{Breaker: "closed", Outstanding: 3, Since: ago(time.Minute)}}, OK, ""},
+
+		{"a queue that is connected", "queue", Facts{Queue: &QueueFacts{Connected: true, Pending: 10_000}}, OK, ""},
+		{"a queue that is far behind", "queue", Facts{Queue: &QueueFacts{Connected: true, Pending: 10_001}}, Degraded, "10001 messages"},
+		{"a queue that does not say", "queue", Facts{Queue: &QueueFacts{Connected: true, Pending: -1}}, OK, ""},
+		{"a queue that is gone", "queue", Facts{Queue: &QueueFacts{Err: "connection refused"}}, Failed, "connection refused; not connected"},
+
+		{"a ledger that commits", "ledger", Facts{Ledger: &LedgerFacts{Writable: true, LastCommit: ago(time.Hour)}}, OK, ""},
+		{"a ledger that never committed", "ledger", Facts{Ledger: &LedgerFacts{Writable: true}}, OK, ""},
+		{"a ledger whose last commit failed", "ledger", Facts{Ledger: &LedgerFacts{Writable: true, Err: "database is locked"}}, Degraded, "database is locked"},
+		{"a ledger that cannot be written", "ledger", Facts{Ledger: &LedgerFacts{Err: "disk full"}}, Failed, "disk full; the ledger cannot be written"},
+
+		{"a feed that has caught up", "feed", Facts{Feed: &FeedFacts{Oldest: ago(time.Hour)}}, OK, ""},
+		{"a feed that lags for long", "feed", Facts{Feed: &FeedFacts{Behind: 7, Oldest: ago(6 * time.Minute)}}, Degraded, "7 entries"},
+		{"a feed that lags a moment", "feed", Facts{Feed: &FeedFacts{Behind: 7000, Oldest: ago(time.Minute)}}, OK, ""},
+		{"a feed that cannot publish", "feed", Facts{Feed: &FeedFacts{Err: "stream is full"}}, Degraded, "stream is full"},
+
+		{"a clock that is kept right", "clock", Facts{Clock: &ClockFacts{Set: true, Synchronised: true}}, OK, ""},
+		{"a clock that nobody is known to keep", "clock", Facts{Clock: &ClockFacts{Set: true}}, OK, "nothing is known"},
+		{"a clock that was never set", "clock", Facts{Clock: &ClockFacts{}}, Failed, "never set"},
+		{"a clock that is ahead", "clock", Facts{Clock: &ClockFacts{Set: true, Synchronised: true, Ahead: 6 * time.Minute}}, Degraded, "6m0s"},
+		{"a clock that is behind", "clock", Facts{Clock: &ClockFacts{Set: true, Synchronised: true, Ahead: -6 * time.Minute}}, Degraded, "-6m0s"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			parts := Judge(c.facts, Now)
+			got, ok := parts[c.part]
+			if !ok || len(parts) != 1 {
+				t.Fatalf("got parts %v, want only %s", parts, c.part)
+			}
+			details := ""
+			if got.Details != nil {
+				details = *got.Details
+			}
+			if got.Status != c.want || (details == "") != (c.says == "") || !strings.Contains(details, c.says) {
+				t.Errorf("got %s %q, want %s %q", got.Status, details, c.want, c.says)
+			}
+		})
+	}
+}
+
+func TestHealthAnswersByTheGravestComponent(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*Facts)
+		agent  bool
+		status int
+		want   HealthStatus
+		ready  bool
+	}{
+		{"all is well", func(*Facts) {}, false, 200, OK, true},
+		{"degraded is told as 503", func(f *Facts) { f.Publish.Breaker = "open" }, false, 503, Degraded, true},
+		{"the gravest decides", func(f *Facts) { f.Publish.Breaker = "open"; f.Ledger.Writable = false }, false, 503, Failed, false},
+		{"a server without its queue is not ready", func(f *Facts) { f.Queue.Connected = false }, false, 503, Failed, false},
+		{"a server that cannot sample still serves", func(f *Facts) { f.Sampler.LastSample = Now.Add(-time.Hour) }, false, 503, Failed, true},
+		{"an agent goes on without its server", func(f *Facts) { f.Queue.Connected = false }, true, 503, Degraded, true},
+		{"an agent that cannot keep is not ready", func(f *Facts) { f.Spool.Err = "read-only file system" }, true, 503, Failed, false},
+		{"an agent that cannot sample is not ready", func(f *Facts) { f.Sampler.LastSample = Now.Add(-time.Hour) }, true, 503, Failed, false},
+		{"a server without an agent is whole", func(f *Facts) { f.Sampler, f.Spool, f.Publish = nil, nil, nil }, false, 200, OK, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := NewFixture(t)
+			c.change(&f.Health.Facts)
+			if c.agent {
+				f.Health.Facts.Ledger, f.Health.Facts.Feed = nil, nil
+			}
+			h := handlers(f)["server"]
+			if c.agent {
+				h = handlers(f)["agent"]
+			}
+			w := do(h, "GET", "/api/v1/health/status")
+			var got Health
+			if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+				t.Fatal(err)
+			}
+			if w.Code != c.status || got.Status != c.want || (w.Header().Get("Retry-After") != "") != (c.status == 503) {
+				t.Errorf("got %d %s, want %d %s", w.Code, got.Status, c.status, c.want)
+			}
+			ready := send(h, "GET", "/readyz?verbose", "")
+			if (ready.Code == 200) != c.ready || (ready.Code != 200) != strings.HasSuffix(ready.Body.String(), "not ready\n") {
+				t.Errorf("readyz: got %d %q, want ready to be %v", ready.Code, ready.Body, c.ready)
+			}
+			for name, part := range got.Components {
+				if !strings.Contains(ready.Body.String(), name+" "+string(part.Status)+"\n") {
+					t.Errorf("readyz?verbose: got %q, want %s %s in it", ready.Body, name, part.Status)
+				}
+			}
+			for _, path := range []string{"/health", "/livez"} {
+				if w := send(h, "GET", path, ""); w.Code != 200 {
+					t.Errorf("%s: got %d, want 200: the process lives", path, w.Code)
+				}
+			}
+		})
+	}
+}
+
+func TestHealthWithoutATokenHasNoDetails(t *testing.T) {
+	f := NewFixture(t)
+	f.Health.Facts.Ledger.Writable, f.Health.Facts.Ledger.Err = false, "open /srv/secret-place/ledger.db: read-only"
+	h := NewServer(f.Deps)
+	w := send(h, "GET", "/api/v1/health/status", "")
+	if w.Code != 503 || strings.Contains(w.Body.String(), "secret-place") || strings.Contains(w.Body.String(), "facts") || !strings.Contains(w.Body.String(), `"error"`) {
+		t.Errorf("got %d %s, want the statuses alone", w.Code, w.Body)
+	}
+	if w := do(h, "GET", "/api/v1/health/status"); !strings.Contains(w.Body.String(), "secret-place") {
+		t.Errorf("with a token: got %s, want the details", w.Body)
+	}
+	if w := send(h, "GET", "/api/v1/health/status", "", "Authorization", "Bearer wrong"); w.Code != 401 {
+		t.Errorf("with a wrong token: got %d, want 401", w.Code)
+	}
+}
+
+func TestUptimeCountsFromTheStart(t *testing.T) {
+	f := NewFixture(t)
+	now := Now
+	f.Deps.Clock = func() time.Time { return now }
+	h := NewServer(f.Deps)
+	now = now.Add(90 * time.Second)
+	var got Health
+	json.Unmarshal(do(h, "GET", "/api/v1/health/status").Body.Bytes(), &got)
+	if got.UptimeSeconds != 90 || got.Version != "0.1" {
+		t.Errorf("got %d s of version %q, want 90 of 0.1", got.UptimeSeconds, got.Version)
+	}
+}

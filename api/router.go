@@ -1,0 +1,198 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+// handler answers a request or returns why it cannot. It returns an error only
+// before it has written anything.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// route is one row of the table of routes.
+type route struct {
+	pattern string // of http.ServeMux, with its method
+	access  access
+	handle  handler
+}
+
+// router does for every route what is the same for all of them: request id,
+// headers, time limit, authorisation, errors, recovery, log and metrics.
+type router struct {
+	mux     *http.ServeMux
+	table   map[string]route
+	auth    Authenticator
+	logger  *slog.Logger
+	clock   func() time.Time
+	started time.Time
+	metrics *metrics
+}
+
+func newRouter(version string, logger *slog.Logger, clock func() time.Time, auth Authenticator, stats Stats, routes func(*router) []route) *router {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	if clock == nil {
+		clock = time.Now
+	}
+	rt := &router{
+		mux: http.NewServeMux(), table: make(map[string]route),
+		auth: auth, logger: logger, clock: clock, started: clock(),
+		metrics: newMetrics(version, stats),
+	}
+	for _, row := range routes(rt) {
+		rt.table[row.pattern] = row
+		rt.mux.HandleFunc(row.pattern, func(w http.ResponseWriter, r *http.Request) { rt.serve(row, w, r) })
+	}
+	return rt
+}
+
+// ServeHTTP answers every request, whatever it is, and panics only to abort
+// the connection when an answer breaks off in the middle.
+func (rt *router) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	begin := time.Now()
+	w := &answer{ResponseWriter: rw, id: requestID(r)}
+	h := w.Header()
+	h.Set("X-Request-Id", w.id)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	h.Set("Referrer-Policy", "no-referrer")
+
+	_, pattern := rt.mux.Handler(r)
+	if _, ok := rt.table[pattern]; !ok || path.Clean(r.URL.Path) != r.URL.Path {
+		pattern = "unmatched" // the mux would redirect a path that is not clean, whoever asks
+	}
+	defer func() {
+		took := time.Since(begin)
+		rt.metrics.observe(pattern, w.code(), took)
+		rt.logger.Debug("request", "request_id", w.id, "method", r.Method, "route", pattern,
+			"status", w.code(), "bytes", w.bytes, "took", took, "remote", r.RemoteAddr)
+	}()
+	defer rt.recover(w, r)
+
+	ctx, cancel := context.WithTimeout(r.Context(), RequestTimeout)
+	defer cancel()
+	r = r.WithContext(ctx)
+	r.Body = http.MaxBytesReader(w, r.Body, MaxBodyBytes)
+	if pattern == "unmatched" {
+		rt.serve(route{pattern: pattern, access: bearer, handle: rt.unmatched}, w, r)
+		return
+	}
+	rt.mux.ServeHTTP(w, r) // sets the path's values and calls serve
+}
+
+// serve answers one request to one route.
+func (rt *router) serve(row route, w http.ResponseWriter, r *http.Request) {
+	r, err := authorise(rt.auth, row.access, r)
+	if err == nil {
+		err = row.handle(w, r)
+	}
+	if err != nil {
+		rt.fail(w.(*answer), r, err)
+	}
+}
+
+// fail answers with the problem that err is, unless an answer has begun.
+func (rt *router) fail(w *answer, r *http.Request, err error) {
+	p := problemOf(err, r.URL.EscapedPath(), w.id)
+	if p.Status >= 500 {
+		rt.logger.Error("request failed", "request_id", w.id, "method", r.Method, "path", r.URL.Path, "status", p.Status, "error", err)
+	}
+	if w.status != 0 {
+		panic(http.ErrAbortHandler) // what was sent is no complete answer: say so by breaking off
+	}
+	writeProblem(w, p)
+}
+
+// recover turns a panic in a handler into a problem with status 500.
+func (rt *router) recover(w *answer, r *http.Request) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(v)
+	}
+	rt.logger.Error("panic", "request_id", w.id, "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+	rt.fail(w, r, fmt.Errorf("panic: %v: %w", v, errInternal))
+}
+
+// unmatched answers requests that no route of the table takes.
+func (rt *router) unmatched(w http.ResponseWriter, r *http.Request) error {
+	h, _ := rt.mux.Handler(r)
+	probe := &discard{header: make(http.Header)}
+	h.ServeHTTP(probe, r)
+	if probe.status == http.StatusMethodNotAllowed {
+		allow := probe.header.Get("Allow")
+		w.Header().Set("Allow", allow)
+		return fmt.Errorf("%s is not possible here, only %s: %w", r.Method, allow, errMethod)
+	}
+	return fmt.Errorf("%s is not a route of this server; GET /openapi.json lists them: %w", r.URL.Path, errNoRoute)
+}
+
+// requestID returns the id that the client gave the request, where it is 1 to
+// 64 letters, digits, dots, dashes and underscores, and otherwise a new one.
+func requestID(r *http.Request) string {
+	id := r.Header.Get("X-Request-Id")
+	const allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+	if id != "" && len(id) <= 64 && strings.Trim(id, allowed) == "" {
+		return id
+	}
+	var b [8]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// answer remembers what was written to a response.
+type answer struct {
+	http.ResponseWriter
+	id     string
+	status int // 0 until the header is written
+	bytes  int64
+}
+
+func (a *answer) WriteHeader(status int) {
+	if a.status == 0 && status >= 200 {
+		a.status = status
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) Write(b []byte) (int, error) {
+	if a.status == 0 {
+		a.status = http.StatusOK
+	}
+	n, err := a.ResponseWriter.Write(b)
+	a.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+func (a *answer) code() int {
+	if a.status == 0 {
+		return http.StatusOK
+	}
+	return a.status
+}
+
+// discard is a response that nobody reads.
+type discard struct {
+	header http.Header
+	status int
+}
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) WriteHeader(status int)      { d.status = status }
+func (d *discard) Write(b []byte) (int, error) { return len(b), nil }

@@ -1,0 +1,340 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.org/odometer"
+)
+
+// do makes one request with the admin's token and returns the answer.
+func do(h http.Handler, method, target string, headers ...string) *httptest.ResponseRecorder {
+	return send(h, method, target, "", append([]string{"Authorization", "Bearer secret"}, headers...)...)
+}
+
+func send(h http.Handler, method, target, body string, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Add(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// problem reads an answer that must be a whole problem.
+func problem(t *testing.T, w *httptest.ResponseRecorder) Problem {
+	t.Helper()
+	var p Problem
+	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
+		t.Fatalf("got %d %s, want a problem: %v", w.Code, w.Body, err)
+	}
+	if got := w.Header().Get("Content-Type"); got != "application/problem+json" {
+		t.Errorf("got content type %q, want application/problem+json", got)
+	}
+	if p.Status != w.Code || p.Type != problemType+p.Code || p.Title == "" || p.Detail == "" || p.RequestID != w.Header().Get("X-Request-Id") || p.RequestID == "" {
+		t.Errorf("got %+v with status %d and request id %q, want a whole problem", p, w.Code, w.Header().Get("X-Request-Id"))
+	}
+	return p
+}
+
+// decisions says who may use each route of the two servers. A route is added
+// here with a decision, or the test fails.
+var decisions = map[string]access{
+	"GET /health":               anybody,
+	"GET /livez":                anybody,
+	"GET /readyz":               anybody,
+	"GET /api/v1/health/status": brief,
+	"GET /metrics":              bearer,
+	"GET /openapi.json":         bearer,
+	"GET /get":                  bearer,
+	"GET /api/v1/status":        bearer,
+	"GET /api/v1/queue":         bearer,
+	"GET /api/v1/usage":         bearer,
+	"GET /api/v1/usage/instances/{id}/current":         bearer,
+	"GET /api/v1/usage/instances/{id}/history":         bearer,
+	"GET /api/v1/events":                               bearer,
+	"POST /api/v1/events":                              bearer,
+	"GET /api/v1/quarantine":                           bearer,
+	"POST /api/v1/quarantine/{partition}/{no}/release": bearer,
+}
+
+// handlers returns both servers on one fixture.
+func handlers(f *Fixture) map[string]*router {
+	return map[string]*router{
+		"server": NewServer(f.Deps).(*router),
+		"agent":  NewAgentServer(AgentDeps{Version: f.Deps.Version, Clock: f.Deps.Clock, Auth: f.Deps.Auth, Health: f.Deps.Health, Machine: f.Deps.Machine, Stats: f.Deps.Stats}).(*router),
+	}
+}
+
+// target fills in a pattern's wildcards.
+func target(pattern string) (method, path string) {
+	method, path, _ = strings.Cut(pattern, " ")
+	return method, strings.NewReplacer("{id}", "vm-1", "{partition}", "3", "{no}", "1").Replace(path)
+}
+
+func TestEveryRouteHasItsAuthDecision(t *testing.T) {
+	f := NewFixture(t)
+	seen := map[string]bool{}
+	for name, rt := range handlers(f) {
+		for pattern, row := range rt.table {
+			seen[pattern] = true
+			want, decided := decisions[pattern]
+			if !decided || want != row.access || row.access == undecided {
+				t.Errorf("%s: %s has access %d, want the decision %d (decided: %v)", name, pattern, row.access, want, decided)
+			}
+			method, path := target(pattern)
+			for _, c := range []struct{ says, header string }{
+				{"no token", ""}, {"a wrong token", "Bearer wrong"}, {"an empty token", "Bearer "},
+				{"another scheme", "Basic secret"}, {"a token and more", "Bearer secret "}, {"the token alone", "secret"},
+			} {
+				headers := []string{}
+				if c.header != "" {
+					headers = []string{"Authorization", c.header}
+				}
+				w := send(rt, method, path, "", headers...)
+				refused := w.Code == http.StatusUnauthorized
+				if open := row.access == anybody || row.access == brief && c.header == ""; refused == open {
+					t.Errorf("%s: %s with %s: got status %d, want refused to be %v", name, pattern, c.says, w.Code, !open)
+				}
+				if refused {
+					if p := problem(t, w); p.Code != "unauthorized" || w.Header().Get("WWW-Authenticate") == "" {
+						t.Errorf("%s: %s: got code %q and WWW-Authenticate %q, want unauthorized and a challenge", name, pattern, p.Code, w.Header().Get("WWW-Authenticate"))
+					}
+				}
+			}
+			if w := send(rt, method, path, "", "Authorization", "bearer secret"); w.Code == http.StatusUnauthorized {
+				t.Errorf("%s: %s with the right token: got 401, want through", name, pattern)
+			}
+		}
+	}
+	for pattern := range decisions {
+		if !seen[pattern] {
+			t.Errorf("%s is decided and no route", pattern)
+		}
+	}
+}
+
+func TestUndecidedRouteLetsNobodyThrough(t *testing.T) {
+	rt := newRouter("0.1", nil, nil, Tokens{HashToken("admin", "secret")}, Stats{}, func(*router) []route {
+		return []route{{pattern: "GET /new", handle: func(w http.ResponseWriter, _ *http.Request) error { return nil }}}
+	})
+	if w := do(rt, "GET", "/new"); w.Code != http.StatusUnauthorized {
+		t.Errorf("got status %d, want 401", w.Code)
+	}
+}
+
+func TestWithoutAuthenticatorEverythingIsRefused(t *testing.T) {
+	f := NewFixture(t)
+	f.Deps.Auth = nil
+	if w := do(NewServer(f.Deps), "GET", "/api/v1/usage"); w.Code != http.StatusUnauthorized {
+		t.Errorf("got status %d, want 401", w.Code)
+	}
+}
+
+func TestEmptyTokenMatchesNothing(t *testing.T) {
+	tokens := Tokens{HashToken("admin", ""), {}}
+	for _, token := range []string{"", "x"} {
+		if name, ok := tokens.Authenticate(t.Context(), token); ok {
+			t.Errorf("token %q: got holder %q, want none", token, name)
+		}
+	}
+}
+
+func TestUnknownRoutesAndMethods(t *testing.T) {
+	h := NewServer(NewFixture(t).Deps)
+	for _, c := range []struct {
+		name, method, path string
+		status             int
+		code, allow        string
+	}{
+		{"no such path", "GET", "/api/v2/usage", 404, "no_such_route", ""},
+		{"the root", "GET", "/", 404, "no_such_route", ""},
+		{"a method the path has not", "DELETE", "/api/v1/events", 405, "method_not_allowed", "GET, HEAD, POST"},
+		{"a post to what is only read", "POST", "/api/v1/usage", 405, "method_not_allowed", "GET, HEAD"},
+		{"a path that is not clean", "GET", "//api/v1/usage", 404, "no_such_route", ""},
+		{"a path that climbs", "GET", "/api/v1/../v1/usage", 404, "no_such_route", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := do(h, c.method, c.path)
+			if p := problem(t, w); w.Code != c.status || p.Code != c.code || w.Header().Get("Allow") != c.allow {
+				t.Errorf("got %d %s, Allow %q, want %d %s, Allow %q", w.Code, p.Code, w.Header().Get("Allow"), c.status, c.code, c.allow)
+			}
+			if w := send(h, c.method, c.path, ""); w.Code != http.StatusUnauthorized {
+				t.Errorf("without a token: got %d, want 401: what is there is nobody's business", w.Code)
+			}
+		})
+	}
+}
+
+func TestErrorsMapToStatuses(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		err    error
+		status int
+		code   string
+	}{
+		{"invalid", odometer.ErrInvalid, 400, "invalid_request"},
+		{"not found", odometer.ErrNotFound, 404, "not_found"},
+		{"conflict", odometer.ErrConflict, 409, "conflict"},
+		{"forbidden", odometer.ErrForbidden, 403, "forbidden"},
+		{"unavailable", odometer.ErrUnavailable, 503, "unavailable"},
+		{"deadline", context.DeadlineExceeded, 503, "timeout"},
+		{"the client went away", context.Canceled, 499, "canceled"},
+		{"no kind", io.ErrUnexpectedEOF, 500, "internal"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := NewFixture(t)
+			f.Fails = fmt.Errorf("read page 7 of /data/ledger.db: %w", c.err)
+			w := do(NewServer(f.Deps), "GET", "/api/v1/usage")
+			p := problem(t, w)
+			if w.Code != c.status || p.Code != c.code || p.Instance != "/api/v1/usage" {
+				t.Errorf("got %d %s at %s, want %d %s at /api/v1/usage", w.Code, p.Code, p.Instance, c.status, c.code)
+			}
+			if got, want := w.Header().Get("Retry-After") != "", c.status == 503; got != want {
+				t.Errorf("Retry-After: got %v, want %v", got, want)
+			}
+			if shown := strings.Contains(w.Body.String(), "page 7"); shown != (c.status != 500) {
+				t.Errorf("cause shown: got %v, want %v", shown, c.status != 500)
+			}
+			if c.status != 500 && !errors.Is(&p, c.err) {
+				t.Errorf("a client's problem: got no %v", c.err)
+			}
+		})
+	}
+}
+
+func TestPanicBecomesAProblem(t *testing.T) {
+	var log bytes.Buffer
+	rt := newRouter("0.1", slog.New(slog.NewTextHandler(&log, nil)), nil, nil, Stats{}, func(*router) []route {
+		return []route{
+			{"GET /before", anybody, func(http.ResponseWriter, *http.Request) error { panic("the floor") }},
+			{"GET /after", anybody, func(w http.ResponseWriter, _ *http.Request) error {
+				w.Write([]byte("half an answ"))
+				panic("the floor")
+			}},
+		}
+	})
+	w := send(rt, "GET", "/before", "")
+	if p := problem(t, w); w.Code != 500 || p.Code != "internal" || strings.Contains(w.Body.String(), "floor") {
+		t.Errorf("got %d %s, want 500 without the cause", w.Code, w.Body)
+	}
+	if !strings.Contains(log.String(), "the floor") || !strings.Contains(log.String(), w.Header().Get("X-Request-Id")) {
+		t.Errorf("got log %q, want the cause under the request id", &log)
+	}
+	defer func() {
+		if v := recover(); v != http.ErrAbortHandler {
+			t.Errorf("after half an answer: got panic %v, want the connection aborted", v)
+		}
+	}()
+	send(rt, "GET", "/after", "")
+}
+
+func TestSlowAnswerTimesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouter("0.1", nil, nil, nil, Stats{}, func(*router) []route {
+			return []route{{"GET /slow", anybody, func(_ http.ResponseWriter, r *http.Request) error {
+				<-r.Context().Done()
+				return fmt.Errorf("read usage: %w", r.Context().Err())
+			}}}
+		})
+		begin := time.Now()
+		w := send(rt, "GET", "/slow", "")
+		if p := problem(t, w); p.Code != "timeout" || time.Since(begin) != RequestTimeout {
+			t.Errorf("got %s after %s, want timeout after %s", p.Code, time.Since(begin), RequestTimeout)
+		}
+	})
+}
+
+func TestHeadersOfEveryAnswer(t *testing.T) {
+	h := NewServer(NewFixture(t).Deps)
+	for _, path := range []string{"/health", "/api/v1/usage", "/nowhere", "/metrics"} {
+		w := do(h, "GET", path)
+		for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"} {
+			if got := w.Header().Get(name); got != want {
+				t.Errorf("%s: %s: got %q, want %q", path, name, got, want)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name, sent string
+		kept       bool
+	}{
+		{"the client's id is kept", "abc-1.2_Z", true},
+		{"an id with other characters is replaced", "a b", false},
+		{"an id that forges a log line is replaced", "a\nlevel=ERROR", false},
+		{"an id that is too long is replaced", strings.Repeat("a", 65), false},
+		{"no id is given one", "", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := do(h, "GET", "/health", "X-Request-Id", c.sent).Header().Get("X-Request-Id")
+			if (got == c.sent) != c.kept || got == "" {
+				t.Errorf("got id %q for %q, want kept to be %v", got, c.sent, c.kept)
+			}
+		})
+	}
+}
+
+func TestHeadHasNoBody(t *testing.T) {
+	s := httptest.NewServer(NewServer(NewFixture(t).Deps))
+	defer s.Close()
+	resp, err := http.Head(s.URL + "/health")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if resp.StatusCode != 200 || len(body) != 0 {
+		t.Errorf("got %d with %d bytes, want 200 with none", resp.StatusCode, len(body))
+	}
+}
+
+func TestAccessLogIsForDebugging(t *testing.T) {
+	f := NewFixture(t)
+	var log bytes.Buffer
+	f.Deps.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	do(NewServer(f.Deps), "GET", "/api/v1/usage?from=-1h", "X-Request-Id", "r-1")
+	for _, want := range []string{"level=DEBUG", "request_id=r-1", `route="GET /api/v1/usage"`, "status=200"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("got log %q, want %q in it", &log, want)
+		}
+	}
+	if strings.Contains(log.String(), "secret") {
+		t.Errorf("got log %q with the token in it", &log)
+	}
+}
+
+func TestAbsentPartsAreNotFound(t *testing.T) {
+	h := NewServer(Deps{Auth: Tokens{HashToken("admin", "secret")}})
+	for pattern, a := range decisions {
+		if a != bearer || slices.Contains([]string{"GET /metrics", "GET /openapi.json"}, pattern) {
+			continue
+		}
+		method, path := target(pattern)
+		if w := do(h, method, path); w.Code != 404 || problem(t, w).Code != "not_found" {
+			t.Errorf("%s: got %d, want 404 not_found", pattern, w.Code)
+		}
+	}
+	if w := do(h, "GET", "/readyz"); w.Code != 503 {
+		t.Errorf("readyz without facts: got %d, want 503", w.Code)
+	}
+}
+
+func TestConfigureSetsEveryLimit(t *testing.T) {
+	s := Configure(http.NotFoundHandler(), nil)
+	if s.ReadHeaderTimeout == 0 || s.ReadTimeout == 0 || s.WriteTimeout <= RequestTimeout || s.IdleTimeout == 0 || s.MaxHeaderBytes == 0 {
+		t.Errorf("got %+v, want every limit set and the write limit above %s", s, RequestTimeout)
+	}
+}
