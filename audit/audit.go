@@ -1,0 +1,227 @@
+// Package audit is the independent checker: it proves that a ledger's sums are
+// right, and shares no code with what made them. Of the program it knows the
+// vocabulary (the module's root) and what is written down about the ledger's
+// tables; apportioning, watermarks, hash chain and sums are worked out a
+// second time here.
+//
+// [Run] looks at one moment of a ledger, through a read-only transaction: it
+// may run beside a server, blocks no writer and changes nothing; where no server
+// runs it takes the data directory's lock, so that none starts meanwhile. It
+// replays the journal, partition by partition, and proves:
+//
+//   - journal: positions and entry numbers are dense, each record is chained
+//     to the one before, what was received and decided can be read, and the
+//     outcomes cover what was received;
+//   - tiling: in each epoch one booking begins where the last ended, and its
+//     span is filled with measured, estimated and gap time;
+//   - conservation: in each epoch the sum of the usage booked is the last
+//     reading, to the unit, for every quantity;
+//   - once: no event has two bookings, and what was called a duplicate or
+//     covered was;
+//   - counts: received = recorded + covered + duplicate + quarantined + held;
+//   - owners: each booking names one, and the sums of every owner's hours and
+//     days are what the bookings add up to;
+//   - fold: watermarks, hours, days, receipts, coverage, held events,
+//     quarantine, digests, checkpoints and counts are what the journal says;
+//   - topic: the topic USAGE carries each entry as booked, and its sum for
+//     each owner is the ledger's.
+//
+// What does not hold is a [Finding] with a code; any finding makes the ledger
+// not OK. A conflict, an event in quarantine and a declared gap are none: the
+// ledger did with them what it must, and the report counts them. Why
+// something was put in quarantine is taken from the ledger: what is
+// physically possible is policy, not arithmetic.
+//
+// Memory is bounded by the number of epochs and of events held or in
+// quarantine in one partition; what grows with the number of events or hours
+// goes to temporary files beyond a limit.
+package audit
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+
+	"example.org/odometer"
+)
+
+// Options says what to audit.
+type Options struct {
+	DataDir string // of the server: holds ledger.db
+	// Server is the HTTP address of the running server, from which the
+	// queue's address is learnt, or that of the queue itself (nats://…). ""
+	// for what the data directory says.
+	Server string
+	Token  string       // "" for the one in the data directory
+	Logger *slog.Logger // discarded when nil
+	// Progress is called now and then with the journal records read and those
+	// there are; may be nil.
+	Progress func(done, all int64)
+	TempDir  string // for what does not fit in memory; "" is the system's
+
+	maxKeys  int // sums kept in memory
+	maxBytes int // of notes kept in memory
+}
+
+// What is kept in memory before it goes to disk: some 100 MiB at most.
+const (
+	maxKeys  = 200_000
+	maxBytes = 32 << 20
+)
+
+// audit is one run.
+type audit struct {
+	o         Options
+	running   bool // a server, on the data directory
+	snap      *snapshot
+	report    *Report
+	hours     *balance
+	instances map[odometer.InstanceID]struct{}
+	gap       int64 // µs
+	topic     *topicCheck
+	done, all int64
+}
+
+// Run audits the ledger of a data directory as of now. An error means that the
+// audit could not be carried out and nothing is known; it wraps [ErrNotLedger]
+// or [ErrNewer] where that is why. What the audit found is in the report,
+// whether good or bad.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	r, err := run(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("audit %s: %w", o.DataDir, err)
+	}
+	return r, nil
+}
+
+func run(ctx context.Context, o Options) (*Report, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.maxKeys = cmp.Or(o.maxKeys, maxKeys)
+	o.maxBytes = cmp.Or(o.maxBytes, maxBytes)
+	if info, err := os.Stat(o.DataDir); err != nil {
+		return nil, err
+	} else if !info.IsDir() {
+		return nil, errors.New("it is no directory")
+	}
+	lock, running, err := lockData(o.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if lock != nil {
+		defer lock.Close() // and unlocks
+	}
+	snap, err := openSnapshot(ctx, o.DataDir, lock != nil)
+	if err != nil {
+		return nil, err
+	}
+	defer snap.close()
+	a := &audit{o: o, running: running, snap: snap, report: newReport(), hours: newBalance(&o), instances: map[odometer.InstanceID]struct{}{}}
+	defer a.hours.aside.close()
+	if err := a.run(ctx); err != nil {
+		return nil, err
+	}
+	return a.report, nil
+}
+
+func (a *audit) run(ctx context.Context) error {
+	if err := a.snap.conn.QueryRowContext(ctx, `SELECT count(*) FROM journal`).Scan(&a.all); err != nil {
+		return err
+	}
+	// The topic first: the moment of the ledger is fixed already, so what the
+	// topic must have by then is known, and it can only have more.
+	if err := a.readTopic(ctx); err != nil {
+		return err
+	}
+	partitions, err := a.partitions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, partition := range partitions {
+		if err := a.auditPartition(ctx, partition); err != nil {
+			return err
+		}
+	}
+	if err := a.checkReceipts(ctx); err != nil {
+		return err
+	}
+	if err := a.checkHours(ctx); err != nil {
+		return err
+	}
+	if err := a.settleTopic(); err != nil {
+		return err
+	}
+	rep := a.report
+	rep.Instances = int64(len(a.instances))
+	rep.GapSeconds = a.gap / odometer.SecondMicros
+	rep.checked("journal", "tiling", "conservation", "once", "counts", "owners", "fold")
+	slices.SortStableFunc(rep.Findings, func(x, y Finding) int { return cmp.Compare(x.Code, y.Code) })
+	rep.OK = rep.FindingsTotal == 0
+	if a.o.Progress != nil {
+		a.o.Progress(a.done, a.all)
+	}
+	return nil
+}
+
+// partitions lists the partitions that any table knows.
+func (a *audit) partitions(ctx context.Context) (list []int64, err error) {
+	err = a.snap.each(ctx, func(rows *sql.Rows) error {
+		var p int64
+		if err := rows.Scan(&p); err != nil {
+			return err
+		}
+		if p < 0 || p >= odometer.Partitions {
+			a.report.find("partition", "there is no partition %d", p)
+			return nil
+		}
+		list = append(list, p)
+		return nil
+	}, `SELECT partition FROM journal UNION SELECT partition FROM epochs UNION SELECT partition FROM counts UNION SELECT partition FROM quarantine
+		UNION SELECT partition FROM held UNION SELECT partition FROM coverage UNION SELECT partition FROM checkpoints UNION SELECT partition FROM digests
+		UNION SELECT partition FROM feed ORDER BY 1`)
+	if err != nil {
+		return nil, fmt.Errorf("list the partitions: %w", err)
+	}
+	return list, nil
+}
+
+func (a *audit) auditPartition(ctx context.Context, partition int64) error {
+	p := a.newReplay(partition)
+	if err := p.loadEpochs(ctx); err != nil {
+		return fmt.Errorf("partition %d: %w", partition, err)
+	}
+	err := a.readJournal(ctx, partition, func(r *row) error {
+		a.positions(r)
+		if err := a.compareTopic(r); err != nil {
+			return err
+		}
+		return p.record(ctx, r)
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.checkTables(ctx); err != nil {
+		return fmt.Errorf("partition %d: %w", partition, err)
+	}
+	events, err := p.once.settle(func(n note) {
+		a.report.find("booked_twice", "journal record %d-%d, record %d of its frame: the event is booked already", partition, n.position, n.index)
+	}, func(n note) {
+		a.report.find("duplicate_unfounded", "journal record %d-%d, record %d of its frame is called a duplicate; no such event was received before", partition, n.position, n.index)
+	})
+	a.report.Events += events
+	return err
+}
+
+// tick counts a record and tells of it now and then.
+func (a *audit) tick() {
+	a.done++
+	if a.o.Progress != nil && a.done%1024 == 0 {
+		a.o.Progress(a.done, a.all)
+	}
+}

@@ -1,0 +1,140 @@
+package audit
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"example.org/odometer"
+)
+
+// checkHours compares what the entries add up to for each epoch, hour and
+// owner with hours, days and the open parts; and each owner's day with the
+// days it was compacted from.
+func (a *audit) checkHours(ctx context.Context) error {
+	rep := a.report
+	err := a.snap.each(ctx, func(rows *sql.Rows) error {
+		var partition, hour, no, recovered int64
+		var owner odometer.Owner
+		var blob []byte
+		if err := rows.Scan(&partition, &hour, &no, &owner.User, &owner.Org, &blob, &recovered); err != nil {
+			return err
+		}
+		sums, err := cutUsage(blob)
+		if err != nil {
+			rep.find("table", "hours, partition %d, epoch number %d, %s: %v", partition, no, clock(hour), err)
+			return nil
+		}
+		return a.hours.put(hourKey(partition, no, hour, owner), false, &sums, recovered)
+	}, `SELECT partition, hour, epoch_no, usr, org, sums, recovered_us FROM hours`)
+	if err != nil {
+		return fmt.Errorf("read the hours: %w", err)
+	}
+	owners := newBalance(&a.o)
+	err = a.snap.each(ctx, func(rows *sql.Rows) error {
+		var partition, day, no int64
+		var owner odometer.Owner
+		var blob []byte
+		if err := rows.Scan(&partition, &day, &no, &owner.User, &owner.Org, &blob); err != nil {
+			return err
+		}
+		err := eachHour(blob, func(h int64, sums *odometer.Usage, recovered int64) error {
+			if err := owners.put(hourKey(partition, 0, day, owner), true, sums, recovered); err != nil {
+				return err
+			}
+			return a.hours.put(hourKey(partition, no, day+h*odometer.HourMicros, owner), false, sums, recovered)
+		})
+		if errors.Is(err, odometer.ErrInvalid) {
+			rep.find("table", "days, partition %d, epoch number %d, %s: %v", partition, no, clock(day), err)
+			return nil
+		}
+		return err
+	}, `SELECT partition, day, epoch_no, usr, org, hours FROM days`)
+	if err != nil {
+		return fmt.Errorf("read the days: %w", err)
+	}
+	err = a.snap.each(ctx, func(rows *sql.Rows) error {
+		var partition, day, recovered int64
+		var owner odometer.Owner
+		var blob []byte
+		if err := rows.Scan(&partition, &day, &owner.User, &owner.Org, &blob, &recovered); err != nil {
+			return err
+		}
+		sums, err := cutUsage(blob)
+		if err != nil || day != dayOf(day) {
+			rep.find("table", "owner_days, partition %d, %s of %s: %v", partition, clock(day), owner.User, err)
+			return nil
+		}
+		return owners.put(hourKey(partition, 0, day, owner), false, &sums, recovered)
+	}, `SELECT partition, day, usr, org, sums, recovered_us FROM owner_days`)
+	if err != nil {
+		return fmt.Errorf("read the owners' days: %w", err)
+	}
+	err = a.hours.settle(func(key string, d *amount) {
+		partition, epoch, hour, owner := cutHourKey(key)
+		rep.find("hours", "partition %d, epoch number %d, hour %s, owner %s: %s", partition, epoch, clock(hour), owner, d)
+	})
+	if err != nil {
+		return err
+	}
+	return owners.settle(func(key string, d *amount) {
+		partition, _, day, owner := cutHourKey(key)
+		rep.find("owner_days", "partition %d, day %s, owner %s, against its hours: %s", partition, clock(day), owner, d)
+	})
+}
+
+// eachHour decodes the hours of a compacted day: for each its number 0 to 23
+// (a byte), its sums, and the recovered time (varint).
+func eachHour(b []byte, do func(hour int64, sums *odometer.Usage, recovered int64) error) error {
+	for len(b) > 0 {
+		hour := int64(b[0])
+		sums, rest, err := odometer.CutUsage(b[1:])
+		if err != nil {
+			return err
+		}
+		recovered, n := binary.Varint(rest)
+		if n <= 0 || hour > 23 {
+			return fmt.Errorf("the hours of the day are damaged: %w", odometer.ErrInvalid)
+		}
+		b = rest[n:]
+		if err := do(hour, &sums, recovered); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func cutHourKey(key string) (partition byte, epoch, time int64, owner string) {
+	partition, key = key[0], key[1:]
+	user, org, _ := strings.Cut(key[16:], "\t")
+	if org != "" {
+		user += " (" + org + ")"
+	}
+	return partition, int64(binary.BigEndian.Uint64([]byte(key))), int64(binary.BigEndian.Uint64([]byte(key[8:]))), user
+}
+
+// String says how far the two sides are apart.
+func (a *amount) String() string {
+	var parts []string
+	add := func(name string, n int64) {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("the tables lack %d %s", n, name))
+		} else if n < 0 {
+			parts = append(parts, fmt.Sprintf("the tables have %d %s too much", -n, name))
+		}
+	}
+	for q, n := range a.sum {
+		add(odometer.Quantity(q).String(), n)
+	}
+	add("recovered_us", a.recovered)
+	if len(parts) == 0 {
+		return "the tables and the journal differ in what is known and what is not"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func clock(us int64) string { return time.UnixMicro(us).UTC().Format("2006-01-02T15Z") }

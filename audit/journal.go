@@ -1,0 +1,294 @@
+package audit
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+
+	"example.org/odometer"
+)
+
+// row is one record of the journal.
+type row struct {
+	partition, position int64
+	kind                string
+	at                  int64
+	sender, spool       string
+	first, last         uint64
+	minUS, maxUS        int64
+	firstEntry, entries uint64
+	body, result, hash  []byte
+	frame               *odometer.Frame // nil unless kind is frame and the body can be read
+	decided             outcomes
+	booked              []booking // by entry number
+}
+
+func (r *row) String() string { return fmt.Sprintf("journal record %d-%d", r.partition, r.position) }
+
+// outcomes is what a record's result says.
+type outcomes struct {
+	Runs []struct {
+		N       int    `json:"n"`
+		Outcome string `json:"outcome"`
+		Entry   uint64 `json:"entry"`
+		Reason  string `json:"reason"`
+	} `json:"runs"`
+	Bookings []json.RawMessage `json:"bookings"`
+	Released []struct {
+		Position int64  `json:"position"`
+		Index    int    `json:"index"`
+		Outcome  string `json:"outcome"`
+	} `json:"released"`
+}
+
+// booking is an entry, and the index of the record that it books as it is.
+type booking struct {
+	entry *odometer.Entry
+	index int // -1 where the booking stands by itself
+}
+
+const rowColumns = `partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash`
+
+// scan reads a row. The blobs are its own.
+func (r *row) scan(rows interface{ Scan(...any) error }) error {
+	var first, last, firstEntry, entries int64
+	err := rows.Scan(&r.partition, &r.position, &r.kind, &r.at, &r.sender, &r.spool, &first, &last,
+		&r.minUS, &r.maxUS, &firstEntry, &entries, &r.body, &r.result, &r.hash)
+	r.first, r.last, r.firstEntry, r.entries = uint64(first), uint64(last), uint64(firstEntry), uint64(entries)
+	return err
+}
+
+// link returns the hash that a record must have after one with hash prev:
+// SHA-256 over prev (32 zero bytes for the first), partition, position, time,
+// kind, sender, spool, first, last, body and result; integers as 8 bytes
+// big-endian, everything else after its length in the same form.
+func (r *row) link(prev []byte) []byte {
+	var b []byte
+	num := func(n uint64) { b = binary.BigEndian.AppendUint64(b, n) }
+	str := func(s string) { num(uint64(len(s))); b = append(b, s...) }
+	h := sha256.New()
+	if prev == nil {
+		prev = make([]byte, 32)
+	}
+	b = append(b, prev...)
+	num(uint64(r.partition))
+	num(uint64(r.position))
+	num(uint64(r.at))
+	str(r.kind)
+	str(r.sender)
+	str(r.spool)
+	num(r.first)
+	num(r.last)
+	num(uint64(len(r.body)))
+	h.Write(b)
+	h.Write(r.body)
+	h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(r.result))))
+	h.Write(r.result)
+	return h.Sum(nil)
+}
+
+// records returns how many outcomes the record's runs must give.
+func (r *row) records() int {
+	switch {
+	case r.kind == "broken":
+		return 1
+	case r.frame != nil:
+		return len(r.frame.Records)
+	}
+	return 0
+}
+
+// read decodes body and result and collects the bookings. What cannot be read
+// is a finding; the rest of the record is then left out of the audit.
+func (r *row) read(rep *Report) bool {
+	switch r.kind {
+	case "frame":
+		f, err := odometer.DecodeFrame(r.body)
+		if err != nil {
+			rep.find("journal_body", "%s: the frame cannot be read: %v", r, err)
+			return false
+		}
+		r.frame = f
+		// A frame that came without a spool, and the part of a frame that has
+		// other parts in other partitions, are written down without positions.
+		whole := f.Spool != ""
+		if string(f.Agent) != r.sender || whole && (string(f.Spool) != r.spool || f.First != r.first || f.Last != r.last) {
+			rep.find("journal_body", "%s: the frame is of %s, spool %q, %d to %d; the journal says %s, spool %q, %d to %d",
+				r, f.Agent, f.Spool, f.First, f.Last, r.sender, r.spool, r.first, r.last)
+		}
+	case "decision":
+		var d struct {
+			Decision string `json:"decision"`
+		}
+		if err := json.Unmarshal(r.body, &d); err != nil || d.Decision == "" {
+			rep.find("journal_body", "%s: the decision cannot be read: %.80q", r, r.body)
+			return false
+		}
+	case "broken":
+	default:
+		rep.find("journal_body", "%s is of the unknown kind %q", r, r.kind)
+		return false
+	}
+	if err := json.Unmarshal(r.result, &r.decided); err != nil {
+		rep.find("journal_result", "%s: what was decided cannot be read: %v", r, err)
+		return false
+	}
+	return r.collect(rep)
+}
+
+// collect lists the entries that the record booked, by number, and checks that
+// they are those it claims and that the runs cover its records.
+func (r *row) collect(rep *Report) bool {
+	covered := 0
+	plain := uint64(0)
+	for _, run := range r.decided.Runs {
+		if run.N < 1 || run.N > r.records()-covered {
+			covered += max(run.N, 0)
+			break
+		}
+		covered += run.N
+		if run.Entry != 0 {
+			plain += uint64(run.N)
+		}
+	}
+	if covered != r.records() {
+		rep.find("journal_runs", "%s has %d records and outcomes for %d", r, r.records(), covered)
+		return false
+	}
+	if n := plain + uint64(len(r.decided.Bookings)); n != r.entries {
+		rep.find("journal_entries", "%s claims %d entries and books %d", r, r.entries, n)
+		return false
+	}
+	r.booked = make([]booking, r.entries)
+	ok := true
+	put := func(number uint64, b booking) {
+		i := number - r.firstEntry
+		if number < r.firstEntry || i >= r.entries || r.booked[i].entry != nil {
+			rep.find("journal_entries", "%s books entry %d-%d, which is not the next of its entries %d to %d", r, r.partition, number, r.firstEntry, r.firstEntry+r.entries-1)
+			ok = false
+			return
+		}
+		r.booked[i] = b
+	}
+	for i, raw := range r.decided.Bookings {
+		e, err := odometer.DecodeEntry(raw)
+		if err != nil {
+			rep.find("journal_result", "%s: booking %d cannot be read: %v", r, i, err)
+			return false
+		}
+		if int64(e.ID.Partition) != r.partition {
+			rep.find("partition", "%s books entry %s", r, e.ID)
+			return false
+		}
+		put(e.ID.Number, booking{e, -1})
+	}
+	index := 0
+	for _, run := range r.decided.Runs {
+		for n := range run.N {
+			if run.Entry != 0 {
+				ev := r.eventAt(index)
+				if ev == nil || run.Outcome != string(odometer.Recorded) {
+					rep.find("journal_runs", "%s: record %d is booked as it is, and it is no recorded event", r, index)
+					return false
+				}
+				id := odometer.EntryID{Partition: int(r.partition), Number: run.Entry + uint64(n)}
+				e := &odometer.Entry{ID: id, Kind: odometer.KindUsage, SourceEventID: ev.ID(), BookedAt: r.at, Event: *ev}
+				e.Event.Owner = payer(ev)
+				put(id.Number, booking{e, index})
+			}
+			index++
+		}
+	}
+	return ok
+}
+
+// payer returns who an event is charged to: the owner it names, "unassigned"
+// where it names no user.
+func payer(ev *odometer.Event) odometer.Owner {
+	o := ev.Owner
+	if o.User == "" {
+		o.User = "unassigned"
+	}
+	return o
+}
+
+// eventAt returns the event of a record of the frame, nil where there is none.
+func (r *row) eventAt(index int) *odometer.Event {
+	if r.frame == nil || index < 0 || index >= len(r.frame.Records) {
+		return nil
+	}
+	return r.frame.Records[index].Event
+}
+
+// checkSpan compares the times that queries find the record by with its
+// entries.
+func (r *row) checkSpan(rep *Report) {
+	var from, to int64
+	for i, b := range r.booked {
+		span := b.entry.Event.Span
+		if i == 0 || span.Start < from {
+			from = span.Start
+		}
+		to = max(to, span.End)
+	}
+	if r.minUS != from || r.maxUS != to {
+		rep.find("journal_span", "%s: its entries lie from %d to %d, the journal says %d to %d", r, from, to, r.minUS, r.maxUS)
+	}
+}
+
+// readJournal calls do for every record of a partition, in order, after
+// checking its place in the chain. It returns the last position and entry.
+func (a *audit) readJournal(ctx context.Context, partition int64, do func(*row) error) error {
+	rep := a.report
+	var position int64
+	var entry uint64
+	var prev []byte
+	err := a.snap.each(ctx, func(rows *sql.Rows) error {
+		r := new(row)
+		if err := r.scan(rows); err != nil {
+			return err
+		}
+		if r.position != position+1 {
+			rep.find("journal_position", "%s follows position %d", r, position)
+		}
+		if r.firstEntry != entry+1 {
+			rep.find("journal_entries", "%s begins with entry %d after entry %d", r, r.firstEntry, entry)
+		}
+		if !bytes.Equal(r.hash, r.link(prev)) {
+			rep.find("journal_chain", "%s: its hash does not follow from what it says and the record before it", r)
+		}
+		position, prev = r.position, r.hash
+		entry = r.firstEntry + r.entries - 1
+		rep.Records++
+		rep.Entries += int64(r.entries)
+		a.tick()
+		if !r.read(rep) {
+			return nil
+		}
+		r.checkSpan(rep)
+		return do(r)
+	}, `SELECT `+rowColumns+` FROM journal WHERE partition = ? ORDER BY position`, partition)
+	if err != nil {
+		return fmt.Errorf("read the journal of partition %d: %w", partition, err)
+	}
+	return nil
+}
+
+// fetch reads one record of a partition again, for an event whose outcome
+// changed later.
+func (a *audit) fetch(ctx context.Context, partition, position int64) (*row, error) {
+	r := new(row)
+	if err := r.scan(a.snap.conn.QueryRowContext(ctx, `SELECT `+rowColumns+` FROM journal WHERE partition = ? AND position = ?`, partition, position)); err != nil {
+		return nil, err
+	}
+	f, err := odometer.DecodeFrame(r.body)
+	if err != nil {
+		return nil, err
+	}
+	r.frame = f
+	return r, nil
+}

@@ -1,0 +1,170 @@
+package audit
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+	_ "modernc.org/sqlite" // the embedded store
+)
+
+// schemaKnown is the newest version of the ledger's tables that this audit can
+// read.
+const schemaKnown = 1
+
+// Why an audit could not run.
+var (
+	// ErrNotLedger says that the data directory holds no ledger.
+	ErrNotLedger = errors.New("not a ledger")
+	// ErrNewer says that the ledger was written by a newer version of this
+	// program.
+	ErrNewer = errors.New("the ledger was written by a newer version of odometer")
+)
+
+// snapshot is one moment of a ledger: a read transaction. It blocks no
+// writer and changes nothing.
+type snapshot struct {
+	db   *sql.DB
+	conn *sql.Conn
+	id   string // of the ledger
+}
+
+// openSnapshot opens the ledger in dir as of now. Still says that no server can
+// start meanwhile.
+func openSnapshot(ctx context.Context, dir string, still bool) (*snapshot, error) {
+	path := filepath.Join(dir, "ledger.db")
+	_, err := os.Stat(path + "-wal")
+	alone := still && errors.Is(err, fs.ErrNotExist)
+	mode := "mode=ro"
+	if alone {
+		// Without a writer and a write-ahead log the file is all there is and
+		// cannot change: SQLite then needs no files of its own beside it, for
+		// which there may be no place.
+		mode += "&immutable=1"
+	}
+	s, err := trySnapshot(ctx, path, mode)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func trySnapshot(ctx context.Context, path, mode string) (_ *snapshot, err error) {
+	if info, err := os.Stat(path); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("it is no file: %w", ErrNotLedger)
+	}
+	db, err := sql.Open("sqlite", "file:"+escapePath(path)+"?"+mode+"&_pragma=busy_timeout(5000)&_pragma=query_only(1)&_pragma=cache_size(-16000)")
+	if err != nil {
+		return nil, err
+	}
+	s := &snapshot{db: db}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.conn, err = db.Conn(ctx); err != nil {
+		return nil, err
+	}
+	if _, err = s.conn.ExecContext(ctx, `BEGIN`); err != nil {
+		return nil, err
+	}
+	// The first read fixes the moment.
+	var tables int
+	err = s.conn.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('meta', 'journal', 'epochs', 'hours')`).Scan(&tables)
+	if err != nil {
+		return nil, err
+	}
+	if tables != 4 {
+		return nil, fmt.Errorf("it has not the tables of a ledger: %w", ErrNotLedger)
+	}
+	return s, s.identify(ctx)
+}
+
+// escapePath makes a path safe within an SQLite URI.
+func escapePath(path string) string {
+	var b []byte
+	for i := range len(path) {
+		switch c := path[i]; c {
+		case '%', '?', '#':
+			b = fmt.Appendf(b, "%%%02X", c)
+		default:
+			b = append(b, c)
+		}
+	}
+	return string(b)
+}
+
+func (s *snapshot) identify(ctx context.Context) error {
+	meta := func(key string) (value string, err error) {
+		err = s.conn.QueryRowContext(ctx, `SELECT value FROM meta WHERE key = ?`, key).Scan(&value)
+		if errors.Is(err, sql.ErrNoRows) {
+			err = fmt.Errorf("its table meta has no %s: %w", key, ErrNotLedger)
+		}
+		return value, err
+	}
+	text, err := meta("schema_version")
+	if err != nil {
+		return err
+	}
+	version, err := strconv.Atoi(text)
+	switch {
+	case err != nil || version < 1:
+		return fmt.Errorf("schema version %q: %w", text, ErrNotLedger)
+	case version > schemaKnown:
+		return fmt.Errorf("tables of version %d, this program knows %d: %w", version, schemaKnown, ErrNewer)
+	}
+	s.id, err = meta("ledger_id")
+	return err
+}
+
+// each calls row for every row of a query.
+func (s *snapshot) each(ctx context.Context, row func(*sql.Rows) error, query string, args ...any) error {
+	rows, err := s.conn.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := row(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (s *snapshot) close() {
+	if s.conn != nil {
+		s.conn.Close() // ends the transaction with the connection
+	}
+	s.db.Close()
+}
+
+// lockData takes the lock of a data directory as a reader, so that no server
+// starts meanwhile. It returns a nil file where a server runs, and where the
+// directory was never served from and has no lock to take.
+func lockData(dir string) (lock *os.File, running bool, err error) {
+	f, err := os.Open(filepath.Join(dir, "lock"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, true, nil
+		}
+		return nil, false, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return f, false, nil
+}
