@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"example.org/odometer"
+	"example.org/odometer/api"
+)
+
+// remoteFlags say to which server events go.
+type remoteFlags struct {
+	serverFlags
+	trustFlags
+	OwnDir string // what this process keeps
+}
+
+func (c *remoteFlags) register(flags *pflag.FlagSet, env func(string) (string, bool), below, what string) {
+	flags.StringVar(&c.OwnDir, "data-dir", defaultDataDir(env, below), what)
+	c.serverFlags.register(flags, env)
+	flags.Lookup("server").Usage = "http(s):// address of the server, or nats:// of its queue (default: the one running here, else " + defaultServer + ")"
+	c.serverFlags.DataDir = defaultDataDir(env, "")
+	c.trustFlags.register(flags)
+}
+
+// complete finds server and token and says what is wrong.
+func (c *remoteFlags) complete() (server, token string, err error) {
+	dir, err1 := absolute(c.OwnDir)
+	c.OwnDir = dir
+	server, token, err2 := c.resolve()
+	if err2 == nil {
+		u, err := url.Parse(server)
+		if err != nil || u.Host == "" || !slices.Contains([]string{"http", "https", "nats", "tls"}, u.Scheme) {
+			err2 = fmt.Errorf("--server %q is no address such as http://127.0.0.1:8640 or nats://127.0.0.1:8642", server)
+		}
+	}
+	return server, token, misuse(errors.Join(err1, err2))
+}
+
+// agentConfig is what `odometer agent` is told.
+type agentConfig struct {
+	ID       string // who measures; one per host
+	HTTP     string // host:port of its own API, "" for none
+	LogLevel string
+	remoteFlags
+	listenFlags
+	meterFlags
+}
+
+func newAgent(s streams) *cobra.Command {
+	var c agentConfig
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Meter this machine for a server elsewhere",
+		Long: `Meter this machine for a server elsewhere. What is measured waits on the disk
+until the server's ledger has it, however long the server is away.
+
+Its own API answers /get, /health, /livez, /readyz, /api/v1/health/status and
+/metrics all the time, with the same token.`,
+		Example: `  odometer agent --server http://metering.example:8640 --token-file /etc/odometer/token`,
+		Args:    arguments(cobra.NoArgs),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runAgent(cmd.Context(), s, c) },
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&c.ID, "id", "", "name of this agent, one per host (default: the host's name)")
+	c.remoteFlags.register(flags, s.env, "agent", "directory for what has no receipt yet")
+	flags.StringVar(&c.HTTP, "http", defaultAgentHTTP, "address of its own API; empty for none")
+	c.meterFlags.register(flags)
+	c.listenFlags.register(flags)
+	flags.StringVar(&c.LogLevel, "log-level", defaultLogLevel, "debug, info, warn or error")
+	return cmd
+}
+
+func (c *agentConfig) complete() (server, token string, err error) {
+	server, token, err = c.remoteFlags.complete()
+	errs := []error{err}
+	if c.ID == "" {
+		c.ID, err = hostName()
+		errs = append(errs, err)
+	}
+	if c.InstanceID == "" {
+		c.InstanceID = c.ID
+	}
+	errs = append(errs, checkID("id", c.ID, true), c.meterFlags.check())
+	if c.HTTP != "" {
+		errs = append(errs, c.listenFlags.check("http", c.HTTP))
+	}
+	return server, token, misuse(errors.Join(errs...))
+}
+
+// runAgent runs the half of the flow that lies on a host:
+//
+//	sampler ─▶ meter ─▶ spool ─▶ publisher ═▶ the server
+//	                      └─▶ api
+func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
+	confine()
+	server, token, err := c.complete()
+	if err != nil {
+		return err
+	}
+	logger, err := newLogger(s, c.LogLevel)
+	if err != nil {
+		return misuse(err)
+	}
+	secure, err1 := c.listenFlags.config()
+	trust, err2 := c.trustFlags.config()
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	dir, err := lockDataDir(c.OwnDir, "agent")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.release()) }()
+	var listener net.Listener
+	if c.HTTP != "" {
+		if listener, err = listen("http", c.HTTP); err != nil {
+			return err
+		}
+		defer listener.Close()
+	}
+	if err := dir.create("agent"); err != nil {
+		return err
+	}
+
+	var up *uplink // set before the agent runs
+	cons := newConsole(s, logger)
+	id := odometer.AgentID(c.ID)
+	h, err := openHost(dir, id, c.meterFlags, logger, func(ctx context.Context) ([]json.RawMessage, error) { return up.recall(ctx) }, cons.period)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.close()) }()
+	up = newUplink(server, token, trust, id, h.spool, logger)
+	up.connected = h.tellLive
+
+	run, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	sending := newPhase(run, "the publisher", fail)
+	intake := newPhase(run, "the agent", fail)
+	sending.run("publisher", up.run)
+	intake.run("agent", h.agent.Run)
+	if listener != nil {
+		p := &parts{host: h, publish: up.stats, conn: up.current, unconnected: up.why, interval: sampleEvery(c.Interval)}
+		handler := api.NewAgentServer(api.AgentDeps{
+			Version: Version, Logger: logger, Auth: api.Tokens{api.HashToken("admin", token)}, Health: p, Machine: p, Stats: p.stats(),
+		})
+		intake.run("api", func(ctx context.Context) error { return serveHTTP(ctx, listener, handler, secure, logger) })
+	}
+	where := "off"
+	if listener != nil {
+		where = httpURL(listener, secure)
+	}
+	cons.header(c.InstanceID, ownerText(c.owner()), tilde(dir.path, s.env), where, server)
+	intake.run("console", func(ctx context.Context) error { return cons.run(ctx, h.watch()) })
+
+	<-run.Done()
+	deadline := time.Now().Add(stopWithin)
+	left := func() time.Duration { return max(0, time.Until(deadline)) }
+	errs := []error{intake.end(left())}
+	until(min(drainWithin, left()), func() bool {
+		conn := up.current()
+		return conn == nil || !conn.Status().Connected || h.spool.Stats().Unacked == 0
+	})
+	errs = append(errs, sending.end(left()))
+	st := h.spool.Stats()
+	cons.stopped(stopPoint{position: st.Last, committed: st.Acked, backlog: st.Unacked, entries: -1})
+	if ctx.Err() == nil {
+		return context.Cause(run)
+	}
+	return errors.Join(errs...)
+}
+
+// ownerText names an owner for people.
+func ownerText(o odometer.Owner) string {
+	o = o.OrUnassigned()
+	if o.Org == "" {
+		return string(o.User)
+	}
+	return strings.Join([]string{string(o.User), string(o.Org)}, " of ")
+}

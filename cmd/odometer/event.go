@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"example.org/odometer"
+	"example.org/odometer/api"
+	"example.org/odometer/api/client"
+)
+
+// eventConfig is what `odometer event` is told.
+type eventConfig struct {
+	serverFlags
+	Instance string
+	From, To string
+	After    string // a cursor
+	Limit    int
+	Poll     time.Duration
+	JSON     bool
+}
+
+const (
+	// defaultEventLimit fits a few screens.
+	defaultEventLimit = 100
+	// defaultPoll is how often `event tail` asks: often enough to feel live,
+	// at a cost that no server notices.
+	defaultPoll = time.Second
+)
+
+func newEvent(s streams) *cobra.Command {
+	var c eventConfig
+	common := func(cmd *cobra.Command) {
+		flags := cmd.Flags()
+		flags.SortFlags = false
+		flags.StringVar(&c.Instance, "instance", "", "only of this instance")
+		flags.StringVar(&c.After, "after", "", "only what was booked after this cursor")
+		flags.BoolVar(&c.JSON, "json", false, "as JSON, one entry a line")
+		c.register(flags, s.env)
+	}
+	list := &cobra.Command{
+		Use:   "list",
+		Short: "List entries of the ledger in the order in which they were booked",
+		Long: `List entries of the ledger in the order in which they were booked, oldest first.
+
+The cursor of the last entry is printed at the end (on standard error where the
+output goes to a pipe): --after continues there.`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if c.Limit < 1 {
+				return misuse(fmt.Errorf("--limit %d: a number from 1 is expected", c.Limit))
+			}
+			return listEvents(cmd.Context(), s, c)
+		},
+	}
+	common(list)
+	list.Flags().StringVar(&c.From, "from", "", "only usage after this time")
+	list.Flags().StringVar(&c.To, "to", "", "only usage before this time")
+	list.Flags().IntVar(&c.Limit, "limit", defaultEventLimit, "at most so many")
+
+	tail := &cobra.Command{
+		Use:   "tail",
+		Short: "Print entries as they are booked, until interrupted",
+		Long: `Print entries as they are booked, until interrupted. Without --after it begins
+with what is booked from now on.`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if c.Poll <= 0 {
+				return misuse(fmt.Errorf("--poll %s: a time above 0 is expected", c.Poll))
+			}
+			return tailEvents(cmd.Context(), s, c)
+		},
+	}
+	common(tail)
+	tail.Flags().DurationVar(&c.Poll, "poll", defaultPoll, "how often to ask the server")
+
+	parent := &cobra.Command{Use: "event", Short: "Entries of the ledger, one by one", Args: cobra.ArbitraryArgs, RunE: group}
+	parent.AddCommand(list, tail)
+	return parent
+}
+
+func listEvents(ctx context.Context, s streams, c eventConfig) error {
+	server, err := c.client()
+	if err != nil {
+		return err
+	}
+	p := newEventPrinter(s, c.JSON)
+	q := client.EventQuery{Instance: c.Instance, From: c.From, To: c.To, After: c.After}
+	for left := c.Limit; left > 0; {
+		q.Limit = min(left, api.MaxPage)
+		page, err := server.Events(ctx, q)
+		if err != nil {
+			return err
+		}
+		if err := p.print(page.Events); err != nil {
+			return err
+		}
+		left -= len(page.Events)
+		q.After = page.Cursor
+		if page.Next == nil {
+			break
+		}
+	}
+	return p.end(q.After)
+}
+
+// tailEvents prints what is booked, beginning after c.After or at the end of
+// what is there.
+func tailEvents(ctx context.Context, s streams, c eventConfig) error {
+	server, err := c.client()
+	if err != nil {
+		return err
+	}
+	q := client.EventQuery{Instance: c.Instance, After: c.After, Limit: api.MaxPage}
+	skip := c.After == "" // what is there already
+	p := newEventPrinter(s, c.JSON)
+	for {
+		page, err := server.Events(ctx, q)
+		if ctx.Err() != nil {
+			return p.end(q.After)
+		}
+		if err != nil {
+			return err
+		}
+		if !skip {
+			if err := p.print(page.Events); err != nil {
+				return err
+			}
+		}
+		q.After = page.Cursor
+		if page.Next != nil {
+			continue
+		}
+		skip = false
+		select {
+		case <-ctx.Done():
+			return p.end(q.After)
+		case <-time.After(c.Poll):
+		}
+	}
+}
+
+// eventPrinter prints entries page by page.
+type eventPrinter struct {
+	s      streams
+	json   bool
+	headed bool
+}
+
+func newEventPrinter(s streams, asJSON bool) *eventPrinter { return &eventPrinter{s: s, json: asJSON} }
+
+// What the tables of entries show; the rest is in the JSON form.
+var eventColumns = []column{
+	{"BOOKED", "booked_at", false}, {"ENTRY", "entry_id", false}, {"KIND", "kind", false},
+	{"INSTANCE", "instance_id", false}, {"USER", "user_id", false}, {"USED UNTIL", "used_at", false},
+	{"TIME", "elapsed_us", true}, {"CPU", "cpu_us", true}, {"MEM GiB-h", "memory_mib_s", true},
+	{"OUT", "network_egress_bytes", true}, {"IN", "network_ingress_bytes", true}, {"SOURCE", "source_event_id", false},
+}
+
+func (p *eventPrinter) print(events []json.RawMessage) error {
+	var rows [][]cell
+	for _, raw := range events {
+		if p.json {
+			if _, err := fmt.Fprintf(p.s.out, "%s\n", raw); err != nil {
+				return err
+			}
+			continue
+		}
+		e, err := odometer.DecodeEntry(raw)
+		if err != nil {
+			return fmt.Errorf("read an entry that the server sent: %w", err)
+		}
+		u := &e.Event.Usage
+		row := []cell{
+			instant(time.UnixMicro(e.BookedAt)), plain(e.ID.String()), plain(string(e.Kind)),
+			plain(string(e.Event.Instance)), plain(string(e.Event.Owner.User)), instant(time.UnixMicro(e.Event.Span.End)),
+			{humanTime(float64(u.Elapsed())), fmt.Sprint(u.Elapsed())},
+		}
+		for _, q := range []odometer.Quantity{odometer.CPU, odometer.Memory, odometer.NetworkEgress, odometer.NetworkIngress} {
+			if !u.Known.Has(q) {
+				row = append(row, plain(""))
+				continue
+			}
+			row = append(row, cell{humanAmount(q, float64(u.Vector[q])), fmt.Sprint(u.Vector[q])})
+		}
+		rows = append(rows, append(row, plain(e.SourceEventID)))
+	}
+	if p.json || len(rows) == 0 && p.headed {
+		return nil
+	}
+	if p.headed && !p.s.outTTY {
+		return printBody(p.s.out, rows)
+	}
+	p.headed = true
+	return printTable(p.s.out, p.s.outTTY, eventColumns, rows)
+}
+
+// end says where to go on.
+func (p *eventPrinter) end(cursor string) error {
+	if cursor == "" {
+		return nil
+	}
+	to := p.s.err
+	if p.s.outTTY && !p.json {
+		to = p.s.out
+	}
+	_, err := fmt.Fprintf(to, "continue with --after %s\n", cursor)
+	return err
+}

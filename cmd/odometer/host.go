@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"example.org/odometer"
+	"example.org/odometer/agent"
+	"example.org/odometer/meter"
+	"example.org/odometer/sampler"
+	"example.org/odometer/spool"
+)
+
+// meterFlags say what an agent meters, and how often.
+type meterFlags struct {
+	Interval   time.Duration // whole seconds, from 1
+	InstanceID string        // what this machine is metered as
+	UserID     string        // whom its usage is charged to, "" for nobody yet
+	OrgID      string
+	SpoolBytes int64 // on disk, of events without a receipt
+}
+
+// defaultInterval is the plan's: a period that a person still sees close, at
+// 2,880 events a day.
+const defaultInterval = 30 * time.Second
+
+func (c *meterFlags) register(flags *pflag.FlagSet) {
+	flags.DurationVar(&c.Interval, "interval", defaultInterval, "length of a period, in whole seconds; periods also close at UTC hours")
+	flags.StringVar(&c.InstanceID, "instance-id", "", "what this machine is metered as (default: the host's name)")
+	flags.StringVar(&c.UserID, "user-id", "", "user whom this machine's usage is charged to (default: unassigned)")
+	flags.StringVar(&c.OrgID, "org-id", "", "organisation of that user")
+	flags.Int64Var(&c.SpoolBytes, "spool-bytes", spool.DefaultMaxBytes, "disk space for events that have no receipt yet; beyond it they are joined into longer periods")
+}
+
+// minSpoolBytes is what a spool needs to be able to join periods at all.
+const minSpoolBytes = 1 << 20
+
+func (c *meterFlags) check() error {
+	errs := []error{checkInterval(c.Interval)}
+	errs = append(errs, checkID("instance-id", c.InstanceID, false), checkID("user-id", c.UserID, false), checkID("org-id", c.OrgID, false))
+	if c.OrgID != "" && c.UserID == "" {
+		errs = append(errs, errors.New("--org-id needs --user-id: usage is charged to a user"))
+	}
+	if c.SpoolBytes < minSpoolBytes {
+		errs = append(errs, fmt.Errorf("--spool-bytes %d: at least %d are needed", c.SpoolBytes, minSpoolBytes))
+	}
+	return errors.Join(errs...)
+}
+
+func checkInterval(d time.Duration) error {
+	if d < time.Second || d%time.Second != 0 || d > time.Hour {
+		return fmt.Errorf("--interval %s: whole seconds from 1s to 1h are possible", d)
+	}
+	return nil
+}
+
+func (c *meterFlags) owner() odometer.Owner {
+	return odometer.Owner{User: odometer.UserID(c.UserID), Org: odometer.OrgID(c.OrgID)}
+}
+
+// gcPercent lets the heap grow by half before it is collected: at rest it is
+// small, and a small footprint is worth more than the processor time.
+const gcPercent = 50
+
+// confine makes the process a quiet and discreet guest: what it writes is for
+// its own user, and its heap stays small.
+func confine() {
+	syscall.Umask(0o077)
+	debug.SetGCPercent(gcPercent)
+}
+
+// hostName is the default of every id that names this machine.
+func hostName() (string, error) {
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("the host's name: %w", err)
+	}
+	if err := odometer.ValidID("the host's name", name); err != nil {
+		return "", advise(err, "name it with --instance-id")
+	}
+	return name, nil
+}
+
+// host is the half of the flow that runs on every host:
+//
+//	sampler ─▶ meter ─▶ spool
+type host struct {
+	machine *sampler.Machine
+	spool   *spool.Spool
+	agent   *agent.Agent
+	started time.Time
+}
+
+// openHost opens the machine and the spool below dir. Recall may be nil.
+func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logger,
+	recall func(context.Context) ([]json.RawMessage, error), onPeriod func(*odometer.Event)) (_ *host, err error) {
+	h := &host{started: time.Now()}
+	defer func() {
+		if err != nil {
+			h.close()
+		}
+	}()
+	h.spool, err = spool.Open(spool.Options{Dir: dir.file(spoolDir), MaxBytes: c.SpoolBytes, Logger: logger})
+	if err != nil {
+		return nil, fmt.Errorf("open the spool: %w", err)
+	}
+	h.machine, err = sampler.OpenMachine(sampler.MachineOptions{
+		Instance: odometer.InstanceID(c.InstanceID), Agent: id, Owner: c.owner(), Logger: logger,
+	})
+	if err != nil {
+		return nil, advise(fmt.Errorf("nothing of this machine can be measured: %w", err), "odometer doctor says more")
+	}
+	boot, err := sampler.BootID()
+	if err != nil {
+		logger.Warn("the kernel tells no boot id; a reboot is recognised by the clock", "err", err)
+	}
+	h.agent, err = agent.New(agent.Options{
+		Source: h.machine,
+		Meter: meter.New(meter.Options{
+			Agent: id, Nonce: string(h.spool.ID()), Interval: c.Interval.Microseconds(), BootID: boot,
+		}),
+		Spool: h.spool, Interval: c.Interval, Logger: logger, Recall: recall, OnPeriod: onPeriod,
+	})
+	return h, err
+}
+
+func (h *host) close() error {
+	var errs []error
+	if h.machine != nil {
+		errs = append(errs, h.machine.Close())
+	}
+	if h.spool != nil {
+		errs = append(errs, h.spool.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// lastReceipt is what the spool remembers of the ledger: sending goes on from
+// there.
+func lastReceipt(s *spool.Spool, id odometer.AgentID) odometer.Receipt {
+	st := s.Stats()
+	return odometer.Receipt{Agent: id, Spool: s.ID(), Position: st.Acked, Ledger: st.Ledger, Generation: st.Generation}
+}
+
+// newLogger returns a logger that writes plain lines.
+func newLogger(s streams, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: debug, info, warn and error are possible", level)
+	}
+	w := s.out
+	if s.outTTY {
+		// A person sees what matters from the console; the log adds what is
+		// wrong.
+		w, l = s.err, max(l, slog.LevelWarn)
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l})), nil
+}
+
+const defaultLogLevel = "info"
+
+// absolute makes a directory's name independent of where the process is.
+func absolute(dir string) (string, error) {
+	if dir == "" {
+		return "", errors.New("--data-dir is empty; name a directory")
+	}
+	return filepath.Abs(dir)
+}
+
+// watch is what a console looks at. A nil host has nothing to look at.
+func (h *host) watch() watched {
+	if h == nil {
+		none := func() uint64 { return 0 }
+		return watched{
+			open: func() []*odometer.Event { return nil }, stored: none, commits: none,
+			entries: func() int64 { return -1 }, backlog: func() int64 { return 0 },
+		}
+	}
+	return watched{
+		open:    func() []*odometer.Event { return h.agent.Live().Open },
+		stored:  func() uint64 { return h.spool.Stats().Last },
+		commits: func() uint64 { return h.spool.Stats().Acked },
+		entries: func() int64 { return -1 },
+		backlog: func() int64 { return h.spool.Stats().Unacked },
+	}
+}

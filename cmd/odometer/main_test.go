@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain lets the test binary stand in for the program, so that the scripts
+// run it as processes of their own, with the race detector where it is on.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"odometer": main})
+}
+
+// TestScript runs the sessions in testdata/script: the real program, real
+// processes, real ports.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			for i := range 4 {
+				addr, err := freeAddress()
+				if err != nil {
+					return err
+				}
+				env.Setenv("ADDR"+strconv.Itoa(i+1), addr)
+			}
+			env.Setenv("DATA", filepath.Join(env.WorkDir, "data"))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"await":       awaitFile,
+			"eventually":  eventually,
+			"occupy":      occupy,
+			"newerledger": newerLedger,
+			"mode":        checkMode,
+		},
+		RequireExplicitExec: true,
+	})
+}
+
+// freeAddress returns an address of this machine that was free a moment ago.
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// patience is how long a script waits for what is bound to happen; a loaded
+// machine with the race detector is slow.
+const patience = 30 * time.Second
+
+// awaitFile waits until a file is there: await FILE.
+func awaitFile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: await file")
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s is not there after %s", args[0], patience)
+		}
+	}
+}
+
+// eventually runs a command until it succeeds and prints what is looked for:
+// eventually SECONDS REGEXP COMMAND…
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: eventually seconds regexp command…")
+	}
+	seconds, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	want, err := regexp.Compile(args[1])
+	ts.Check(err)
+	for deadline := time.Now().Add(time.Duration(seconds) * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		err := ts.Exec(args[2], args[3:]...)
+		if err == nil && want.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("not within %d s: %v; the last output:\n%s%s", seconds, err, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+		}
+	}
+}
+
+// occupy listens on an address until the script ends: occupy ADDRESS.
+func occupy(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: occupy address")
+	}
+	l, err := net.Listen("tcp", args[0])
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+}
+
+// newerLedger makes a ledger look as if a later version had written it:
+// newerledger FILE.
+func newerLedger(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: newerledger file")
+	}
+	db, err := sql.Open("sqlite", ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer db.Close()
+	_, err = db.Exec(`UPDATE meta SET value = '99' WHERE key = 'schema_version'`)
+	ts.Check(err)
+}
+
+// checkMode compares a file's permissions: mode 0600 FILE.
+func checkMode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: mode octal file")
+	}
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
+		ts.Fatalf("mode of %s: got %s, want %s", args[1], got, args[0])
+	}
+}
+
+// TestRunReportsEveryErrorOnItsOwnLine keeps the form of what goes wrong.
+func TestRunReportsEveryErrorOnItsOwnLine(t *testing.T) {
+	var out, errs strings.Builder
+	code := run(context.Background(), []string{"serve", "--interval", "1500ms", "--org-id", "o", "--http", "0.0.0.0:1"}, streams{
+		out: &out, err: &errs, env: func(string) (string, bool) { return "", false },
+	})
+	if code != exitUsage {
+		t.Errorf("exit code: got %d, want %d", code, exitUsage)
+	}
+	for _, want := range []string{
+		"(?m)^odometer: --http 0.0.0.0:1 would be open to other machines without protection; give --tls-cert",
+		"(?m)^odometer: --interval 1.5s: whole seconds from 1s to 1h are possible$",
+		"(?m)^odometer: --org-id needs --user-id",
+	} {
+		if !regexp.MustCompile(want).MatchString(errs.String()) {
+			t.Errorf("got %q, want it to match %q", errs.String(), want)
+		}
+	}
+	if out.String() != "" {
+		t.Errorf("standard output: got %q, want nothing", out.String())
+	}
+}
+

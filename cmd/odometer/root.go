@@ -1,0 +1,91 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"example.org/odometer/internal/config"
+)
+
+// envPrefix begins the name of every environment variable that is a setting.
+const envPrefix = "ODOMETER"
+
+// newRoot builds the tree of commands.
+func newRoot(s streams) *cobra.Command {
+	var file string
+	root := &cobra.Command{
+		Use:   "odometer",
+		Short: "Meter virtual machines for billing",
+		Long: `Odometer measures what every machine really used and keeps it in a ledger that
+counts each of it exactly once.
+
+  odometer serve        everything in one process, metering this machine
+  odometer usage list   what was used
+
+Every setting is a flag, a variable ODOMETER_… (--data-dir is ODOMETER_DATA_DIR)
+and a key of the YAML file that --config names, in this order of precedence.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
+		RunE:          group,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Name() == "help" || strings.HasPrefix(cmd.CommandPath(), "odometer completion") {
+				return nil
+			}
+			if v, ok := s.env(config.Variable(envPrefix, "config")); ok && !cmd.Flags().Changed("config") {
+				file = v
+			}
+			return misuse(config.Load(cmd.Flags(), envPrefix, s.env, file, "help", "config"))
+		},
+	}
+	root.PersistentFlags().StringVar(&file, "config", "", "YAML file of settings: the names of the flags are its keys")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return misuse(fmt.Errorf("%s: %w; `%s --help` lists the flags", cmd.Name(), err, cmd.CommandPath()))
+	})
+	root.AddCommand(
+		newServe(s), newAgent(s), newReplay(s),
+		newUsage(s), newEvent(s), newQuarantine(s), newStatus(s),
+		newAudit(s), newRebuild(s), newDoctor(s), newVersion(s),
+	)
+	return root
+}
+
+// group runs a command that only has others below it: it shows them, and
+// refuses what is none of them.
+func group(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	hint := fmt.Sprintf("`%s --help` lists the commands", cmd.CommandPath())
+	if cmd.SuggestionsMinimumDistance <= 0 {
+		cmd.SuggestionsMinimumDistance = 2
+	}
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = fmt.Sprintf("did you mean `%s %s`?", cmd.CommandPath(), near[0])
+	}
+	return misuse(fmt.Errorf("unknown command %q; %s", args[0], hint))
+}
+
+func newVersion(s streams) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Say which version this is",
+		Args:  arguments(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			if asJSON {
+				return json.NewEncoder(s.out).Encode(map[string]string{
+					"version": Version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH,
+				})
+			}
+			_, err := fmt.Fprintf(s.out, "odometer %s %s %s/%s\n", versionText(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return cmd
+}

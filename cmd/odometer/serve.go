@@ -1,0 +1,418 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"example.org/odometer"
+	"example.org/odometer/api"
+	"example.org/odometer/ingest"
+	"example.org/odometer/ledger"
+	"example.org/odometer/queue"
+)
+
+// serveConfig is what `odometer serve` is told.
+type serveConfig struct {
+	DataDir string // everything it keeps; created with mode 0700
+	HTTP    string // host:port of the API
+	// NATS is the host:port of the embedded queue, or the nats:// or tls://
+	// addresses of an external one, which then needs the token of that file.
+	NATS          string
+	NATSTokenFile string
+	NoAgent       bool // do not meter this machine
+	LogLevel      string
+	listenFlags
+	trustFlags
+	meterFlags
+}
+
+func newServe(s streams) *cobra.Command {
+	var c serveConfig
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run everything in one process, metering this machine",
+		Long: `Run everything in one process: the queue, the ledger, the API, and an agent that
+meters this very machine. Nothing else needs to be installed or configured.
+
+On a terminal it shows what it measures; on a pipe it writes plain log lines.
+Ctrl-C ends it within five seconds; nothing is lost.`,
+		Example: `  odometer serve
+  odometer serve --data-dir /srv/odometer --interval 10s --user-id u-ada`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), s, c) },
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&c.DataDir, "data-dir", defaultDataDir(s.env, ""), "directory for everything that is kept")
+	flags.StringVar(&c.HTTP, "http", defaultHTTP, "address of the API")
+	flags.StringVar(&c.NATS, "nats", defaultNATS, "address of the embedded queue, or nats:// address of an external one")
+	flags.StringVar(&c.NATSTokenFile, "nats-token-file", "", "file that holds the token of an external queue")
+	flags.BoolVar(&c.NoAgent, "no-agent", false, "do not meter this machine")
+	c.meterFlags.register(flags)
+	c.listenFlags.register(flags)
+	c.trustFlags.register(flags)
+	flags.StringVar(&c.LogLevel, "log-level", defaultLogLevel, "debug, info, warn or error")
+	return cmd
+}
+
+// external reports whether the queue is another process's.
+func (c *serveConfig) external() bool { return strings.Contains(c.NATS, "://") }
+
+// complete fills what depends on the machine and returns everything that is
+// wrong.
+func (c *serveConfig) complete() error {
+	var errs []error
+	add := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	dir, err := absolute(c.DataDir)
+	add(err)
+	c.DataDir = dir
+	if c.InstanceID == "" && !c.NoAgent {
+		c.InstanceID, err = hostName()
+		add(err)
+	}
+	add(c.listenFlags.check("http", c.HTTP))
+	if !c.external() {
+		add(c.listenFlags.check("nats", c.NATS))
+		if c.NATSTokenFile != "" {
+			add(errors.New("--nats-token-file is for an external queue; --nats names none"))
+		}
+	}
+	add(c.meterFlags.check())
+	return misuse(errors.Join(errs...))
+}
+
+const (
+	// stopWithin is how long the end may take altogether.
+	stopWithin = 4500 * time.Millisecond
+	// drainWithin is how much of that what was just measured has to reach
+	// the ledger. What does not waits in the spool.
+	drainWithin = 2 * time.Second
+	// recallWithin bounds how long a new spool waits for what the server
+	// still knows of it, before it begins anew.
+	recallWithin = 10 * time.Second
+)
+
+// server is `odometer serve` while it runs.
+//
+//	intake                        flow                                            service
+//	sampler ─▶ meter ─▶ spool ─▶ publisher ═ INGEST ═▶ ingest ─▶ ledger ─▶ feed ═ USAGE ═▶
+//	                      ▲                              │          │
+//	                      └────────── receipts ──────────┘          └─▶ api ──▶ clients
+//
+// Its fields are set in this order, from open on, and closed in the reverse.
+type server struct {
+	config  serveConfig
+	logger  *slog.Logger
+	console *console
+	tls     *tls.Config
+
+	dir      *dataDir
+	listener net.Listener
+	ledger   *ledger.Ledger
+	token    string
+	nats     *queue.Server // nil where the queue is external
+	conn     *queue.Conn   // the server's own
+	ingest   *ingest.Ingest
+	entries  *entries
+	feed     *queue.Feed
+	heard    *queue.Live
+
+	agentConn *queue.Conn // as the agent; nil without one, like what follows
+	host      *host
+	publish   *queue.Publisher
+
+	closers []func() error
+}
+
+// serve runs until ctx is done or a stage fails.
+func serve(ctx context.Context, s streams, c serveConfig) (err error) {
+	confine()
+	if err := c.complete(); err != nil {
+		return err
+	}
+	logger, err := newLogger(s, c.LogLevel)
+	if err != nil {
+		return misuse(err)
+	}
+	sv := &server{config: c, logger: logger, console: newConsole(s, logger)}
+	defer func() { err = errors.Join(err, sv.close()) }()
+	if err := sv.open(ctx); err != nil {
+		return err
+	}
+	return sv.run(ctx, s)
+}
+
+// onClose notes what to do at the end, before what was noted before.
+func (sv *server) onClose(f func() error) { sv.closers = append(sv.closers, f) }
+
+func (sv *server) close() error {
+	var errs []error
+	for len(sv.closers) > 0 {
+		last := len(sv.closers) - 1
+		errs = append(errs, sv.closers[last]())
+		sv.closers = sv.closers[:last]
+	}
+	return errors.Join(errs...)
+}
+
+// open takes everything that the stages need. What can refuse without anything
+// having been touched comes first: another server, an address in use, a
+// directory that cannot be written, a ledger of a newer version.
+func (sv *server) open(ctx context.Context) (err error) {
+	c := &sv.config
+	if sv.tls, err = c.listenFlags.config(); err != nil {
+		return err
+	}
+	if sv.dir, err = lockDataDir(c.DataDir, "serve"); err != nil {
+		return err
+	}
+	sv.onClose(func() error { return sv.dir.release() })
+	if sv.listener, err = listen("http", c.HTTP); err != nil {
+		return err
+	}
+	sv.onClose(func() error { sv.listener.Close(); return nil }) // closed by its server already, as a rule
+	if !c.external() {
+		if err := probe("nats", c.NATS); err != nil {
+			return err
+		}
+	}
+	if err := sv.dir.create("serve"); err != nil {
+		return err
+	}
+	sv.ledger, err = ledger.Open(ctx, ledger.Options{Path: sv.dir.file(ledgerFile), Logger: sv.logger})
+	if errors.Is(err, ledger.ErrNewer) {
+		return advise(err, "run the version that wrote it, or a later one; nothing was changed")
+	} else if err != nil {
+		return err
+	}
+	sv.onClose(sv.ledger.Close)
+	if sv.token, err = adminToken(sv.dir.file(tokenFile)); err != nil {
+		return err
+	}
+	if err := sv.openQueue(ctx); err != nil {
+		return err
+	}
+	sv.ingest = ingest.New(ingest.Options{Ledger: sv.ledger, Receipts: sv.conn, Logger: sv.logger})
+	sv.entries = &entries{Ledger: sv.ledger}
+	sv.feed = queue.NewFeed(sv.conn, sv.entries)
+	sv.heard = queue.NewLive(sv.conn)
+	if c.NoAgent {
+		return nil
+	}
+	return sv.openHost()
+}
+
+// openQueue starts the embedded queue or connects to the external one, and
+// sees to its streams.
+func (sv *server) openQueue(ctx context.Context) error {
+	options := queue.ConnectOptions{URL: sv.config.NATS, Name: "odometer serve", Logger: sv.logger}
+	trust, err := sv.config.trustFlags.config()
+	if err != nil {
+		return err
+	}
+	if sv.config.external() {
+		options.TLS = trust
+		if sv.config.NATSTokenFile != "" {
+			if options.Token, err = readToken(sv.config.NATSTokenFile); err != nil {
+				return err
+			}
+		}
+	} else {
+		sv.nats, err = queue.StartServer(queue.ServerOptions{
+			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, TLS: sv.tls, Logger: sv.logger,
+		})
+		if err != nil {
+			return err
+		}
+		sv.onClose(func() error { sv.nats.Shutdown(); return nil })
+		options.URL, options.Server = "", sv.nats
+	}
+	if sv.conn, err = queue.Connect(options); err != nil {
+		return err
+	}
+	sv.onClose(func() error { sv.conn.Close(); return nil })
+	if err := sv.conn.EnsureStreams(ctx); err != nil {
+		if !sv.config.external() {
+			return err
+		}
+		sv.logger.Warn("the queue's streams cannot be looked after yet", "err", err)
+	}
+	return nil
+}
+
+// openHost opens the agent that meters this machine, and its own connection.
+func (sv *server) openHost() (err error) {
+	c := &sv.config
+	id := odometer.AgentID(c.InstanceID)
+	options := queue.ConnectOptions{Server: sv.nats, Agent: id, Name: "odometer agent " + c.InstanceID, Logger: sv.logger}
+	if sv.nats == nil {
+		options.URL = c.NATS
+		if options.TLS, err = c.trustFlags.config(); err != nil {
+			return err
+		}
+		if c.NATSTokenFile != "" {
+			if options.Token, err = readToken(c.NATSTokenFile); err != nil {
+				return err
+			}
+		}
+	}
+	if sv.agentConn, err = queue.Connect(options); err != nil {
+		return err
+	}
+	sv.onClose(func() error { sv.agentConn.Close(); return nil })
+	recall := func(ctx context.Context) ([]json.RawMessage, error) {
+		ctx, cancel := context.WithTimeout(ctx, recallWithin)
+		defer cancel()
+		return sv.agentConn.RequestCheckpoints(ctx, id)
+	}
+	if sv.host, err = openHost(sv.dir, id, c.meterFlags, sv.logger, recall, sv.console.period); err != nil {
+		return err
+	}
+	sv.onClose(sv.host.close)
+	sv.publish = queue.NewPublisher(sv.agentConn, sv.host.spool, queue.PublisherOptions{
+		Agent: id, Last: lastReceipt(sv.host.spool, id), Logger: sv.logger,
+	})
+	return nil
+}
+
+// run starts the stages, from the ledger's end of the flow to the counters',
+// and stops them in flow order.
+func (sv *server) run(parent context.Context, s streams) error {
+	ctx, fail := context.WithCancelCause(parent)
+	defer fail(nil)
+	service := newPhase(ctx, "the topic", fail)
+	flow := newPhase(ctx, "the ledger", fail)
+	sending := newPhase(ctx, "the publisher", fail)
+	intake := newPhase(ctx, "the agent", fail)
+
+	p := sv.parts()
+	service.run("feed", sv.feed.Run)
+	flow.run("live", sv.heard.Run)
+	flow.run("receipts", func(ctx context.Context) error { return sv.conn.ServeReceipts(ctx, sv.receipt) })
+	flow.run("ingest", func(ctx context.Context) error { return sv.ingest.Run(ctx, deliveries{queue.NewReceiver(sv.conn)}) })
+	flow.run("upkeep", func(ctx context.Context) error {
+		return upkeep(ctx, sv.ledger, func(err error) { sv.logger.Error("the ledger's upkeep failed; trying again", "err", err) })
+	})
+	if sv.host != nil {
+		sending.run("publisher", sv.publish.Run)
+		intake.run("agent", sv.host.agent.Run)
+		intake.run("live", func(ctx context.Context) error { return sv.host.tellLive(ctx, sv.agentConn) })
+	}
+	handler := api.NewServer(sv.deps(p))
+	intake.run("api", func(ctx context.Context) error { return serveHTTP(ctx, sv.listener, handler, sv.tls, sv.logger) })
+	if err := sv.announce(s); err != nil {
+		fail(err)
+	}
+	intake.run("console", func(ctx context.Context) error { return sv.console.run(ctx, sv.watch()) })
+
+	<-ctx.Done()
+	deadline := time.Now().Add(stopWithin)
+	left := func() time.Duration { return max(0, time.Until(deadline)) }
+	errs := []error{intake.end(left())}
+	until(min(drainWithin, left()), func() bool { return sv.host == nil || sv.host.spool.Stats().Unacked == 0 })
+	errs = append(errs, sending.end(left()), flow.end(left()))
+	until(min(drainWithin, left()/2), func() bool {
+		lag, err := sv.ledger.FeedLag(context.WithoutCancel(ctx), feedName)
+		return err != nil || lag == 0 || !sv.conn.Status().Connected
+	})
+	errs = append(errs, service.end(left()))
+	sv.console.stopped(sv.stopPoint(context.WithoutCancel(ctx)))
+	if parent.Err() == nil { // it was not asked to stop: the first failure is why
+		return context.Cause(ctx)
+	}
+	return errors.Join(errs...)
+}
+
+// announce says where the server is: to clients of the same user, and to
+// whoever looks on.
+func (sv *server) announce(s streams) error {
+	info := serverInfo{PID: os.Getpid(), Version: Version, HTTP: httpURL(sv.listener, sv.tls), NATS: sv.queueURL(), StartedAt: time.Now().UTC()}
+	if err := sv.dir.writeServerInfo(info); err != nil {
+		return err
+	}
+	sv.onClose(sv.dir.removeServerInfo)
+	instance := sv.config.InstanceID
+	if sv.host == nil {
+		instance = ""
+	}
+	sv.console.hint = "odometer usage list --from -1h"
+	if sv.dir.path != defaultDataDir(s.env, "") {
+		sv.console.hint += " --data-dir " + sv.dir.path
+	}
+	sv.console.header(instance, ownerText(sv.config.owner()), tilde(sv.dir.path, s.env), info.HTTP, info.NATS)
+	return nil
+}
+
+// queueURL is where agents on other hosts reach the queue.
+func (sv *server) queueURL() string {
+	if sv.nats == nil {
+		return sv.config.NATS
+	}
+	return sv.nats.URL()
+}
+
+func (sv *server) receipt(_ context.Context, agent odometer.AgentID, spool odometer.SpoolID) (odometer.Receipt, error) {
+	return sv.ledger.Receipt(agent, spool), nil
+}
+
+func (sv *server) parts() *parts {
+	p := &parts{
+		dataDir: sv.dir.path, host: sv.host, conn: func() *queue.Conn { return sv.conn },
+		ledger: sv.ledger, ingest: sv.ingest, entries: sv.entries, feed: sv.feed,
+		live:     &liveView{heard: sv.heard, ledger: sv.ledger, now: time.Now},
+		interval: sampleEvery(sv.config.Interval),
+	}
+	if sv.host != nil {
+		p.publish = func() queue.PublisherStats { return sv.publish.Stats() }
+	}
+	return p
+}
+
+func (sv *server) deps(p *parts) api.Deps {
+	d := api.Deps{
+		Version: Version, Logger: sv.logger, Auth: api.Tokens{api.HashToken("admin", sv.token)},
+		Usage: sv.ledger, Entries: sv.ledger, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Status: p,
+		Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
+	}
+	if sv.host != nil {
+		d.Machine = p
+	}
+	return d
+}
+
+// watch is what the console looks at.
+func (sv *server) watch() watched {
+	w := sv.host.watch()
+	w.entries = func() int64 {
+		st, _ := sv.ledger.Stats(context.Background())
+		return st.Entries
+	}
+	return w
+}
+
+func (sv *server) stopPoint(ctx context.Context) (p stopPoint) {
+	if st, err := sv.ledger.Stats(ctx); err == nil {
+		p.entries = st.Entries
+	}
+	if lag, err := sv.ledger.FeedLag(ctx, feedName); err == nil {
+		p.behind = lag
+	}
+	if sv.host != nil {
+		st := sv.host.spool.Stats()
+		p.position, p.committed, p.backlog = st.Last, st.Acked, st.Unacked
+	}
+	return p
+}

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"example.org/odometer"
+	"example.org/odometer/api/client"
+	"example.org/odometer/queue"
+	"example.org/odometer/spool"
+)
+
+const (
+	// askFirst and askMost bound the wait between two questions to a server
+	// that does not answer.
+	askFirst = 250 * time.Millisecond
+	askMost  = 15 * time.Second
+	// askAgain is when a queue that is lost makes the agent ask the server
+	// whether it is elsewhere now.
+	askAgain = 30 * time.Second
+)
+
+// uplink sends a spool to a server, wherever that has its queue, and goes on
+// for as long as it takes to reach it.
+type uplink struct {
+	server string // http(s):// of a server, or nats:// or tls:// of its queue
+	token  string
+	tls    *tls.Config // whom to trust; nil for the system's authorities
+	agent  odometer.AgentID
+	spool  *spool.Spool
+	logger *slog.Logger
+	// connected is told of each connection; it must return when its context
+	// is done. May be nil.
+	connected func(context.Context, *queue.Conn) error
+
+	mu      sync.Mutex
+	conn    *queue.Conn
+	publish *queue.Publisher
+	err     error         // why there is no connection
+	changed chan struct{} // closed and replaced when conn changes
+}
+
+func newUplink(server, token string, trust *tls.Config, agent odometer.AgentID, s *spool.Spool, logger *slog.Logger) *uplink {
+	return &uplink{
+		server: server, token: token, tls: trust, agent: agent, spool: s, logger: logger,
+		err: errors.New("the server has not been asked yet where its queue is"), changed: make(chan struct{}),
+	}
+}
+
+// direct reports whether the server's address is that of the queue itself.
+func (u *uplink) direct() bool {
+	return !strings.HasPrefix(u.server, "http://") && !strings.HasPrefix(u.server, "https://")
+}
+
+// address asks the server once where its queue is.
+func (u *uplink) address(ctx context.Context) (string, error) {
+	if u.direct() {
+		return u.server, nil
+	}
+	c := &client.Client{Server: u.server, Token: u.token}
+	if u.tls != nil {
+		c.HTTP = &http.Client{Timeout: client.Timeout, Transport: &http.Transport{TLSClientConfig: u.tls}}
+	}
+	address, err := c.Queue(ctx)
+	if err != nil {
+		return "", err
+	}
+	return reachable(address, u.server), nil
+}
+
+// run sends until ctx is done.
+func (u *uplink) run(ctx context.Context) error {
+	wait := askFirst
+	for ctx.Err() == nil {
+		address, err := u.address(ctx)
+		if err == nil {
+			err = u.send(ctx, address)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		if err == nil { // the queue has moved
+			wait = askFirst
+			continue
+		}
+		u.set(nil, nil, err)
+		u.logger.Warn("the server cannot be reached: events wait in the spool", "server", u.server, "err", err, "again", wait)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, askMost)
+	}
+	return nil
+}
+
+// send publishes to the queue at address until ctx is done or the queue is
+// elsewhere.
+func (u *uplink) send(ctx context.Context, address string) error {
+	conn, err := queue.Connect(queue.ConnectOptions{
+		URL: address, Token: u.token, Agent: u.agent, Name: "odometer agent " + string(u.agent), TLS: u.queueTLS(address), Logger: u.logger,
+	})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	publish := queue.NewPublisher(conn, u.spool, queue.PublisherOptions{Agent: u.agent, Last: lastReceipt(u.spool, u.agent), Logger: u.logger})
+	u.set(conn, publish, nil)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return publish.Run(ctx) })
+	if u.connected != nil {
+		g.Go(func() error { return u.connected(ctx, conn) })
+	}
+	if !u.direct() {
+		g.Go(func() error { return u.watch(ctx, conn, address) })
+	}
+	if err := g.Wait(); !errors.Is(err, errMoved) {
+		return err
+	}
+	u.logger.Info("the queue is elsewhere now: connecting there", "server", u.server)
+	return nil
+}
+
+// queueTLS returns whom to trust with the queue, nil where it speaks plainly.
+func (u *uplink) queueTLS(address string) *tls.Config {
+	if strings.HasPrefix(address, "tls://") {
+		if u.tls == nil {
+			return &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+		return u.tls
+	}
+	return nil
+}
+
+var errMoved = errors.New("the queue has moved")
+
+// watch returns errMoved when the queue is lost and the server names another.
+func (u *uplink) watch(ctx context.Context, conn *queue.Conn, address string) error {
+	tick := time.NewTicker(askAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if conn.Status().Connected {
+			continue
+		}
+		if now, err := u.address(ctx); err == nil && now != address {
+			return errMoved
+		}
+	}
+}
+
+func (u *uplink) set(conn *queue.Conn, publish *queue.Publisher, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.conn, u.err = conn, err
+	if publish != nil {
+		u.publish = publish
+	}
+	close(u.changed)
+	u.changed = make(chan struct{})
+}
+
+// current returns the connection, nil while there is none.
+func (u *uplink) current() *queue.Conn {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.conn
+}
+
+// why returns why there is no connection.
+func (u *uplink) why() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.err
+}
+
+// stats are the publisher's, as they were last while there is none.
+func (u *uplink) stats() queue.PublisherStats {
+	u.mu.Lock()
+	publish := u.publish
+	u.mu.Unlock()
+	if publish == nil {
+		return queue.PublisherStats{Breaker: queue.BreakerClosed}
+	}
+	return publish.Stats()
+}
+
+// wait returns a connection that is up, as soon as there is one.
+func (u *uplink) wait(ctx context.Context) (*queue.Conn, error) {
+	for {
+		u.mu.Lock()
+		conn, changed, why := u.conn, u.changed, u.err
+		u.mu.Unlock()
+		if conn != nil {
+			return conn, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", ctx.Err(), why)
+		case <-changed:
+		}
+	}
+}
+
+// recall asks the server for the checkpoints that it keeps of this agent, for
+// as long as recallWithin allows.
+func (u *uplink) recall(ctx context.Context) ([]json.RawMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, recallWithin)
+	defer cancel()
+	conn, err := u.wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return conn.RequestCheckpoints(ctx, u.agent)
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"example.org/odometer"
+	"example.org/odometer/api"
+	"example.org/odometer/api/client"
+)
+
+// usageConfig is what `odometer usage list` is told.
+type usageConfig struct {
+	serverFlags
+	From, To            string // RFC 3339 or relative to the server's clock
+	Instance, User, Org string
+	GroupBy             []string
+	JSON                bool
+}
+
+// defaultFrom is what `usage list` shows unasked: a day is what people compare
+// with what they remember.
+const defaultFrom = "-24h"
+
+// groups are the words that --group-by takes.
+var groups = []odometer.GroupBy{odometer.ByInstance, odometer.ByUser, odometer.ByOrg, odometer.ByHour, odometer.ByDay, odometer.ByMonth}
+
+func newUsage(s streams) *cobra.Command {
+	var c usageConfig
+	list := &cobra.Command{
+		Use:   "list",
+		Short: "List what was used",
+		Long: `List what was used between two times, by time of use.
+
+Times are RFC 3339 (2026-01-02T15:04:05Z), days (2026-01-02) or relative (-24h,
+-7d). What is recorded and what is still open are listed apart.
+
+On a terminal the units are a person's: GiB-hours for memory and storage. On a
+pipe, and with --json, amounts are exact integers in the units that their names
+end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
+		Example: `  odometer usage list --from -1h
+  odometer usage list --from 2026-01-01 --to 2026-02-01 --group-by user --json`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, g := range c.GroupBy {
+				if !slices.Contains(groups, odometer.GroupBy(g)) {
+					return misuse(fmt.Errorf("--group-by %q: one or several of %s are possible, with commas between", g, joinWords(groups)))
+				}
+			}
+			api, err := c.client()
+			if err != nil {
+				return err
+			}
+			answer, err := api.Usage(cmd.Context(), client.UsageQuery{
+				From: c.From, To: c.To, Instance: c.Instance, User: c.User, Org: c.Org, GroupBy: c.GroupBy,
+			})
+			if err != nil {
+				return err
+			}
+			if c.JSON {
+				return printJSON(s.out, answer)
+			}
+			return showUsage(s, answer)
+		},
+	}
+	flags := list.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&c.From, "from", defaultFrom, "beginning of the time, included")
+	flags.StringVar(&c.To, "to", "now", "end of the time, not included")
+	flags.StringVar(&c.Instance, "instance", "", "only this instance")
+	flags.StringVar(&c.User, "user", "", "only what this user is charged")
+	flags.StringVar(&c.Org, "org", "", "only what this organisation is charged")
+	flags.StringSliceVar(&c.GroupBy, "group-by", []string{string(odometer.ByInstance)}, "one row for each "+joinWords(groups))
+	flags.BoolVar(&c.JSON, "json", false, "as JSON")
+	c.register(flags, s.env)
+	list.RegisterFlagCompletionFunc("group-by", cobra.FixedCompletions(words(groups), cobra.ShellCompDirectiveNoFileComp))
+
+	parent := &cobra.Command{Use: "usage", Short: "What was used", Args: cobra.ArbitraryArgs, RunE: group}
+	parent.AddCommand(list)
+	return parent
+}
+
+func words[T ~string](list []T) []string {
+	var s []string
+	for _, w := range list {
+		s = append(s, string(w))
+	}
+	return s
+}
+
+func joinWords[T ~string](list []T) string { return strings.Join(words(list), ", ") }
+
+// usageColumns are the amounts that a table of usage has, in order.
+var usageColumns = []struct {
+	title    string
+	quantity odometer.Quantity
+}{
+	{"CPU", odometer.CPU},
+	{"MEM GiB-h", odometer.Memory},
+	{"DISK GiB-h", odometer.Storage},
+	{"OUT", odometer.NetworkEgress},
+	{"IN", odometer.NetworkIngress},
+	{"READ", odometer.DiskRead},
+	{"WRITTEN", odometer.DiskWrite},
+	{"GPU", odometer.GPU},
+}
+
+// showUsage prints the recorded rows and the open ones.
+func showUsage(s streams, a api.UsageAnswer) error {
+	columns := []column{{Title: "", Name: "state"}}
+	for _, g := range a.GroupBy {
+		name := string(g)
+		if slices.Contains([]odometer.GroupBy{odometer.ByHour, odometer.ByDay, odometer.ByMonth}, g) {
+			name = "start"
+		}
+		columns = append(columns, column{Title: strings.ToUpper(string(g)), Name: name})
+	}
+	for _, c := range usageColumns {
+		columns = append(columns, column{Title: c.title, Name: c.quantity.String(), Number: true})
+	}
+	columns = append(columns, column{"MEASURED", "measured_s", true}, column{"RECOVERED", "recovered_s", true}, column{"GAP", "gap_s", true})
+
+	rows := usageRows("recorded", a.GroupBy, a.Rows)
+	rows = append(rows, usageRows("open", a.GroupBy, a.Open)...)
+	if err := printTable(s.out, s.outTTY, columns, rows); err != nil || !s.outTTY {
+		return err
+	}
+	_, err := fmt.Fprintf(s.out, "%s to %s UTC. ", a.From.UTC().Format(time.DateTime), a.To.UTC().Format(time.DateTime))
+	switch {
+	case len(a.Rows) == 0 && len(a.Open) == 0:
+		fmt.Fprintln(s.out, "Nothing was used, or nobody measured it: odometer status")
+	case len(a.Rows) == 0:
+		fmt.Fprintln(s.out, "Nothing is recorded yet; what is open is recorded when its period closes.")
+	default:
+		fmt.Fprintln(s.out, "What is open is not part of what is recorded.")
+	}
+	return err
+}
+
+func usageRows(state string, by []odometer.GroupBy, rows []api.Row) [][]cell {
+	var out [][]cell
+	for _, r := range rows {
+		line := []cell{plain(state)}
+		for _, g := range by {
+			switch g {
+			case odometer.ByInstance:
+				line = append(line, plain(string(r.Instance)))
+			case odometer.ByUser:
+				line = append(line, plain(string(r.User)))
+			case odometer.ByOrg:
+				line = append(line, plain(string(r.Org)))
+			default:
+				line = append(line, instant(time.UnixMicro(r.Start)))
+			}
+		}
+		for _, c := range usageColumns {
+			if !r.Known.Has(c.quantity) {
+				line = append(line, plain(""))
+				continue
+			}
+			total := r.Totals[c.quantity]
+			line = append(line, cell{humanAmount(c.quantity, total.Float64()), total.String()})
+		}
+		measured := r.Totals[odometer.MeasuredTime]
+		measured.AddSum(r.Totals[odometer.EstimatedTime])
+		measured.SubSum(r.Recovered)
+		for _, sum := range []odometer.Sum{measured, r.Recovered, r.Totals[odometer.GapTime]} {
+			line = append(line, cell{humanTime(sum.Float64()), wholeSeconds(sum)})
+		}
+		out = append(out, line)
+	}
+	return out
+}
+
+// wholeSeconds cuts a time in microseconds to seconds, as the API's JSON does.
+func wholeSeconds(us odometer.Sum) string {
+	n, ok := us.Int64()
+	if !ok || n < 0 {
+		return us.String() + "e-6"
+	}
+	return fmt.Sprint(n / odometer.SecondMicros)
+}
