@@ -1,0 +1,25 @@
+# make test is what CI runs; see CONTRIBUTING.md.
+
+.PHONY: build test lint fuzz bench
+
+build:
+	go build -o odometer ./cmd/odometer
+
+test:
+	./scripts/prepare
+	$(MAKE) --no-print-directory lint
+	go test -race -timeout 15m ./...
+	FUZZTIME=3s ./scripts/fuzz
+
+lint:
+	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	./scripts/vuln
+
+fuzz:
+	FUZZTIME=$${FUZZTIME:-1m} ./scripts/fuzz
+
+# Rates beside the bare limits, measured in the same run.
+bench:
+	go run ./bench
