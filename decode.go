@@ -483,7 +483,7 @@ func (d *eventDecoder) enter(in string) bool {
 	if !d.scanner.open('{') {
 		return false
 	}
-	d.in = in
+	d.in, d.name = in, nil
 	return true
 }
 

@@ -67,12 +67,12 @@ func (s *scanner) digits() (value uint64, negative, ok bool) {
 		inner := scanner{data: t}
 		if len(t) > 0 && (t[0] == '-' || t[0]-'0' <= 9) {
 			n, ok := inner.number()
-			if ok && inner.pos == len(t) && n.frac == 0 && !n.exponent {
+			if ok && inner.pos == len(t) && n.frac == 0 && !n.exponent && !(n.negative && n.digits == 0) {
 				if n.overflow {
 					s.note("%s does not fit in 64 bits", clip(string(t)))
 					return 0, false, false
 				}
-				return n.digits, n.negative && n.digits != 0, true
+				return n.digits, n.negative, true
 			}
 		}
 		s.note("%q where an integer is due", clip(string(t)))

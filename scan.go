@@ -25,7 +25,7 @@ type scanner struct {
 	problems []error
 
 	in   string // the object being read, as in Member.In
-	name []byte // the member being read; nil between members
+	name []byte // the member being read, or read last
 }
 
 // where names the place that an error is about.
@@ -113,9 +113,9 @@ func (s *scanner) open(bracket byte) bool {
 // member goes to the next member of an object and returns its name, or false
 // behind the last. The name may be a part of the text.
 func (s *scanner) member(first *bool) ([]byte, bool) {
-	s.name = nil
 	c := s.peek()
 	if c == '}' {
+		s.name = nil
 		s.pos++
 		s.depth--
 		return nil, false
@@ -419,20 +419,18 @@ func (s *scanner) object() {
 	if !s.open('{') {
 		return
 	}
-	in, outer := s.in, s.name
+	outer := s.name
 	var names names
 	for first := true; s.err == nil; {
 		name, ok := s.member(&first)
-		if !ok {
+		if s.name = outer; !ok {
 			break
 		}
 		if !names.add(name) {
-			s.in, s.name = in, outer
 			s.note("the member %q stands twice in an object", clip(string(name)))
 		}
 		s.value()
 	}
-	s.name = outer
 }
 
 var literals = [...]string{"null", "true", "false"}

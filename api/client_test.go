@@ -24,13 +24,13 @@ func TestClientSpeaksToServer(t *testing.T) {
 
 	ada := odometer.Owner{User: "ada", Org: "acme"}
 	first, second := api.SampleEvent("vm-1", 1, ada), api.SampleEvent("vm-1", 2, ada)
-	submitted, err := c.Submit(ctx, api.ContentBatch, fmt.Appendf(nil, "[%s,%s]", api.Structured(&first), api.Structured(&second)))
+	submitted, err := c.Submit(ctx, odometer.ContentCloudBatch, fmt.Appendf(nil, "[%s,%s]", api.Structured(&first), api.Structured(&second)))
 	if err != nil || submitted.Accepted != 2 || submitted.Results[1].EventID != second.ID() {
 		t.Errorf("submit: got %+v, %v, want 2 accepted", submitted, err)
 	}
 	first.Usage.Vector[odometer.CPU]++
 	first.Readings.End.Vector[odometer.CPU]++
-	submitted, err = c.Submit(ctx, api.ContentStructured, api.Structured(&first))
+	submitted, err = c.Submit(ctx, odometer.ContentCloudEvent, api.Structured(&first))
 	if p, ok := errors.AsType[*api.Problem](err); !ok || p.Code != "events_refused" || submitted.Refused != 1 || submitted.Results[0].Reason != "conflict" {
 		t.Errorf("submit a conflict: got %+v, %v, want it refused", submitted, err)
 	}
@@ -100,7 +100,7 @@ func TestClientSpeaksToServer(t *testing.T) {
 		t.Errorf("health: got %+v, %v, want the ledger in error and no error of the call", h, err)
 	}
 	f.Fails = odometer.ErrUnavailable
-	if _, err := c.Submit(ctx, api.ContentStructured, api.Structured(&second)); !errors.Is(err, odometer.ErrUnavailable) {
+	if _, err := c.Submit(ctx, odometer.ContentCloudEvent, api.Structured(&second)); !errors.Is(err, odometer.ErrUnavailable) {
 		t.Errorf("submit to a ledger that is away: got %v, want ErrUnavailable", err)
 	}
 }

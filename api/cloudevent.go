@@ -1,59 +1,33 @@
 package api
 
 import (
-	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
-	"net/url"
+	"slices"
 	"strings"
-	"time"
 
 	"example.org/odometer"
 )
 
-// The content types of CloudEvents 1.0 over HTTP.
-const (
-	ContentStructured = "application/cloudevents+json"
-	ContentBatch      = "application/cloudevents-batch+json"
-)
+// attributes are the members of a CloudEvent that an error may name; the first
+// ones must be there.
+var attributes = []string{"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data", "data_base64"}
 
-// EntryCloudEvent is the CloudEvents type of a ledger entry.
-const EntryCloudEvent = "org.odometer.entry.v1"
+const required = 4
 
-// The attributes that every CloudEvent must have.
-var required = [...]string{"specversion", "id", "source", "type"}
-
-// envelope is what this package needs of a CloudEvent: who sent it, and the
-// event inside.
-type envelope struct {
-	source string
-	data   json.RawMessage
-}
-
-// readEnvelopes reads the CloudEvents of a request in the mode that its
-// content type names: structured, batch, or binary. What is no well-formed
-// CloudEvent is refused with the request as a whole, since there is no telling
-// what it was; whether the data is a valid usage event is not looked at.
-func readEnvelopes(r *http.Request) ([]envelope, error) {
-	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
-		return nil, fmt.Errorf("content encoding %q is not supported, send the body as it is: %w", clip(e), errMediaType)
-	}
-	header := r.Header.Get("Content-Type")
-	media, params, err := mime.ParseMediaType(header)
+// readRecords reads the CloudEvents of a request in the mode that its content
+// type names. An event that is not valid becomes a record with Raw and Err, for
+// the quarantine. What is no CloudEvent, or has no JSON in it, is refused with
+// the request as a whole: there is no telling what it was, and nothing that
+// could be kept as an event.
+func readRecords(r *http.Request) ([]odometer.Record, error) {
+	batch, err := mediaOf(r)
 	if err != nil {
-		return nil, fmt.Errorf("content type %q: %v; send %s, %s, or application/json with ce- headers: %w", clip(header), err, ContentStructured, ContentBatch, errMediaType)
-	}
-	if c := params["charset"]; c != "" && !strings.EqualFold(c, "utf-8") {
-		return nil, fmt.Errorf("charset %q is not supported, only utf-8: %w", clip(c), errMediaType)
-	}
-	binary := media == "application/json" || strings.HasSuffix(media, "+json") && !strings.HasPrefix(media, "application/cloudevents")
-	if !binary && media != ContentStructured && media != ContentBatch {
-		return nil, fmt.Errorf("content type %s is not supported; send %s, %s, or application/json with ce- headers: %w", media, ContentStructured, ContentBatch, errMediaType)
+		return nil, err
 	}
 	if r.ContentLength > MaxBodyBytes {
 		return nil, fmt.Errorf("the body has %d bytes, at most %d are taken: %w", r.ContentLength, MaxBodyBytes, errTooLarge)
@@ -65,177 +39,112 @@ func readEnvelopes(r *http.Request) ([]envelope, error) {
 		}
 		return nil, FieldError{"body", "$", "could not be read to its end: " + err.Error()}
 	}
-	switch {
-	case binary:
-		return binaryEnvelope(r.Header, body)
-	case media == ContentStructured:
-		e, faults := structuredEnvelope("$", body)
-		return []envelope{e}, join(faults...)
-	default:
-		return batchEnvelopes(body)
+	if n := elements(body); batch && n > MaxBatch { // before any of them is read
+		return nil, fmt.Errorf("the batch has %d events, at most %d are taken: %w", n, MaxBatch, errTooLarge)
 	}
-}
-
-func binaryEnvelope(h http.Header, body []byte) ([]envelope, error) {
-	var errs []error
-	values := make(map[string]string)
-	for _, name := range required {
-		header := "ce-" + name
-		got := h.Values(header)
-		if len(got) == 0 {
-			errs = append(errs, FieldError{"header", header, "is missing"})
-			continue
-		}
-		if len(got) > 1 {
-			errs = append(errs, FieldError{"header", header, fmt.Sprintf("is given %d times", len(got))})
-			continue
-		}
-		value, err := url.PathUnescape(got[0]) // the binding's percent encoding
-		if err != nil {
-			errs = append(errs, FieldError{"header", header, err.Error()})
-			continue
-		}
-		if fault := attributeFault(name, value); fault != "" {
-			errs = append(errs, FieldError{"header", header, fault})
-		}
-		values[name] = value
-	}
-	if !json.Valid(body) {
-		errs = append(errs, FieldError{"body", "$", "is not JSON"})
-	}
-	return []envelope{{source: values["source"], data: body}}, join(errs...)
-}
-
-func batchEnvelopes(body []byte) ([]envelope, error) {
-	var elements []json.RawMessage
-	if err := json.Unmarshal(body, &elements); err != nil || elements == nil {
-		return nil, FieldError{"body", "$", "is not a JSON array of CloudEvents"}
-	}
-	if len(elements) > MaxBatch {
-		return nil, fmt.Errorf("the batch has %d events, at most %d are taken: %w", len(elements), MaxBatch, errTooLarge)
-	}
-	var errs []error
-	all := make([]envelope, len(elements))
-	for i, element := range elements {
-		e, faults := structuredEnvelope(fmt.Sprintf("$[%d]", i), element)
-		all[i], errs = e, append(errs, faults...)
-	}
-	return all, join(errs...)
-}
-
-// structuredEnvelope reads one CloudEvent in its JSON form. Place says where it
-// stands in the body.
-func structuredEnvelope(place string, body []byte) (envelope, []error) {
-	var errs []error
-	fault := func(name, format string, args ...any) {
-		if name != "" {
-			name = "." + name
-		}
-		errs = append(errs, FieldError{"body", place + name, fmt.Sprintf(format, args...)})
-	}
-	members, err := membersOf(body)
+	items, err := odometer.ReadCloudHTTP(r.Header, body)
 	if err != nil {
-		fault("", "is no CloudEvent: %v", err)
-		return envelope{}, errs
+		return nil, FieldError{"body", "$", reason(err)}
 	}
-	text := func(name string) (string, bool) {
-		raw, ok := members[name]
-		if !ok {
-			return "", false
+	var errs []error
+	records := make([]odometer.Record, len(items))
+	for i, item := range items {
+		place := "$"
+		if batch {
+			place = fmt.Sprintf("$[%d]", i)
 		}
-		var s *string
-		if err := json.Unmarshal(raw, &s); err != nil || s == nil {
-			fault(name, "is not a string")
-			return "", false
+		if len(item.Data) > odometer.MaxEventBytes {
+			return nil, fmt.Errorf("the event at %s has %d bytes, at most %d are taken; nothing of the request was: %w",
+				place, len(item.Data), odometer.MaxEventBytes, errTooLarge)
 		}
-		return *s, true
+		records[i] = odometer.Record{Event: item.Event, Raw: item.Data}
+		if item.Err == nil {
+			continue
+		}
+		// A record in quarantine is read again from its bytes when the ledger
+		// is rebuilt and must then be found as bad: only what is wrong with
+		// the event itself may put it there.
+		_, wrong := odometer.DecodeEvent(item.Data)
+		if wrong == nil || wrong.Error() != item.Err.Error() || !json.Valid(item.Data) {
+			errs = append(errs, envelopeFaults(place, item.Err)...)
+			continue
+		}
+		records[i].Err = wrong
 	}
-	var e envelope
-	for _, name := range required {
-		value, ok := text(name)
-		switch {
-		case ok:
-			if wrong := attributeFault(name, value); wrong != "" {
-				fault(name, "%s", wrong)
+	return records, join(errs...)
+}
+
+// elements counts the commas between the elements of a JSON array, plus one.
+// It neither checks the JSON nor tells an empty array from one with an element.
+func elements(body []byte) int {
+	n, depth, quoted := 1, 0, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '[' || c == '{':
+			depth++
+		case c == ']' || c == '}':
+			depth--
+		case c == ',' && depth == 1:
+			n++
+		}
+	}
+	return n
+}
+
+// mediaOf checks what the headers say of the body, and tells whether it is a
+// batch.
+func mediaOf(r *http.Request) (batch bool, err error) {
+	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
+		return false, fmt.Errorf("content encoding %q is not supported, send the body as it is: %w", clip(e), errMediaType)
+	}
+	content := r.Header.Get("Content-Type")
+	media, params, err := mime.ParseMediaType(content)
+	charset := params["charset"]
+	binary := media == odometer.ContentJSON || strings.HasSuffix(media, "+json") && !strings.HasPrefix(media, "application/cloudevents")
+	switch {
+	case err == nil && charset != "" && !strings.EqualFold(charset, "utf-8"):
+		return false, fmt.Errorf("charset %q is not supported, only utf-8: %w", clip(charset), errMediaType)
+	case err == nil && binary && r.Header.Get("ce-specversion") == "":
+		var errs []error
+		for _, name := range attributes[:required] {
+			if r.Header.Get("ce-"+name) == "" {
+				errs = append(errs, FieldError{"header", "ce-" + name, "is missing: beside " + clip(media) +
+					" the CloudEvent's attributes are headers; within the body they go as " + odometer.ContentCloudEvent})
 			}
-		case members[name] == nil:
-			fault(name, "is missing")
 		}
-		if name == "source" {
-			e.source = value
-		}
+		return false, join(errs...)
+	case err != nil || !binary && media != odometer.ContentCloudEvent && media != odometer.ContentCloudBatch:
+		return false, fmt.Errorf("content type %q is not supported; send %s, %s, or %s with ce- headers: %w",
+			clip(content), odometer.ContentCloudEvent, odometer.ContentCloudBatch, odometer.ContentJSON, errMediaType)
 	}
-	if kind, ok := text("datacontenttype"); ok {
-		media, _, err := mime.ParseMediaType(kind)
-		if err != nil || media != "application/json" && !strings.HasSuffix(media, "+json") {
-			fault("datacontenttype", "%q is not application/json", clip(kind))
-		}
-	}
-	data, plain := members["data"]
-	encoded, base64ed := text("data_base64")
-	switch {
-	case plain && members["data_base64"] != nil:
-		fault("data", "is there together with data_base64")
-	case plain:
-		e.data = data
-	case base64ed:
-		e.data, err = base64.StdEncoding.DecodeString(encoded)
-		if err != nil || !json.Valid(e.data) {
-			fault("data_base64", "is not JSON in base64")
-		}
-	case members["data_base64"] == nil:
-		fault("data", "is missing")
-	}
-	return e, errs
+	return media == odometer.ContentCloudBatch, nil
 }
 
-// attributeFault says what is wrong with the value of a required attribute.
-func attributeFault(name, value string) string {
-	switch {
-	case value == "":
-		return "is empty"
-	case name == "specversion" && value != "1.0":
-		return fmt.Sprintf("is %q, only \"1.0\" is understood", clip(value))
-	case len(value) > 1024:
-		return "is longer than 1024 bytes"
+// envelopeFaults returns each thing that is wrong with one CloudEvent.
+func envelopeFaults(place string, err error) []error {
+	all := []error{err}
+	if joined, ok := errors.Unwrap(err).(interface{ Unwrap() []error }); ok {
+		all = joined.Unwrap()
 	}
-	if name == "source" {
-		if _, err := url.Parse(value); err != nil {
-			return "is no URI reference"
+	faults := make([]error, len(all))
+	for i, e := range all {
+		name, wrong, _ := strings.Cut(reason(e), " ")
+		name = strings.TrimSuffix(name, ":")
+		switch {
+		case strings.HasPrefix(name, "ce-"):
+			faults[i] = FieldError{"header", name, wrong}
+		case slices.Contains(attributes, name):
+			faults[i] = FieldError{"body", place + "." + name, wrong}
+		default:
+			faults[i] = FieldError{"body", place, reason(e)}
 		}
 	}
-	return ""
-}
-
-// membersOf returns the members of a JSON object, whose names must differ.
-func membersOf(body []byte) (map[string]json.RawMessage, error) {
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return nil, errors.New("it is not a JSON object")
-	}
-	members := make(map[string]json.RawMessage)
-	for dec.More() {
-		t, err := dec.Token()
-		if err != nil {
-			return nil, err
-		}
-		name, _ := t.(string) // a member's name is a string, or Token had failed
-		if _, again := members[name]; again {
-			return nil, fmt.Errorf("%q is there twice", clip(name))
-		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return nil, err
-		}
-		members[name] = value
-	}
-	if _, err := dec.Token(); err != nil {
-		return nil, err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, errors.New("something follows it")
-	}
-	return members, nil
+	return faults
 }
 
 // wantsCloudEvents reports whether an Accept header asks for a batch of
@@ -243,7 +152,7 @@ func membersOf(body []byte) (map[string]json.RawMessage, error) {
 func wantsCloudEvents(accept []string) bool {
 	for _, line := range accept {
 		for part := range strings.SplitSeq(line, ",") {
-			if media, params, err := mime.ParseMediaType(part); err == nil && media == ContentBatch && params["q"] != "0" {
+			if media, params, err := mime.ParseMediaType(part); err == nil && media == odometer.ContentCloudBatch && params["q"] != "0" {
 				return true
 			}
 		}
@@ -251,27 +160,13 @@ func wantsCloudEvents(accept []string) bool {
 	return false
 }
 
-// writeCloudEvents answers with entries as a CloudEvents batch. Source and id
-// together name an entry of one ledger for ever.
+// writeCloudEvents answers with entries as a CloudEvents batch.
 func writeCloudEvents(w http.ResponseWriter, entries []odometer.Entry) error {
-	type cloudEvent struct {
-		SpecVersion string          `json:"specversion"`
-		ID          string          `json:"id"`
-		Source      string          `json:"source"`
-		Type        string          `json:"type"`
-		Subject     string          `json:"subject"`
-		Time        time.Time       `json:"time"`
-		ContentType string          `json:"datacontenttype"`
-		Data        json.RawMessage `json:"data"`
-	}
-	batch := make([]cloudEvent, len(entries))
+	batch := make([]odometer.CloudEvent, len(entries))
 	for i := range entries {
-		e := &entries[i]
-		batch[i] = cloudEvent{
-			SpecVersion: "1.0", ID: e.ID.String(), Source: fmt.Sprintf("/odometer/partitions/%d", e.ID.Partition),
-			Type: EntryCloudEvent, Subject: string(e.Event.Instance), Time: instant(e.Event.Span.End),
-			ContentType: "application/json", Data: e.AppendJSON(nil),
-		}
+		batch[i] = entries[i].CloudEvent()
 	}
-	return write(w, http.StatusOK, ContentBatch, batch)
+	w.Header().Set("Content-Type", odometer.ContentCloudBatch)
+	w.Write(append(odometer.AppendCloudBatch(nil, batch), '\n')) // the client is gone when this fails
+	return nil
 }

@@ -402,7 +402,7 @@ func SampleStats() Stats {
 // Structured returns e as a CloudEvent in its JSON form.
 func Structured(e *odometer.Event) json.RawMessage {
 	b, err := json.Marshal(map[string]any{
-		"specversion": "1.0", "id": e.ID(), "source": "/test", "type": "org.odometer.usage.v1", "data": json.RawMessage(e.AppendJSON(nil)),
+		"specversion": "1.0", "id": e.ID(), "source": "/test", "type": odometer.CloudEventType, "data": json.RawMessage(e.AppendJSON(nil)),
 	})
 	if err != nil {
 		panic(err)

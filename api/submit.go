@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"fmt"
 	"net/http"
 
@@ -59,24 +58,9 @@ func (s *server) postEvents(w http.ResponseWriter, r *http.Request) error {
 	if s.Submit == nil {
 		return absent("ledger")
 	}
-	envelopes, err := readEnvelopes(r)
+	records, err := readRecords(r)
 	if err != nil {
 		return err
-	}
-	records := make([]odometer.Record, len(envelopes))
-	for i, e := range envelopes {
-		data := bytes.TrimSpace(e.data)
-		if len(data) > odometer.MaxEventBytes {
-			return fmt.Errorf("event %d has %d bytes, at most %d are taken; nothing of the request was: %w", i, len(data), odometer.MaxEventBytes, errTooLarge)
-		}
-		records[i] = odometer.Record{Raw: data}
-		event, err := odometer.DecodeEvent(data)
-		if err != nil {
-			records[i].Err = err
-			continue
-		}
-		event.Source = e.source
-		records[i].Event = event
 	}
 	answer := Submitted{Results: make([]SubmitResult, len(records))}
 	if len(records) > 0 {

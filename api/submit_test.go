@@ -19,7 +19,7 @@ import (
 // body returns a CloudEvent whose data is text, with members replaced.
 func body(data string, change map[string]string) string {
 	members := map[string]json.RawMessage{
-		"specversion": json.RawMessage(`"1.0"`), "id": json.RawMessage(`"1"`), "source": json.RawMessage(`"/h"`), "type": json.RawMessage(`"t"`),
+		"specversion": json.RawMessage(`"1.0"`), "id": json.RawMessage(`"1"`), "source": json.RawMessage(`"/h"`), "type": json.RawMessage(`"org.odometer.usage.v1"`),
 	}
 	if data != "" {
 		members["data"] = json.RawMessage(data)
@@ -54,11 +54,11 @@ func TestThreeModesAreOneEvent(t *testing.T) {
 	}{
 		{"structured", "application/cloudevents+json", body(data, nil), nil},
 		{"structured, in capitals and with a charset", "Application/CloudEvents+JSON; charset=UTF-8", body(data, nil), nil},
-		{"structured, as base64", ContentStructured, body("", map[string]string{"data_base64": `"` + base64.StdEncoding.EncodeToString([]byte(data)) + `"`}), nil},
-		{"structured, with the data's type and an extension", ContentStructured, body(data, map[string]string{"datacontenttype": `"application/json"`, "partitionkey": `"x"`}), nil},
-		{"batch", ContentBatch, "[" + body(data, nil) + "]", nil},
-		{"binary", "application/json", data, []string{"ce-specversion", "1.0", "ce-id", "1", "ce-source", "/h%20x", "ce-type", "t"}},
-		{"binary, of a type of JSON", "application/vnd.x+json", " " + data + "\n", []string{"CE-SpecVersion", "1.0", "CE-ID", "1", "CE-Source", "/h", "CE-Type", "t"}},
+		{"structured, as base64", odometer.ContentCloudEvent, body("", map[string]string{"data_base64": `"` + base64.StdEncoding.EncodeToString([]byte(data)) + `"`}), nil},
+		{"structured, with the data's type and an extension", odometer.ContentCloudEvent, body(data, map[string]string{"datacontenttype": `"application/json"`, "partitionkey": `"x"`}), nil},
+		{"batch", odometer.ContentCloudBatch, "[" + body(data, nil) + "]", nil},
+		{"binary", "application/json", data, []string{"ce-specversion", "1.0", "ce-id", "1", "ce-source", "/h%20x", "ce-type", odometer.CloudEventType}},
+		{"binary, of a type of JSON", "application/vnd.x+json", " " + data + "\n", []string{"CE-SpecVersion", "1.0", "CE-ID", "1", "CE-Source", "/h", "CE-Type", odometer.CloudEventType}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := post(h, c.contentType, c.body, c.headers...)
@@ -86,7 +86,7 @@ func TestSourceOfTheEnvelopeReachesTheLedger(t *testing.T) {
 	v10 := `{"event_type":"resource_usage","version":"1.0","timestamp":1763881230,"instance_id":"vm-7","user_id":"u","org_id":null,` +
 		`"metrics":{"cpu_seconds":12,"cpu_percent_avg":40.2,"memory_gb":1.5,"memory_percent":37.5,"storage_gb":20.0,"network_egress_mb":1.25,"network_ingress_mb":0.5,"gpu_seconds":0},` +
 		`"period":{"start":1763881200,"end":1763881230}}`
-	if w := post(h, "application/json", v10, "ce-specversion", "1.0", "ce-id", "1", "ce-source", "/host%2012", "ce-type", "t"); w.Code != 200 {
+	if w := post(h, "application/json", v10, "ce-specversion", "1.0", "ce-id", "1", "ce-source", "/host%2012", "ce-type", odometer.CloudEventType); w.Code != 200 {
 		t.Fatalf("got %d %s, want 200", w.Code, w.Body)
 	}
 	if got := f.entries[0].Event.Source; got != "/host 12" {
@@ -98,7 +98,7 @@ func TestRequestsThatAreRefusedAsAWhole(t *testing.T) {
 	e := SampleEvent("vm-1", 1, odometer.Owner{})
 	data := string(e.AppendJSON(nil))
 	good := body(data, nil)
-	binary := []string{"ce-specversion", "1.0", "ce-id", "1", "ce-source", "/h", "ce-type", "t"}
+	binary := []string{"ce-specversion", "1.0", "ce-id", "1", "ce-source", "/h", "ce-type", odometer.CloudEventType}
 	long := `{"event_type":"` + strings.Repeat("x", odometer.MaxEventBytes) + `"}`
 	for _, c := range []struct {
 		name, contentType, body string
@@ -110,35 +110,35 @@ func TestRequestsThatAreRefusedAsAWhole(t *testing.T) {
 		{"a content type that is none", "a/b/c", good, nil, 415, ""},
 		{"another content type", "text/plain", good, nil, 415, ""},
 		{"another format of CloudEvents", "application/cloudevents+avro", good, nil, 415, ""},
-		{"another charset", ContentStructured + "; charset=latin1", good, nil, 415, ""},
-		{"compressed", ContentStructured, good, []string{"Content-Encoding", "gzip"}, 415, ""},
-		{"nothing", ContentStructured, "", nil, 400, "$"},
-		{"no JSON", ContentStructured, "{", nil, 400, "$"},
-		{"no object", ContentStructured, "[]", nil, 400, "$"},
-		{"something behind it", ContentStructured, good + "{}", nil, 400, "$"},
-		{"a member that is there twice", ContentStructured, strings.Replace(good, `"id":"1"`, `"id":"1","id":"2"`, 1), nil, 400, "$"},
-		{"no attributes", ContentStructured, "{}", nil, 400, "$.specversion $.id $.source $.type $.data"},
-		{"attributes that are no strings", ContentStructured, body(data, map[string]string{"id": "7", "source": "null", "type": "{}"}), nil, 400, "$.id $.source $.type"},
-		{"empty attributes", ContentStructured, body(data, map[string]string{"id": `""`, "type": `""`}), nil, 400, "$.id $.type"},
-		{"another version of CloudEvents", ContentStructured, body(data, map[string]string{"specversion": `"0.3"`}), nil, 400, "$.specversion"},
-		{"a source that is no URI reference", ContentStructured, body(data, map[string]string{"source": `"%zz"`}), nil, 400, "$.source"},
-		{"an id that is too long", ContentStructured, body(data, map[string]string{"id": `"` + strings.Repeat("x", 1025) + `"`}), nil, 400, "$.id"},
-		{"data of another type", ContentStructured, body(data, map[string]string{"datacontenttype": `"text/xml"`}), nil, 400, "$.datacontenttype"},
-		{"data twice", ContentStructured, body(data, map[string]string{"data_base64": `"e30="`}), nil, 400, "$.data"},
-		{"base64 that is none", ContentStructured, body("", map[string]string{"data_base64": `"?"`}), nil, 400, "$.data_base64"},
-		{"base64 of no JSON", ContentStructured, body("", map[string]string{"data_base64": `"eA=="`}), nil, 400, "$.data_base64"},
-		{"base64 that is no string", ContentStructured, body("", map[string]string{"data_base64": `1`}), nil, 400, "$.data_base64"},
-		{"a batch that is no array", ContentBatch, good, nil, 400, "$"},
-		{"a batch of null", ContentBatch, "null", nil, 400, "$"},
-		{"one bad CloudEvent spoils the batch, since nobody knows what it was", ContentBatch, "[" + good + `,{"specversion":"1.0"},3]`, nil, 400, "$[1].id $[1].source $[1].type $[1].data $[2]"},
-		{"a batch of too many", ContentBatch, "[" + strings.Repeat("0,", MaxBatch) + "0]", nil, 413, ""},
+		{"another charset", odometer.ContentCloudEvent + "; charset=latin1", good, nil, 415, ""},
+		{"compressed", odometer.ContentCloudEvent, good, []string{"Content-Encoding", "gzip"}, 415, ""},
+		{"nothing", odometer.ContentCloudEvent, "", nil, 400, "$"},
+		{"no JSON", odometer.ContentCloudEvent, "{", nil, 400, "$"},
+		{"no object", odometer.ContentCloudEvent, "[]", nil, 400, "$"},
+		{"something behind it", odometer.ContentCloudEvent, good + "{}", nil, 400, "$"},
+		{"a member that is there twice", odometer.ContentCloudEvent, strings.Replace(good, `"id":"1"`, `"id":"1","id":"2"`, 1), nil, 400, "$.id"},
+		{"no attributes", odometer.ContentCloudEvent, "{}", nil, 400, "$.specversion $.id $.source $.type $.data"},
+		{"attributes that are no strings", odometer.ContentCloudEvent, body(data, map[string]string{"id": "7", "source": "null", "type": "{}"}), nil, 400, "$.id $.source $.type"},
+		{"empty attributes", odometer.ContentCloudEvent, body(data, map[string]string{"id": `""`, "type": `""`}), nil, 400, "$.id $.type"},
+		{"another version of CloudEvents", odometer.ContentCloudEvent, body(data, map[string]string{"specversion": `"0.3"`}), nil, 400, "$.specversion"},
+		{"a source that is no URI reference", odometer.ContentCloudEvent, body(data, map[string]string{"source": `"%zz"`}), nil, 400, "$.source"},
+		{"an id that is too long", odometer.ContentCloudEvent, body(data, map[string]string{"id": `"` + strings.Repeat("x", 1025) + `"`}), nil, 400, "$.id"},
+		{"data of another type", odometer.ContentCloudEvent, body(data, map[string]string{"datacontenttype": `"text/xml"`}), nil, 400, "$.datacontenttype"},
+		{"data twice", odometer.ContentCloudEvent, body(data, map[string]string{"data_base64": `"e30="`}), nil, 400, "$.data_base64"},
+		{"base64 that is none", odometer.ContentCloudEvent, body("", map[string]string{"data_base64": `"?"`}), nil, 400, "$.data_base64"},
+		{"base64 of no JSON", odometer.ContentCloudEvent, body("", map[string]string{"data_base64": `"eA=="`}), nil, 400, "$"},
+		{"base64 that is no string", odometer.ContentCloudEvent, body("", map[string]string{"data_base64": `1`}), nil, 400, "$.data_base64"},
+		{"a batch that is no array", odometer.ContentCloudBatch, good, nil, 400, "$"},
+		{"a batch of null", odometer.ContentCloudBatch, "null", nil, 400, "$"},
+		{"one bad CloudEvent spoils the batch, since nobody knows what it was", odometer.ContentCloudBatch, "[" + good + `,{"specversion":"1.0"},3]`, nil, 400, "$[1].id $[1].source $[1].type $[1].data $[2]"},
+		{"a batch of too many", odometer.ContentCloudBatch, "[" + strings.Repeat("0,", MaxBatch) + "0]", nil, 413, ""},
 		{"binary without headers", "application/json", data, nil, 400, "ce-specversion ce-id ce-source ce-type"},
 		{"binary with a header twice", "application/json", data, append([]string{"ce-id", "2"}, binary...), 400, "ce-id"},
-		{"binary with a header that is badly encoded", "application/json", data, []string{"ce-specversion", "1.0", "ce-id", "%z", "ce-source", "/h", "ce-type", "t"}, 400, "ce-id"},
+		{"binary with a header that is badly encoded", "application/json", data, []string{"ce-specversion", "1.0", "ce-id", "%z", "ce-source", "/h", "ce-type", odometer.CloudEventType}, 400, "ce-id"},
 		{"binary without JSON", "application/json", "{", binary, 400, "$"},
 		{"an event that is too large", "application/json", long, binary, 413, ""},
-		{"an event that is too large in a batch", ContentBatch, "[" + good + "," + body(long, nil) + "]", nil, 413, ""},
-		{"a body that is too large", ContentBatch, "[" + strings.Repeat(" ", MaxBodyBytes) + "]", nil, 413, ""},
+		{"an event that is too large in a batch", odometer.ContentCloudBatch, "[" + good + "," + body(long, nil) + "]", nil, 413, ""},
+		{"a body that is too large", odometer.ContentCloudBatch, "[" + strings.Repeat(" ", MaxBodyBytes) + "]", nil, 413, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := NewFixture(t)
@@ -174,7 +174,7 @@ func TestBodyIsNotReadBeyondItsLimit(t *testing.T) {
 		r := httptest.NewRequest("POST", "/api/v1/events", e)
 		r.ContentLength = declared
 		r.Header.Set("Authorization", "Bearer secret")
-		r.Header.Set("Content-Type", ContentBatch)
+		r.Header.Set("Content-Type", odometer.ContentCloudBatch)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		most := 2 * MaxBodyBytes
@@ -197,7 +197,7 @@ func TestBodyThatBreaksOff(t *testing.T) {
 	f := NewFixture(t)
 	r := httptest.NewRequest("POST", "/api/v1/events", torn{})
 	r.Header.Set("Authorization", "Bearer secret")
-	r.Header.Set("Content-Type", ContentBatch)
+	r.Header.Set("Content-Type", odometer.ContentCloudBatch)
 	w := httptest.NewRecorder()
 	NewServer(f.Deps).ServeHTTP(w, r)
 	if p := problem(t, w); w.Code != 400 || len(p.Errors) != 1 || len(f.counts) != 0 {
@@ -207,7 +207,7 @@ func TestBodyThatBreaksOff(t *testing.T) {
 
 func TestEventThatCannotBeReadGoesToQuarantine(t *testing.T) {
 	f := NewFixture(t)
-	w := post(NewServer(f.Deps), ContentStructured, body(`{"event_type":"resource_usage","version":"2.0"}`, nil))
+	w := post(NewServer(f.Deps), odometer.ContentCloudEvent, body(`{"event_type":"resource_usage","version":"2.0"}`, nil))
 	p := problem(t, w)
 	if w.Code != 422 || p.Code != "events_refused" || p.Submitted == nil || p.Refused != 1 || len(p.Results) != 1 || p.Results[0].Detail == "" {
 		t.Fatalf("got %d %s, want 422 with the event's fate", w.Code, w.Body)
@@ -221,9 +221,19 @@ func TestEventThatCannotBeReadGoesToQuarantine(t *testing.T) {
 func TestEmptyBatchIsNoEvents(t *testing.T) {
 	f := NewFixture(t)
 	f.Fails = odometer.ErrUnavailable // and the ledger is not troubled
-	w := post(NewServer(f.Deps), ContentBatch, " [ ] ")
+	w := post(NewServer(f.Deps), odometer.ContentCloudBatch, " [ ] ")
 	if got := strings.TrimSpace(w.Body.String()); w.Code != 200 || got != `{"results":[],"accepted":0,"duplicate":0,"refused":0}` {
 		t.Errorf("got %d %s, want 200 and no results", w.Code, got)
+	}
+}
+
+func TestElementsOfABatchAreCountedBeforeTheyAreRead(t *testing.T) {
+	for text, want := range map[string]int{
+		`[]`: 1, `[1]`: 1, `[1,2,3]`: 3, `[[1,2],{"a":1,"b":2}]`: 2, `[",",",\",["]`: 2, `[{"a,":"[,"},0]`: 2, `["\\",1]`: 2, `"`: 1, `\`: 1, ``: 1,
+	} {
+		if got := elements([]byte(text)); got != want {
+			t.Errorf("%s: got %d, want %d", text, got, want)
+		}
 	}
 }
 
@@ -251,7 +261,7 @@ func TestAnswerThatMakesNoSenseIsAFailure(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := NewFixture(t)
 			f.Deps.Submit = results
-			if w := post(NewServer(f.Deps), ContentStructured, string(Structured(&e))); w.Code != 500 {
+			if w := post(NewServer(f.Deps), odometer.ContentCloudEvent, string(Structured(&e))); w.Code != 500 {
 				t.Errorf("got %d %s, want 500: never say that something was taken unless it was", w.Code, w.Body)
 			}
 		})
@@ -263,12 +273,12 @@ func TestAnswerIsGivenOnlyAfterTheCommit(t *testing.T) {
 	f := NewFixture(t)
 	f.Fails = fmt.Errorf("commit: disk full: %w", odometer.ErrUnavailable)
 	h := NewServer(f.Deps)
-	w := post(h, ContentStructured, string(Structured(&e)))
+	w := post(h, odometer.ContentCloudEvent, string(Structured(&e)))
 	if p := problem(t, w); w.Code != 503 || w.Header().Get("Retry-After") == "" || p.Submitted != nil {
 		t.Errorf("got %d %s, want 503 with Retry-After and no result", w.Code, w.Body)
 	}
 	f.Fails = nil
-	if w := post(h, ContentStructured, string(Structured(&e))); w.Code != 200 || !strings.Contains(w.Body.String(), `"accepted":1`) {
+	if w := post(h, odometer.ContentCloudEvent, string(Structured(&e))); w.Code != 200 || !strings.Contains(w.Body.String(), `"accepted":1`) {
 		t.Errorf("again: got %d %s, want it accepted", w.Code, w.Body)
 	}
 }
@@ -279,7 +289,7 @@ func TestPagesOfEventsMeetWithoutGapOrOverlap(t *testing.T) {
 	for n := range uint64(7) {
 		e := SampleEvent("vm-1", n+1, odometer.Owner{})
 		other := SampleEvent("vm-2", n+1, odometer.Owner{})
-		post(h, ContentBatch, fmt.Sprintf("[%s,%s]", Structured(&e), Structured(&other)))
+		post(h, odometer.ContentCloudBatch, fmt.Sprintf("[%s,%s]", Structured(&e), Structured(&other)))
 	}
 	var seen []uint64
 	target := "/api/v1/events?instance=vm-1&limit=3"
@@ -359,30 +369,31 @@ func TestCloudEventsAreSentOnlyWhenAskedForByName(t *testing.T) {
 	}
 }
 
-func FuzzReadEnvelopes(f *testing.F) {
+func FuzzReadRecords(f *testing.F) {
 	e := SampleEvent("vm-1", 1, odometer.Owner{})
 	good := string(Structured(&e))
-	for _, contentType := range []string{ContentStructured, ContentBatch, "application/json", "text/plain"} {
-		for _, text := range []string{good, "[" + good + "]", "", "{}", "[{}]", `{"data":1,"data":2}`, `[null]`, `{"specversion":"1.0","id":"1","source":"/","type":"t","data_base64":"e30="}`} {
+	for _, contentType := range []string{odometer.ContentCloudEvent, odometer.ContentCloudBatch, "application/json", "text/plain"} {
+		for _, text := range []string{good, "[" + good + "]", "", "{}", "[{}]", `{"data":1,"data":2}`, `[null]`, string(e.AppendJSON(nil)), body("", map[string]string{"data_base64": `"e30="`}), body(`{"event_type":"resource_usage"}`, nil)} {
 			f.Add(contentType, text)
 		}
 	}
 	f.Fuzz(func(t *testing.T, contentType, text string) {
 		r := httptest.NewRequest("POST", "/", strings.NewReader(text))
 		r.Header.Set("Content-Type", contentType)
-		for _, name := range required {
-			r.Header.Set("ce-"+name, "1.0")
+		for name, value := range map[string]string{"specversion": "1.0", "id": "1", "source": "/h", "type": odometer.CloudEventType} {
+			r.Header.Set("ce-"+name, value)
 		}
-		envelopes, err := readEnvelopes(r)
+		records, err := readRecords(r)
 		if err != nil {
 			if k := kindOf(err); k.status < 400 || k.status > 499 {
 				t.Errorf("got %v with status %d, want one of 4xx", err, k.status)
 			}
 			return
 		}
-		for _, e := range envelopes {
-			if e.source == "" || !json.Valid(e.data) {
-				t.Errorf("got source %q and data %q, want both whole", e.source, e.data)
+		for _, rec := range records {
+			_, err := odometer.DecodeEvent(rec.Raw)
+			if !json.Valid(rec.Raw) || (rec.Event == nil) != (rec.Err != nil) || (rec.Err == nil) != (err == nil) {
+				t.Errorf("got event %v, error %v of %q, want what reading it again gives: %v", rec.Event, rec.Err, rec.Raw, err)
 			}
 		}
 	})

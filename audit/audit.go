@@ -46,6 +46,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"time"
 
 	"example.org/odometer"
 )
@@ -66,6 +67,7 @@ type Options struct {
 
 	maxKeys  int // sums kept in memory
 	maxBytes int // of notes kept in memory
+	busy     time.Duration
 }
 
 // What is kept in memory before it goes to disk: some 100 MiB at most.
@@ -73,6 +75,9 @@ const (
 	maxKeys  = 200_000
 	maxBytes = 32 << 20
 )
+
+// busyWait is how long to wait for a process that has the ledger for itself.
+const busyWait = 5 * time.Second
 
 // audit is one run.
 type audit struct {
@@ -105,6 +110,7 @@ func run(ctx context.Context, o Options) (*Report, error) {
 	}
 	o.maxKeys = cmp.Or(o.maxKeys, maxKeys)
 	o.maxBytes = cmp.Or(o.maxBytes, maxBytes)
+	o.busy = cmp.Or(o.busy, busyWait)
 	if info, err := os.Stat(o.DataDir); err != nil {
 		return nil, err
 	} else if !info.IsDir() {
@@ -117,7 +123,7 @@ func run(ctx context.Context, o Options) (*Report, error) {
 	if lock != nil {
 		defer lock.Close() // and unlocks
 	}
-	snap, err := openSnapshot(ctx, o.DataDir, lock != nil)
+	snap, err := openSnapshot(ctx, o.DataDir, lock != nil, o.busy)
 	if err != nil {
 		return nil, err
 	}

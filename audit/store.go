@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite" // the embedded store
@@ -37,7 +38,7 @@ type snapshot struct {
 
 // openSnapshot opens the ledger in dir as of now. Still says that no server can
 // start meanwhile.
-func openSnapshot(ctx context.Context, dir string, still bool) (*snapshot, error) {
+func openSnapshot(ctx context.Context, dir string, still bool, busy time.Duration) (*snapshot, error) {
 	path := filepath.Join(dir, "ledger.db")
 	_, err := os.Stat(path + "-wal")
 	alone := still && errors.Is(err, fs.ErrNotExist)
@@ -48,7 +49,7 @@ func openSnapshot(ctx context.Context, dir string, still bool) (*snapshot, error
 		// which there may be no place.
 		mode += "&immutable=1"
 	}
-	s, err := trySnapshot(ctx, path, mode)
+	s, err := trySnapshot(ctx, path, fmt.Sprintf("%s&_pragma=busy_timeout(%d)", mode, busy.Milliseconds()))
 	if err != nil {
 		return nil, fmt.Errorf("open ledger %s: %w", path, err)
 	}
@@ -61,7 +62,7 @@ func trySnapshot(ctx context.Context, path, mode string) (_ *snapshot, err error
 	} else if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("it is no file: %w", ErrNotLedger)
 	}
-	db, err := sql.Open("sqlite", "file:"+escapePath(path)+"?"+mode+"&_pragma=busy_timeout(5000)&_pragma=query_only(1)&_pragma=cache_size(-16000)")
+	db, err := sql.Open("sqlite", "file:"+escapePath(path)+"?"+mode+"&_pragma=query_only(1)&_pragma=cache_size(-16000)")
 	if err != nil {
 		return nil, err
 	}

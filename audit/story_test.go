@@ -14,11 +14,11 @@ import (
 
 // TestRandomStories lets ledgers live through whatever may happen, in random
 // order, and expects an honest ledger to pass: a checker that cries wolf is
-// worth nothing. Where everything arrived in the end, the totals are the truth.
+// worth nothing.
 func TestRandomStories(t *testing.T) {
-	stories := 40
+	stories := 12
 	if testing.Short() {
-		stories = 8
+		stories = 3
 	}
 	for seed := range stories {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -39,7 +39,6 @@ func TestRandomStories(t *testing.T) {
 			if rebuilt.Total != 0 {
 				t.Errorf("rebuild: got %q, want what the audit found: no difference", rebuilt.Differences)
 			}
-			t.Logf("%+v", *r)
 			if r.Received == 0 || r.Entries == 0 {
 				t.Errorf("the story: got %d events and %d entries, want some", r.Received, r.Entries)
 			}
@@ -91,10 +90,6 @@ func (n *novelist) make() *odometer.Event {
 		e = o.unseen(1 + n.r.Int64N(hour))
 	} else {
 		e = o.next(1+n.r.Int64N(2*hour), n.r.Int64N(1_000_000_000))
-	}
-	if e.Usage.Vector[odometer.CPU] > e.Span.End-e.Span.Start {
-		// Within what is possible: as much as four thousand vCPUs may be.
-		e.Derive(0, 0)
 	}
 	if n.r.IntN(40) == 0 {
 		e.Final = true

@@ -28,7 +28,6 @@ func load(t *testing.T, name string, seed uint64, instances, ticks int) (string,
 	type vm struct {
 		id, host         string
 		epoch            int
-		started          bool
 		cpu, tx, rx      int64
 		memory           int64
 		last             time.Time

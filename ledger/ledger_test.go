@@ -494,7 +494,9 @@ func TestOpenRefuses(t *testing.T) {
 			_, err = l.write.Exec(`UPDATE meta SET value = '99' WHERE key = 'schema_version'`)
 			return err
 		}, "newer version"},
-		{"a file that is no database", func(path string) error { return os.WriteFile(path, []byte(strings.Repeat("no database ", 1000)), 0o600) }, "not a database"},
+		{"a file that is no database", func(path string) error {
+			return os.WriteFile(path, []byte(strings.Repeat("no database ", 1000)), 0o600)
+		}, "not a database"},
 		{"a database that is no ledger", func(path string) error {
 			db, err := connect(path, "rwc", 1)
 			if err != nil {

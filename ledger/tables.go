@@ -3,8 +3,6 @@ package ledger
 import (
 	"database/sql"
 	"fmt"
-	"maps"
-	"slices"
 
 	"example.org/odometer"
 )
@@ -172,9 +170,6 @@ func (f *fold) insertDigests(e *epoch) error {
 	e.digests = nil
 	return nil
 }
-
-// partitions returns the partitions that have a journal, in order.
-func (f *fold) partitions() []int { return slices.Sorted(maps.Keys(f.heads)) }
 
 // advance moves a spool's receipt to position.
 func (f *fold) advance(k spoolKey, position uint64, at int64) {

@@ -108,6 +108,18 @@ func TestAdoptGoesOnFromTheRawReadingsInANewEpoch(t *testing.T) {
 			t.Errorf("got %s, want %s", got.ID(), after.ID())
 		}
 	})
+	t.Run("a clock that was set before it is of no concern to the new epoch", func(t *testing.T) {
+		p := newTape(t, live)
+		p.observe(read(0, cpu(0)), read(10, cpu(1), set(100)))
+		r := newTape(t, lost)
+		if err := r.m.Adopt(p.newest(), r.emit); err != nil {
+			t.Fatal(err)
+		}
+		r.observe(read(50, cpu(3), set(100), unwatched))
+		if got, want := r.lines(), []string{"checkpoint", "1 110-150 estimated cpu_us=2000000"}; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
 	t.Run("of several checkpoints the newest is adopted, in any order", func(t *testing.T) {
 		for _, order := range [][]int{{0, 1}, {1, 0}} {
 			r := newTape(t, lost)

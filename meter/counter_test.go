@@ -2,6 +2,7 @@ package meter
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -21,6 +22,12 @@ func TestCounters(t *testing.T) {
 		opts:     live,
 		readings: []odometer.Reading{read(0, cpu(500)), read(30, cpu(510))},
 		want:     []string{"checkpoint", "1 0-30 measured cpu_us=10000000"},
+	}, {
+		name: "what was born before the epoch is a baseline as well, to the nanosecond",
+		opts: live,
+		readings: []odometer.Reading{read(0, counter(odometer.Counter{Quantity: odometer.CPU, Incarnation: "a", Value: 900, Born: true})),
+			read(30, ns(1800))},
+		want: []string{"checkpoint", "1 0-30 measured cpu_us=0"},
 	}, {
 		name:     "after a started mark the first reading counts from 0",
 		opts:     live,
@@ -198,19 +205,26 @@ func TestRefusedReadingChangesNothing(t *testing.T) {
 }
 
 func TestAbsentDevicesAreForgottenBeyondTheLimitOldestFirst(t *testing.T) {
-	p := newTape(t, live)
-	p.observe(read(0, counts(odometer.DiskRead, "oldest", 10), counts(odometer.DiskRead, "old", 10)),
-		read(1, counts(odometer.DiskRead, "old", 10)))
-	r := read(2)
-	for i := range MaxDevices - 1 {
-		counts(odometer.DiskRead, "d"+strings.Repeat("i", i%64)+string(rune('A'+i/64)), 0)(&r)
-	}
-	p.observe(r)
-	if got := len(p.m.instances[p.m.key(pair{"vm-1", "h1"}, "")].devices); got != MaxDevices {
-		t.Fatalf("got %d devices remembered, want %d", got, MaxDevices)
-	}
-	p.observe(read(30, counts(odometer.DiskRead, "oldest", 15), counts(odometer.DiskRead, "old", 17)))
-	if got, want := p.lines()[1], "1 0-30 measured disk_read_bytes=7"; got != want {
-		t.Errorf("got %q, want %q: the oldest was forgotten and is a baseline, the other goes on", got, want)
+	for name, by := range map[string]float64{"the clock runs on": 0, "the clock was set back meanwhile": -1000} {
+		t.Run(name, func(t *testing.T) {
+			p := newTape(t, live)
+			p.observe(read(0, counts(odometer.DiskRead, "oldest", 10), counts(odometer.DiskRead, "old", 10)),
+				read(1, counts(odometer.DiskRead, "old", 10)), read(2, set(by)))
+			r := read(3, set(by))
+			for i := range MaxDevices - 1 {
+				counts(odometer.DiskRead, fmt.Sprint("disk", i), 0)(&r)
+			}
+			p.observe(r)
+			if got := len(p.m.instances[p.m.key(pair{"vm-1", "h1"}, "")].devices); got != MaxDevices {
+				t.Fatalf("got %d devices remembered, want %d", got, MaxDevices)
+			}
+			p.observe(read(40, set(by), counts(odometer.DiskRead, "oldest", 15), counts(odometer.DiskRead, "old", 17),
+				counts(odometer.DiskRead, "disk0", 1), counts(odometer.DiskRead, "disk1022", 1)))
+			// The oldest was forgotten and is a baseline; the others go on.
+			e := p.records[len(p.records)-1].Event
+			if got, want := e.Usage.Vector[odometer.DiskRead], int64(9); got != want {
+				t.Errorf("got %d bytes, want %d", got, want)
+			}
+		})
 	}
 }

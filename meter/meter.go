@@ -62,7 +62,7 @@ type Meter struct {
 	instances map[key]*instance
 	latest    map[pair]*instance // where Named: the epoch that superseded the others
 	parts     map[odometer.InstanceID]*parts
-	ended     []*instance // oldest first; may hold instances that began anew since
+	ended     []*instance // and superseded ones, oldest first; some are replaced in instances since
 }
 
 // key finds an odometer. The name of the epoch is part of it only where
@@ -427,7 +427,7 @@ func (m *Meter) queue(in *instance) {
 		oldest := m.ended[0]
 		m.ended[0] = nil
 		m.ended = m.ended[1:]
-		if k := m.key(oldest.pair, oldest.source); m.instances[k] == oldest && (oldest.ended || m.latest[oldest.pair] != oldest) {
+		if k := m.key(oldest.pair, oldest.source); m.instances[k] == oldest {
 			delete(m.instances, k)
 			if m.latest[oldest.pair] == oldest {
 				delete(m.latest, oldest.pair)

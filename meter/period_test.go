@@ -274,10 +274,20 @@ func TestTime(t *testing.T) {
 			read(-2990, counter(odometer.Counter{Quantity: odometer.CPU, Incarnation: "b", Value: 8e9}), boot(50))},
 		want: []string{"checkpoint", "1 0-5 measured cpu_us=1000000", "2 5-45 estimated cpu_us=7000000"},
 	}, {
+		name:     "reboot with a wall clock that is not set and nothing born: a gap as long as the time since the boot",
+		opts:     live,
+		readings: []odometer.Reading{read(0, cpu(10)), read(-3000, replaced, boot(40), unwatched)},
+		want:     []string{"checkpoint", "1 0-40 gap"},
+	}, {
 		name:     "reboot at boot time 0 with a wall clock set back: one microsecond at least",
 		opts:     live,
 		readings: []odometer.Reading{read(0, cpu(10)), read(-30, replaced, boot(0), unwatched), read(0, boot(30), memory(1))},
 		want:     []string{"checkpoint", "1 0-1e-06 gap", "2 -30-0 measured step=-30.000001"},
+	}, {
+		name:     "reboot at boot time 0 with counters born: all of the time is estimated",
+		opts:     live,
+		readings: []odometer.Reading{read(0, cpu(10)), read(60, born(7), boot(0), unwatched)},
+		want:     []string{"checkpoint", "1 0-60 estimated cpu_us=7000000"},
 	}, {
 		name:     "reboot: a counter kept outside the host goes on",
 		opts:     live,
@@ -293,6 +303,35 @@ func TestStepOverAReboot(t *testing.T) {
 	want := []string{"checkpoint", "1 0-5 measured cpu_us=1000000", "2 5-45 estimated cpu_us=7000000", "3 -3000--2970 measured step=-3045 cpu_us=1000000"}
 	if got := p.lines(); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestCrashBetweenTheGapOfARebootAndTheUsageSince(t *testing.T) {
+	booted := read(600, boot(40), unwatched, counter(odometer.Counter{Quantity: odometer.CPU, Incarnation: "b", Value: 7e9, Born: true}))
+	for _, ids := range [][2]string{{"", ""}, {"boot-1", "boot-2"}} {
+		// goOn is a meter of the given boot that goes on from a record of p.
+		goOn := func(p *tape, record int, id string) *tape {
+			opts := live
+			opts.BootID = id
+			q := newTape(t, opts)
+			if record >= 0 {
+				if err := q.m.Restore(p.records[record].Checkpoint); err != nil {
+					t.Fatal(err)
+				}
+				q.ends = p.ends
+			}
+			return q
+		}
+		p := goOn(nil, -1, ids[0])
+		p.observe(read(0, cpu(10)))
+		want := goOn(p, 0, ids[1])
+		want.observe(booted)
+		want.ends[want.records[0].Event.Epoch] = want.records[0].Event
+		got := goOn(want, 0, ids[1])
+		got.observe(booted)
+		if got, want := got.lines(), want.lines()[1:]; !slices.Equal(got, want) || len(got) != 1 {
+			t.Errorf("boots %q: got %q after the crash, want %q", ids, got, want)
+		}
 	}
 }
 

@@ -57,9 +57,9 @@ type Source interface {
 // Feed publishes the ledger's entries to the stream USAGE: one a message, in
 // ledger order, each once for as long as the stream lives.
 //
-// Every message names the sequence number that it must follow, so that a
-// message that is lost takes all later ones with it, and what is in the stream
-// is known by looking at its end. A feed that was interrupted between
+// Every message names the message that it must follow, so that one that is lost
+// takes all later ones with it, and what is in the stream is known by looking
+// at its end. A feed that was interrupted between
 // publishing and moving the cursor reads back what lies beyond the cursor's
 // message and does not publish it again. A stream that is new, or that ends
 // before the cursor's message, was lost: the feed rewinds to the first entry,
@@ -305,7 +305,7 @@ func (f *Feed) publish(ctx context.Context, at *end, entries []odometer.Entry) (
 			return fmt.Errorf("feed: %w", sendError(wait.Err()))
 		}
 	}
-	skipped := uint64(0)
+	skipped, previous := uint64(0), ""
 	for i := range entries {
 		e := &entries[i]
 		if e.ID.Partition < 0 || e.ID.Partition >= odometer.Partitions {
@@ -320,11 +320,12 @@ func (f *Feed) publish(ctx context.Context, at *end, entries []odometer.Entry) (
 				return n, err
 			}
 		}
-		future, err := f.c.js.PublishMsgAsync(entryMessage(e, at.seq+uint64(len(window))), jetstream.WithRetryAttempts(0))
+		future, err := f.c.js.PublishMsgAsync(entryMessage(e, at.seq+uint64(len(window)), previous), jetstream.WithRetryAttempts(0))
 		if err != nil {
 			return n, fmt.Errorf("feed: %w", sendError(err))
 		}
 		window = append(window, future)
+		previous = e.ID.String()
 	}
 	for len(window) > 0 {
 		if err := settle(); err != nil {
@@ -336,10 +337,13 @@ func (f *Feed) publish(ctx context.Context, at *end, entries []odometer.Entry) (
 }
 
 // entryMessage is an entry as a CloudEvent in binary mode, to be stored right
-// behind message last or not at all.
-func entryMessage(e *odometer.Entry, last uint64) *nats.Msg {
+// behind message last, which has the id previous unless that is "", or not at
+// all. The id matters when something else writes to the stream: it may take the
+// number of a message that was then refused, and the ones after it must not
+// follow that.
+func entryMessage(e *odometer.Entry, last uint64, previous string) *nats.Msg {
 	id := e.ID.String()
-	return &nats.Msg{
+	m := &nats.Msg{
 		Subject: UsageSubject(e.Event.Owner, e.Event.Instance),
 		Data:    e.AppendJSON(nil),
 		Header: nats.Header{
@@ -356,6 +360,10 @@ func entryMessage(e *odometer.Entry, last uint64) *nats.Msg {
 			jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(last, 10)},
 		},
 	}
+	if previous != "" {
+		m.Header[jetstream.ExpectedLastMsgIDHeader] = []string{previous}
+	}
+	return m
 }
 
 // headerValue encodes an attribute as the CloudEvents bindings do: percent

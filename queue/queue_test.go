@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"sync"
@@ -240,10 +241,9 @@ func TestTheServerIsAwayAndComesBack(t *testing.T) {
 func TestALedgerThatIsSlowAndForgetfulEndsWithEverythingOnce(t *testing.T) {
 	s := serving(t, t.TempDir(), anyPort)
 	ledger := newLedger()
-	n := 0
+	chance := rand.New(rand.NewPCG(1, 2))
 	in := ingest(t, connected(t, s, ""), ledger, func(d *Delivery) bool {
-		n++
-		if n%7 == 0 { // lost after the queue thinks that it is dealt with
+		if chance.IntN(20) == 0 { // lost after the queue thinks that it is dealt with
 			if err := d.Ack(); err != nil {
 				t.Error(err)
 			}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"example.org/odometer"
 	"golang.org/x/sys/unix"
@@ -93,7 +94,7 @@ func networkTruth(t *testing.T) {
 	}
 	var near, distant int
 	if err := errors.Join(
-		raise("eth0"), there(func() error { return raise("far0") }),
+		there(func() error { return raise("far0") }), raise("eth0"),
 		func() (err error) { near, err = packetSocket("eth0"); return err }(),
 		there(func() (err error) { distant, err = packetSocket("far0"); return err }),
 	); err != nil {
@@ -101,10 +102,25 @@ func networkTruth(t *testing.T) {
 	}
 
 	m := realMachine(t)
-	before := sample(t, m)
-	if c := counter(before, odometer.NetworkEgress, "eth0"); c.Incarnation == "" {
+	if c := counter(sample(t, m), odometer.NetworkEgress, "eth0"); c.Incarnation == "" {
 		t.Fatalf("eth0 is not metered: %+v", m.Sources())
 	}
+	// The kernel drops what is sent until it has found the link to be up,
+	// which takes it a moment.
+	for _, end := range []struct {
+		socket int
+		q      odometer.Quantity
+	}{{near, odometer.NetworkEgress}, {distant, odometer.NetworkIngress}} {
+		for deadline := time.Now().Add(10 * time.Second); counter(sample(t, m), end.q, "eth0").Value == 0; {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s of eth0 stays 0", end.q)
+			}
+			if _, err := unix.Write(end.socket, frame(64)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	before := sample(t, m)
 	const out, outSize, in, inSize = 1000, 1514, 500, 999
 	for range out {
 		if _, err := unix.Write(near, frame(outSize)); err != nil {

@@ -67,7 +67,7 @@
 //	disks[]                        every line of /proc/diskstats     whole disks only, as above
 //	network.interfaces[]           every interface                   those that count, as above
 //	network.interfaces[].speed     0 where unknown                   bits/s, null where unknown
-//	network.interfaces[].drops_in  without missed frames on netlink  with them, as /proc/net/dev has it
+//	network.interfaces[].drops_*   0 where /proc/net/dev failed      as /proc/net/dev has them
 //	gpus[]                         none as soon as one failed        every GPU on the bus, null for what is unknown
 //	gpus[].utilization_bps         basis points, 0–10000             the same (likewise memory_usage_bps)
 //	gpus[].temperature_deci_c      0.1 °C                            the same

@@ -202,7 +202,7 @@ func (fs *filesystem) measure() error {
 	if err := fs.statfs(fs.path, &fs.st); err != nil {
 		return fmt.Errorf("statfs %s: %w", fs.path[:len(fs.path)-1], err)
 	}
-	n, ok := occupied(uint64(fs.st.Blocks), uint64(fs.st.Bfree), fs.st.Frsize)
+	n, ok := occupied(uint64(fs.st.Blocks), uint64(fs.st.Bfree), int64(fs.st.Frsize))
 	if !ok {
 		return fmt.Errorf("statfs %s: %d of %d blocks of %d bytes are free: that cannot be", fs.path[:len(fs.path)-1], fs.st.Bfree, fs.st.Blocks, fs.st.Frsize)
 	}

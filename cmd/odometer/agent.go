@@ -175,7 +175,7 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 	})
 	errs = append(errs, sending.end(left()))
 	st := h.spool.Stats()
-	cons.stopped(stopPoint{position: st.Last, committed: st.Acked, backlog: st.Unacked, entries: -1})
+	cons.stopped(h.watch(), stopPoint{position: st.Last, committed: st.Acked, backlog: st.Unacked, entries: -1})
 	if ctx.Err() == nil {
 		return context.Cause(run)
 	}

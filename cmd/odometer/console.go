@@ -23,10 +23,11 @@ type console struct {
 	mu     sync.Mutex
 	closed []closedPeriod // stored in the spool, not yet known to be recorded
 
-	// Of the goroutine of run.
+	// Of the goroutine of run, and of whoever calls stopped after it.
 	periods int
-	width   int  // of the open line on the terminal
-	tried   bool // the hint was given
+	entries int64 // of the ledger, when last told
+	width   int   // of the open line on the terminal
+	tried   bool  // the hint was given
 }
 
 // closedPeriod is a period on its way to the ledger.
@@ -77,7 +78,7 @@ const consoleEvery = 500 * time.Millisecond
 func (c *console) run(ctx context.Context, w watched) error {
 	tick := time.NewTicker(consoleEvery)
 	defer tick.Stop()
-	entries := w.entries()
+	c.entries = w.entries()
 	said := false
 	for {
 		select {
@@ -86,7 +87,7 @@ func (c *console) run(ctx context.Context, w watched) error {
 			return nil
 		case <-tick.C:
 		}
-		entries = c.recorded(w, entries)
+		c.recorded(w)
 		open := w.open()
 		if len(open) == 0 {
 			continue
@@ -102,7 +103,7 @@ func (c *console) run(ctx context.Context, w watched) error {
 }
 
 // recorded tells the periods that the ledger has by now.
-func (c *console) recorded(w watched, entries int64) int64 {
+func (c *console) recorded(w watched) {
 	c.mu.Lock()
 	stored := w.stored()
 	var done []closedPeriod
@@ -123,7 +124,7 @@ func (c *console) recorded(w watched, entries int64) int64 {
 			c.wipe()
 			booked := ""
 			if now >= 0 {
-				booked = " · " + count(now-entries, "entry", "entries")
+				booked = " · " + count(now-c.entries, "entry", "entries")
 			}
 			fmt.Fprintf(c.w, "%s  period %d recorded: %s%s · backlog %d\n", c.clock(), c.periods, summary(&p.event), booked, w.backlog())
 			if c.hint != "" && !c.tried {
@@ -131,11 +132,14 @@ func (c *console) recorded(w watched, entries int64) int64 {
 				fmt.Fprintf(c.w, "try    %s     (same user: token found by itself)\n", c.hint)
 			}
 		} else {
-			c.logger.Info("period recorded", "period", c.periods, "event", p.event.ID(), "usage", summary(&p.event), "entries", now-entries, "backlog", w.backlog())
+			attrs := []any{"period", c.periods, "event", p.event.ID(), "usage", summary(&p.event), "backlog", w.backlog()}
+			if now >= 0 {
+				attrs = append(attrs, "entries", now-c.entries)
+			}
+			c.logger.Info("period recorded", attrs...)
 		}
-		entries = now
+		c.entries = now
 	}
-	return entries
 }
 
 func count(n int64, one, many string) string {
@@ -169,15 +173,20 @@ func (c *console) clock() string {
 	return fmt.Sprintf("%02d:%02d", s/60, s%60)
 }
 
-// stopped says where the process stopped.
-func (c *console) stopped(p stopPoint) {
+// stopped says what was still recorded, and where the process stopped.
+func (c *console) stopped(w watched, p stopPoint) {
+	c.recorded(w)
+	if !c.tty {
+		attrs := []any{"position", p.position, "committed", p.committed, "backlog", p.backlog}
+		if p.entries >= 0 {
+			attrs = append(attrs, "entries", p.entries, "feed_behind", p.behind)
+		}
+		c.logger.Info("stopped", attrs...)
+		return
+	}
 	topic := ""
 	if p.entries >= 0 {
 		topic = fmt.Sprintf(" · %s · topic %d behind", count(p.entries, "entry", "entries"), p.behind)
-	}
-	if !c.tty {
-		c.logger.Info("stopped", "position", p.position, "committed", p.committed, "backlog", p.backlog, "entries", p.entries, "feed_behind", p.behind)
-		return
 	}
 	rest := "everything is recorded"
 	if p.backlog > 0 {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"example.org/odometer"
+	"example.org/odometer/api"
 	"example.org/odometer/api/client"
 	"example.org/odometer/sampler"
 )
@@ -327,6 +330,13 @@ func checkSources() []finding {
 	return out
 }
 
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
 const doctorPatience = 5 * time.Second
 
 func checkServer(ctx context.Context, c doctorConfig, running bool) finding {
@@ -340,6 +350,12 @@ func checkServer(ctx context.Context, c doctorConfig, running bool) finding {
 	st, err := server.Status(ctx)
 	if err == nil {
 		f.Detail = fmt.Sprintf("%s answers: odometer %s, %s", server.Server, st.Version, st.Health.Status)
+		for _, name := range slices.Sorted(maps.Keys(st.Health.Components)) {
+			if c := st.Health.Components[name]; c.Status != api.OK {
+				f.Status = checkWarn
+				f.Detail += fmt.Sprintf("; %s: %s", name, cmp.Or(deref(c.Details), string(c.Status)))
+			}
+		}
 		return f
 	}
 	if _, unreachable := errors.AsType[*client.UnreachableError](err); unreachable && !running && c.Server == "" {

@@ -122,6 +122,9 @@ func (p *parts) Machine(context.Context) (m api.Machine, err error) {
 	if err != nil {
 		return m, fmt.Errorf("read this machine: %w: %w", odometer.ErrUnavailable, err)
 	}
+	if now.AccountID != nil && *now.AccountID == odometer.Unassigned {
+		now.AccountID = nil // nobody was named
+	}
 	b, err := json.Marshal(now)
 	if err == nil {
 		err = json.Unmarshal(b, &m)

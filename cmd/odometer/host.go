@@ -115,7 +115,7 @@ func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logg
 		return nil, fmt.Errorf("open the spool: %w", err)
 	}
 	h.machine, err = sampler.OpenMachine(sampler.MachineOptions{
-		Instance: odometer.InstanceID(c.InstanceID), Agent: id, Owner: c.owner(), Logger: logger,
+		Instance: odometer.InstanceID(c.InstanceID), Agent: id, Owner: c.owner().OrUnassigned(), Logger: logger,
 	})
 	if err != nil {
 		return nil, advise(fmt.Errorf("nothing of this machine can be measured: %w", err), "odometer doctor says more")
@@ -127,12 +127,16 @@ func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logg
 	h.agent, err = agent.New(agent.Options{
 		Source: h.machine,
 		Meter: meter.New(meter.Options{
-			Agent: id, Nonce: string(h.spool.ID()), Interval: c.Interval.Microseconds(), BootID: boot,
+			Agent: id, Nonce: string(h.spool.ID()), Interval: dueAfter(c.Interval).Microseconds(), BootID: boot,
 		}),
 		Spool: h.spool, Interval: c.Interval, Logger: logger, Recall: recall, OnPeriod: onPeriod,
 	})
 	return h, err
 }
+
+// dueAfter is when a period of the interval closes: at the tick that is
+// nearest to its end, since ticks come a few milliseconds early or late.
+func dueAfter(interval time.Duration) time.Duration { return interval - agent.Tick/2 }
 
 func (h *host) close() error {
 	var errs []error

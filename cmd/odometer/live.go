@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	// liveEvery is how often an agent tells its open periods: as often as it
-	// samples.
-	liveEvery = time.Second
+	// liveEvery is how often an agent looks whether there is a new sample, whose
+	// open periods it then tells: so that the first is seen within two seconds
+	// of the start.
+	liveEvery = 250 * time.Millisecond
 	// liveSilence is when what an agent told is no longer shown as open: it
 	// was cut off, and what is current there is not known here.
 	liveSilence = time.Minute
@@ -39,6 +40,7 @@ type liveMessage struct {
 func (h *host) tellLive(ctx context.Context, conn *queue.Conn) error {
 	tick := time.NewTicker(liveEvery)
 	defer tick.Stop()
+	var told time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -47,7 +49,12 @@ func (h *host) tellLive(ctx context.Context, conn *queue.Conn) error {
 			// The position before the open periods: one that closes in
 			// between is then in neither, and not in both.
 			m := liveMessage{Agent: conn.Agent(), At: now.UnixMicro(), Spool: h.spool.ID(), Position: h.spool.Stats().Last}
-			for _, e := range h.agent.Live().Open {
+			live := h.agent.Live()
+			if live.Sampled.Equal(told) {
+				continue
+			}
+			told = live.Sampled
+			for _, e := range live.Open {
 				m.Open = append(m.Open, e.AppendJSON(nil))
 			}
 			if data, err := json.Marshal(m); err == nil {

@@ -156,4 +156,3 @@ func TestRunReportsEveryErrorOnItsOwnLine(t *testing.T) {
 		t.Errorf("standard output: got %q, want nothing", out.String())
 	}
 }
-

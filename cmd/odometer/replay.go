@@ -28,10 +28,10 @@ type replayConfig struct {
 }
 
 const (
-	// replayInterval is the length of a replay's periods. It is no setting:
-	// the periods make the events' ids, and those have to be the same each
-	// time that a file is replayed.
-	replayInterval = 30 * time.Second
+	// everyReading closes a period at each reading of a replay. The periods
+	// make the events' ids, and those must be the same each time that a file
+	// is replayed, also when it has grown meanwhile.
+	everyReading = 0
 	// serverPatience is how long a replay waits for a server that does not
 	// answer before it has begun; after that it waits as long as it takes.
 	serverPatience = 30 * time.Second
@@ -129,7 +129,7 @@ func replay(ctx context.Context, s streams, c replayConfig, names []string) (err
 		}
 	}
 	p, readErr := agent.Replay(run, agent.ReplayOptions{
-		Meter: meter.New(meter.Options{Interval: replayInterval.Microseconds(), Named: true}),
+		Meter: meter.New(meter.Options{Interval: everyReading, Named: true}),
 		Spool: box, Past: meter.ErrPast, Logger: logger,
 		OnRefused: func(source, line int, err error) {
 			bar.end()

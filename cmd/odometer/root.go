@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"example.org/odometer/internal/config"
 )
@@ -39,7 +40,7 @@ and a key of the YAML file that --config names, in this order of precedence.`,
 			if v, ok := s.env(config.Variable(envPrefix, "config")); ok && !cmd.Flags().Changed("config") {
 				file = v
 			}
-			return misuse(config.Load(cmd.Flags(), envPrefix, s.env, file, "help", "config"))
+			return misuse(config.Load(cmd.Flags(), envPrefix, oneToken(cmd.Flags(), s.env), file, "help", "config"))
 		},
 	}
 	root.PersistentFlags().StringVar(&file, "config", "", "YAML file of settings: the names of the flags are its keys")
@@ -88,4 +89,22 @@ func newVersion(s streams) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return cmd
+}
+
+// oneToken hides the variable for a token where the flag for a token file is
+// given, and the other way round: a flag goes before a variable.
+func oneToken(flags *pflag.FlagSet, env func(string) (string, bool)) func(string) (string, bool) {
+	hidden := ""
+	switch {
+	case flags.Changed("token-file"):
+		hidden = config.Variable(envPrefix, "token")
+	case flags.Changed("token"):
+		hidden = config.Variable(envPrefix, "token-file")
+	}
+	return func(name string) (string, bool) {
+		if name == hidden {
+			return "", false
+		}
+		return env(name)
+	}
 }

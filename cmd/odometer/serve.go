@@ -329,7 +329,7 @@ func (sv *server) run(parent context.Context, s streams) error {
 		return err != nil || lag == 0 || !sv.conn.Status().Connected
 	})
 	errs = append(errs, service.end(left()))
-	sv.console.stopped(sv.stopPoint(context.WithoutCancel(ctx)))
+	sv.console.stopped(sv.watch(), sv.stopPoint(context.WithoutCancel(ctx)))
 	if parent.Err() == nil { // it was not asked to stop: the first failure is why
 		return context.Cause(ctx)
 	}
