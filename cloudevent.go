@@ -277,8 +277,6 @@ func item(got map[string]string, prefix string, data []byte, p problems) CloudIt
 			got[name] = ""
 		case name == "specversion" && value != CloudEventVersion:
 			p.add("%s%s: %q where %q is due", prefix, name, clip(value), CloudEventVersion)
-		case name == "type" && value != CloudEventType:
-			p.add("%s%s: %q where %q is due", prefix, name, clip(value), CloudEventType)
 		}
 	}
 	if _, err := url.Parse(got["source"]); err != nil {
@@ -389,8 +387,9 @@ func batchItems(body []byte) ([]CloudItem, error) {
 	items := []CloudItem{}
 	if s.peek() == ']' {
 		s.pos++
-		s.end()
-		return items, s.result()
+		if s.end(); s.err == nil {
+			return items, nil
+		}
 	}
 	for s.err == nil {
 		s.name = fmt.Appendf(nil, "item %d", len(items))

@@ -72,7 +72,12 @@ func (s Sum) String() string {
 }
 
 // Float64 returns s as a float, rounded; for showing, never for adding up.
-func (s Sum) Float64() float64 { return float64(s.hi)*(1<<64) + float64(s.lo) }
+func (s Sum) Float64() float64 {
+	if n, ok := s.Int64(); ok {
+		return float64(n)
+	}
+	return float64(s.hi)*(1<<64) + float64(s.lo)
+}
 
 // AppendJSON appends s as a JSON number, or as a string of digits beyond
 // ±[MaxExact].

@@ -137,11 +137,15 @@ func CutUsage(b []byte) (Usage, []byte, error) {
 // 0 ≤ elapsed ≤ span and span > 0. Consecutive differences of Share therefore
 // sum to total exactly, wherever and in whichever order time is cut.
 func Share(total, elapsed, span int64) int64 {
+	size := uint64(total)
 	if total < 0 {
-		return -Share(-total, elapsed, span)
+		size = -size // of the least integer too
 	}
-	hi, lo := bits.Mul64(uint64(total), uint64(elapsed))
+	hi, lo := bits.Mul64(size, uint64(elapsed))
 	q, _ := bits.Div64(hi, lo, uint64(span))
+	if total < 0 {
+		return -int64(q)
+	}
 	return int64(q)
 }
 

@@ -40,6 +40,7 @@ package audit
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -59,7 +60,8 @@ type Options struct {
 	// for what the data directory says.
 	Server string
 	Token  string       // "" for the one in the data directory
-	Logger *slog.Logger // discarded when nil
+	TLS    *tls.Config  // whom to trust on the way to the server; nil for whom the system trusts
+	Logger *slog.Logger // told of what is no finding; discarded when nil
 	// Progress is called now and then with the journal records read and those
 	// there are; may be nil.
 	Progress func(done, all int64)
@@ -132,6 +134,9 @@ func run(ctx context.Context, o Options) (*Report, error) {
 	defer a.hours.aside.close()
 	if err := a.run(ctx); err != nil {
 		return nil, err
+	}
+	for _, w := range a.report.Warnings {
+		o.Logger.Warn("audit: something could not be examined", "what", w)
 	}
 	return a.report, nil
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"testing"
 
+	"example.org/odometer"
 	"example.org/odometer/audit"
 )
 
@@ -117,14 +118,18 @@ func TestBesideWriter(t *testing.T) {
 	defer s.close()
 	o := newOdo("vm-1", hostOne, base)
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan int64)
+	written := make(chan int64)
 	go func() {
 		var n int64
 		for ctx.Err() == nil {
-			s.send(hostOne, []string{"recorded", "recorded"}, o.next(sec/10, 1), o.next(sec/10, 1))
+			fr := s.frame(hostOne, odometer.Record{Event: o.next(sec/10, 1)}, odometer.Record{Event: o.next(sec/10, 1)})
+			if _, _, err := s.l.Commit(context.Background(), []odometer.Frame{fr}); err != nil {
+				t.Errorf("commit: got %v, want none", err)
+				break
+			}
 			n += 2
 		}
-		done <- n
+		written <- n
 	}()
 	var last int64
 	for range 20 {
@@ -135,9 +140,9 @@ func TestBesideWriter(t *testing.T) {
 		last = r.Events
 	}
 	cancel()
-	written := <-done
-	if r := run(t, dir); !r.OK || r.Events != written {
-		t.Errorf("audit after the writer: got %s with %d events, want %d", show(r), r.Events, written)
+	want := <-written
+	if r := run(t, dir); !r.OK || r.Events != want {
+		t.Errorf("audit after the writer: got %s with %d events, want %d", show(r), r.Events, want)
 	}
 }
 

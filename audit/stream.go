@@ -88,13 +88,16 @@ func (a *audit) readServer(ctx context.Context, server string, do func(message) 
 	}
 	if strings.HasPrefix(server, "http://") || strings.HasPrefix(server, "https://") {
 		var err error
-		if server, err = askQueue(ctx, server, secret); err != nil {
+		if server, err = a.askQueue(ctx, server, secret); err != nil {
 			return streamState{}, unavailable("ask %s for its queue: %v", server, err)
 		}
 	}
 	options := []nats.Option{nats.Name("odometer audit"), nats.Timeout(connectWait), nats.NoReconnect()}
 	if secret != "" {
 		options = append(options, nats.Token(secret))
+	}
+	if a.o.TLS != nil {
+		options = append(options, nats.Secure(a.o.TLS))
 	}
 	nc, err := nats.Connect(server, options...)
 	if err != nil {
@@ -105,7 +108,7 @@ func (a *audit) readServer(ctx context.Context, server string, do func(message) 
 }
 
 // askQueue asks a server for its queue's address.
-func askQueue(ctx context.Context, server, secret string) (string, error) {
+func (a *audit) askQueue(ctx context.Context, server, secret string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectWait)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(server, "/")+"/api/v1/queue", nil)
@@ -115,7 +118,8 @@ func askQueue(ctx context.Context, server, secret string) (string, error) {
 	if secret != "" {
 		req.Header.Set("Authorization", "Bearer "+secret)
 	}
-	res, err := http.DefaultClient.Do(req)
+	transport := &http.Transport{TLSClientConfig: a.o.TLS, DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
+	res, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
 		return server, err
 	}

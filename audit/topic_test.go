@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -49,7 +50,12 @@ type served struct {
 
 func serve(t testing.TB, dir string) *served {
 	t.Helper()
-	srv, err := queue.StartServer(queue.ServerOptions{StoreDir: filepath.Join(dir, "nats"), Addr: "127.0.0.1:0", Token: secret})
+	return serveTLS(t, dir, nil)
+}
+
+func serveTLS(t testing.TB, dir string, conf *tls.Config) *served {
+	t.Helper()
+	srv, err := queue.StartServer(queue.ServerOptions{StoreDir: filepath.Join(dir, "nats"), Addr: "127.0.0.1:0", Token: secret, TLS: conf})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,6 +224,31 @@ func TestTopicOfRunningServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	unavailable("no server.json", audit.Options{})
+}
+
+func TestTopicOverTLS(t *testing.T) {
+	dir := told(t)
+	var url string
+	web := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, `{"url":%q}`, url)
+	}))
+	defer web.Close()
+	s := serveTLS(t, dir, &tls.Config{Certificates: web.TLS.Certificates})
+	s.feed()
+	url = "tls://" + s.srv.Addr()
+	trust := web.Client().Transport.(*http.Transport).TLSClientConfig
+	r, err := audit.Run(t.Context(), audit.Options{DataDir: dir, Server: web.URL, Token: secret, TLS: trust})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantEqual(t, r)
+	r, err = audit.Run(t.Context(), audit.Options{DataDir: dir, Server: url, Token: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(r.Topic.State, "unavailable: ") || !strings.Contains(r.Topic.State, "certificate") {
+		t.Errorf("topic of a server that is not trusted: got %q, want unavailable for its certificate", r.Topic.State)
+	}
 }
 
 // forgeries are faults of the topic. Each is given the number of a message in

@@ -256,17 +256,26 @@ func (l *Ledger) transact(ctx context.Context, do func(*fold, int64) error) erro
 	defer l.mu.Unlock()
 	booked := l.fold.booked
 	err := l.try(ctx, do)
-	l.failed = err
 	if err != nil {
 		l.fold.forget()
+		if !refusal(err) {
+			l.failed = err
+		}
 		return err
 	}
+	l.failed = nil
 	l.last = l.clock()
 	if l.fold.booked != booked {
 		close(l.news)
 		l.news = make(chan struct{})
 	}
 	return nil
+}
+
+// refusal reports whether err says that something was asked for which cannot
+// be done, and nothing about whether the ledger can be written.
+func refusal(err error) bool {
+	return errors.Is(err, odometer.ErrNotFound) || errors.Is(err, odometer.ErrConflict) || errors.Is(err, odometer.ErrInvalid)
 }
 
 func (l *Ledger) try(ctx context.Context, do func(*fold, int64) error) error {

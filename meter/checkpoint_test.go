@@ -67,6 +67,12 @@ func TestRestoredReplaySkipsWhatItHas(t *testing.T) {
 	}
 	for i := range readings {
 		err := m.Observe(&readings[i], func(r odometer.Record) { t.Errorf("got record %s, want none", r.Checkpoint) })
+		if i == len(readings)-1 { // a line may share the last one's moment; it adds nothing
+			if err != nil {
+				t.Errorf("the last reading again: got error %v, want none", err)
+			}
+			continue
+		}
 		if !errors.Is(err, ErrPast) {
 			t.Errorf("reading %d: got error %v, want ErrPast", i, err)
 		}

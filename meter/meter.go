@@ -104,8 +104,8 @@ func New(opts Options) *Meter {
 // to say. Records carry no positions. Nothing of r is kept.
 //
 // An error wraps [odometer.ErrInvalid], and [ErrPast] where r is not later
-// than the last reading; then nothing has changed and nothing was emitted. A
-// final reading at the moment of the last one ends the epoch there, and one
+// than the last reading; then nothing has changed and nothing was emitted.
+// Where epochs are named, several lines may share a moment. A final reading at the moment of the last one ends the epoch there, and one
 // without counters for an epoch that has ended changes nothing; both are no
 // errors.
 func (m *Meter) Observe(r *odometer.Reading, emit func(odometer.Record)) error {
@@ -143,6 +143,9 @@ func (m *Meter) observe(r *odometer.Reading, p pair, in *instance, emit func(odo
 		if at.Boot == in.last.Boot && r.Final && !in.ended && r.Epoch == in.source {
 			m.end(in, emit)
 			return nil
+		}
+		if at.Boot == in.last.Boot && m.opts.Named && !in.ended && !r.Started && !r.Final {
+			return m.again(r, in, emit)
 		}
 		return ErrPast
 	}
@@ -314,6 +317,40 @@ func (m *Meter) fold(r *odometer.Reading, at odometer.Moment, in *instance, rebo
 		m.retire(in)
 	}
 	m.emit(in, e, emit)
+	return nil
+}
+
+// again folds another line for the moment of the last reading: the first
+// reading at the instant of a mark, or a mark at the instant of a reading. No
+// time has passed, so nothing is emitted but a period that is open; what the
+// line adds belongs to the next one. The same line again changes nothing.
+func (m *Meter) again(r *odometer.Reading, in *instance, emit func(odometer.Record)) error {
+	c, err := in.count(r)
+	if err != nil {
+		return err
+	}
+	if err := checkNames(r); err != nil {
+		return err
+	}
+	more := odometer.Usage{Vector: c.add}
+	for q, n := range more.Vector {
+		if n != 0 {
+			more.Known = more.Known.With(odometer.Quantity(q))
+		}
+	}
+	total := in.total
+	if !total.Add(more) {
+		return invalid("a total of epoch %s would exceed 64 bits", in.epoch)
+	}
+	if in.open() {
+		m.close(in, in.quality(), emit)
+	}
+	in.total.Add(more)
+	in.known |= more.Known
+	in.keep(r, &c)
+	in.gauges = amounts(r.Gauges)
+	in.state = cmp.Or(r.State, in.state)
+	in.owner = cmp.Or(r.Owner, in.owner)
 	return nil
 }
 

@@ -135,19 +135,21 @@ type memoryLedger struct {
 	mu         sync.Mutex
 	positions  map[odometer.SpoolID]uint64
 	seen       map[string]int // times that an event was booked
+	id         odometer.LedgerID
+	generation uint64
 	duplicates int
 	ahead      int
 }
 
 func newLedger() *memoryLedger {
-	return &memoryLedger{positions: map[odometer.SpoolID]uint64{}, seen: map[string]int{}}
+	return &memoryLedger{id: "ledger", generation: 1, positions: map[odometer.SpoolID]uint64{}, seen: map[string]int{}}
 }
 
 func (l *memoryLedger) commit(f *odometer.Frame) odometer.Receipt {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at := l.positions[f.Spool]
-	r := odometer.Receipt{Agent: f.Agent, Spool: f.Spool, Position: at, Ledger: "ledger", Generation: 1}
+	r := odometer.Receipt{Agent: f.Agent, Spool: f.Spool, Position: at, Ledger: l.id, Generation: l.generation}
 	if f.First > at+1 {
 		l.ahead++
 		r.Ahead = true
@@ -168,7 +170,7 @@ func (l *memoryLedger) commit(f *odometer.Frame) odometer.Receipt {
 func (l *memoryLedger) last(_ context.Context, agent odometer.AgentID, spool odometer.SpoolID) (odometer.Receipt, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return odometer.Receipt{Agent: agent, Spool: spool, Position: l.positions[spool], Ledger: "ledger", Generation: 1}, nil
+	return odometer.Receipt{Agent: agent, Spool: spool, Position: l.positions[spool], Ledger: l.id, Generation: l.generation}, nil
 }
 
 // check finds what is missing or was booked twice of n events.

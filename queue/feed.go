@@ -68,7 +68,8 @@ type Feed struct {
 	c      *Conn
 	source Source
 	log    *slog.Logger
-	looked time.Time // at the lag; owned by Run
+	check  time.Duration // feedCheck
+	looked time.Time     // at the lag; owned by Run
 
 	mu    sync.Mutex
 	stats FeedStats
@@ -87,7 +88,7 @@ type FeedStats struct {
 
 // NewFeed returns a feed that begins to work when Run is called.
 func NewFeed(c *Conn, s Source) *Feed {
-	return &Feed{c: c, source: s, log: c.log, stats: FeedStats{Lag: -1}}
+	return &Feed{c: c, source: s, log: c.log, check: feedCheck, stats: FeedStats{Lag: -1}}
 }
 
 // Stats may be called at once with Run.
@@ -158,7 +159,7 @@ func (f *Feed) follow(ctx context.Context) (progress bool, err error) {
 				return progress, ctx.Err()
 			case <-news:
 				continue
-			case <-time.After(feedCheck):
+			case <-time.After(f.check):
 				same, err := f.unchanged(ctx, at)
 				if err != nil || !same {
 					return progress, err

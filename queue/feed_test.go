@@ -124,6 +124,7 @@ func (s *memorySource) caughtUp() bool {
 // feeding runs a feed until the test ends or stop is called.
 func feeding(t testing.TB, c *Conn, s Source) (*Feed, func()) {
 	f := NewFeed(c, s)
+	f.check = 300 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()

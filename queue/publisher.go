@@ -43,9 +43,10 @@ const (
 	stallGrowth = 5
 	// askWithin is how long the server may take to say its last receipt.
 	askWithin = 2 * time.Second
-	// frameTarget is the unpacked size at which a frame is cut: the limit
-	// less what the next record may add to it.
-	frameTarget = odometer.MaxFrameUnpacked - 128<<10
+	// frameTarget and packedTarget are the sizes to which a frame is cut: the
+	// limits less what the next records may have more than those before.
+	frameTarget  = odometer.MaxFrameUnpacked - 128<<10
+	packedTarget = odometer.MaxFramePacked - 32<<10
 	// spoolRetry is the wait after the spool could not be read.
 	spoolRetry = time.Second
 )

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -212,6 +213,32 @@ func TestTheQueueForgets(t *testing.T) {
 			ledger.check(t, 350)
 		})
 	}
+}
+
+func TestAStoreThatFailsUnderARunningServerIsOpenedAgain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := serving(t, dir, anyPort)
+	ledger := newLedger()
+	in := ingest(t, connected(t, s, ""), ledger, nil)
+	eventually(t, "the stream is there", func() bool { return in.r.Stats().Rebuilt > 0 })
+	spool := newSpool()
+	spool.append(80)
+	chance := rand.NewChaCha8([32]byte{1})
+	for i := range spool.records[10:] { // beyond what fits into the file that is open
+		pad := make([]byte, 90_000)
+		chance.Read(pad)
+		spool.records[10+i].Checkpoint = fmt.Appendf(nil, `"%x"`, pad)
+	}
+	// Nothing can be created any more.
+	if err := os.RemoveAll(filepath.Join(dir, "jetstream")); err != nil {
+		t.Fatal(err)
+	}
+	p := publishing(t, connected(t, s, testAgent), spool, fast)
+	eventually(t, "the failure shows", func() bool { return errors.Is(s.Health(), odometer.ErrUnavailable) })
+	eventually(t, "everything is receipted", func() bool { return p.Stats().Receipted == 80 })
+	same(t, "health", s.Health(), nil)
+	ledger.check(t, 80)
 }
 
 func TestTheServerIsAwayAndComesBack(t *testing.T) {

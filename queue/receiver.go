@@ -29,7 +29,7 @@ const (
 	// pullExpiry and heartbeat: a consumer that is gone is noticed after two
 	// heartbeats without one.
 	pullExpiry = 30 * time.Second
-	heartbeat  = 5 * time.Second
+	heartbeat  = 2 * time.Second
 	// clipBytes is what is kept of a message that is over the limit.
 	clipBytes = 4 << 10
 )
@@ -235,7 +235,13 @@ func (r *Receiver) Close() {
 
 // delivery makes a message known by what it is.
 func (r *Receiver) delivery(m jetstream.Msg) Delivery {
-	d := Delivery{Subject: m.Subject(), Data: m.Data(), Size: len(m.Data()), Ack: m.Ack}
+	d := Delivery{Subject: m.Subject(), Data: m.Data(), Size: len(m.Data())}
+	d.Ack = func() error {
+		if err := m.Ack(); err != nil {
+			return fmt.Errorf("queue: acknowledge a delivery: %w", sendError(err))
+		}
+		return nil
+	}
 	if meta, err := m.Metadata(); err == nil {
 		d.Sequence, d.Stored, d.Redelivered = meta.Sequence.Stream, meta.Timestamp, meta.NumDelivered > 1
 	}

@@ -77,9 +77,10 @@ func (r *sending) run() error {
 	defer timer.Stop()
 	r.ask()
 	for {
-		r.send()
 		timer.Stop()
-		if at := r.deadline(); !at.IsZero() {
+		if r.send() {
+			timer.Reset(0) // and on, after a look at what has come meanwhile
+		} else if at := r.deadline(); !at.IsZero() {
 			timer.Reset(time.Until(at))
 		}
 		r.publishStats()
@@ -193,28 +194,27 @@ func (r *sending) room() bool {
 	return r.flying < window && len(r.out) < r.o.Unreceipted
 }
 
-// send sends what may be sent now.
-func (r *sending) send() {
-	for r.started && r.hungry && r.room() {
-		now := time.Now()
-		if now.Before(r.linger) || now.Before(r.retryAt) || !r.breaker.allow(now) {
-			return
-		}
-		r.linger = time.Time{}
-		f, data, err := r.cut()
-		if err != nil {
-			r.retryAt = now.Add(spoolRetry)
-			r.log.Error("the spool cannot be read: trying on", "after", r.cursor, "err", err)
-			r.count(func(s *PublisherStats) { s.Err = err })
-			return
-		}
-		if f == nil {
-			r.hungry = false
-			r.await()
-			return
-		}
-		r.launch(f, data)
+// send sends a frame, if one may be sent now, and reports whether it did.
+func (r *sending) send() bool {
+	now := time.Now()
+	if !r.started || !r.hungry || !r.room() || now.Before(r.linger) || now.Before(r.retryAt) || !r.breaker.allow(now) {
+		return false
 	}
+	r.linger = time.Time{}
+	f, data, err := r.cut()
+	switch {
+	case err != nil:
+		r.retryAt = now.Add(spoolRetry)
+		r.log.Error("the spool cannot be read: trying on", "after", r.cursor, "err", err)
+		r.count(func(s *PublisherStats) { s.Err = err })
+		return false
+	case f == nil:
+		r.hungry = false
+		r.await()
+		return false
+	}
+	r.launch(f, data)
+	return true
 }
 
 // await has a worker report when there is more in the spool.
@@ -311,7 +311,7 @@ func (r *sending) fit(n, read int, data []byte) {
 	if err != nil || size == 0 {
 		return
 	}
-	most := n * frameTarget / size
+	most := min(n*frameTarget/size, n*packedTarget/len(data))
 	if n == read && n < r.perFrame {
 		most = max(most, r.perFrame) // too few to judge by
 	}

@@ -35,9 +35,11 @@ const (
 	// serverPending is how much may wait for one slow client before it is
 	// cut off: a full pull of the receiver and some.
 	serverPending = 48 << 20
-	// reviveEvery is how often the server looks whether JetStream gave up,
-	// which it does when the disk is full, and starts it again.
-	reviveEvery = 5 * time.Second
+	// A stream that could not write, as on a full disk, takes nothing more
+	// for good. Its store is then closed and opened, at first soon and, while
+	// that does not help, more and more rarely: opening reads what is stored.
+	reviveFirst = 2 * time.Second
+	reviveMost  = time.Minute
 )
 
 // ServerOptions are what an embedded server is made of.
@@ -57,12 +59,13 @@ type ServerOptions struct {
 // is synced to disk before it is acknowledged, except where the stream says
 // otherwise. Its methods may be called at once.
 type Server struct {
-	nats  *server.Server
-	token string
-	log   *serverLog
-	quit  chan struct{}
-	ended sync.WaitGroup
-	once  sync.Once
+	nats     *server.Server
+	storeDir string
+	token    string
+	log      *serverLog
+	quit     chan struct{}
+	ended    sync.WaitGroup
+	once     sync.Once
 }
 
 // StartServer starts a server and returns when it takes connections and its
@@ -119,7 +122,7 @@ func StartServer(o ServerOptions) (*Server, error) {
 	if err := os.MkdirAll(o.StoreDir, 0o700); err != nil {
 		return nil, fmt.Errorf("queue: create the store: %w", err)
 	}
-	s := &Server{token: o.Token, log: &serverLog{logger: o.Logger, failed: make(chan struct{})}, quit: make(chan struct{})}
+	s := &Server{storeDir: o.StoreDir, token: o.Token, log: &serverLog{logger: o.Logger, failed: make(chan struct{})}, quit: make(chan struct{})}
 	if o.Token != "" {
 		opts.CustomClientAuthentication = door{o.Token}
 	}
@@ -164,38 +167,50 @@ func (s *Server) ready(addr string) error {
 	return fmt.Errorf("queue: the server was not ready within %v: %w", readyWithin, odometer.ErrUnavailable)
 }
 
-// revive starts JetStream again after it gave up, as it does for good when
-// the disk is full: what it refuses meanwhile waits in the spools.
+// revive opens the store again after it failed. What is refused meanwhile
+// waits in the spools.
 func (s *Server) revive() {
-	tick := time.NewTicker(reviveEvery)
-	defer tick.Stop()
+	wait, failed := reviveFirst, time.Time{}
 	for {
 		select {
 		case <-s.quit:
 			return
-		case <-tick.C:
+		case <-time.After(wait):
 		}
-		if s.nats.JetStreamEnabled() || !s.nats.Running() {
+		if s.Health() == nil {
+			if time.Since(failed) > reviveMost {
+				wait = reviveFirst
+			}
 			continue
 		}
-		cfg := &server.JetStreamConfig{
-			StoreDir: s.nats.StoreDir(), MaxMemory: serverMemory, MaxStore: serverStore, SyncAlways: true, CompressOK: true, Strict: true,
+		wait, failed = min(2*wait, reviveMost), time.Now()
+		s.log.logger.Warn("the queue's store failed and is opened again", "why", s.log.store())
+		if err := s.reopen(); err != nil {
+			s.log.logger.Error("the queue's store does not open: events wait in the spools", "err", err)
 		}
-		if err := s.nats.EnableJetStream(cfg); err != nil {
-			s.log.logger.Error("the queue's store is closed and does not open: events wait in the spools", "err", err)
-			continue
-		}
-		s.log.logger.Warn("the queue's store was closed, as happens when the disk is full, and is open again")
 	}
+}
+
+func (s *Server) reopen() error {
+	if err := s.nats.ShutdownJetStream(); err != nil {
+		return err
+	}
+	s.log.storeFailed("")
+	return s.nats.EnableJetStream(&server.JetStreamConfig{
+		StoreDir: s.storeDir, MaxMemory: serverMemory, MaxStore: serverStore, SyncAlways: true, CompressOK: true, Strict: true,
+	})
 }
 
 // Health returns nil while the server stores messages.
 func (s *Server) Health() error {
-	switch {
-	case !s.nats.Running():
+	if !s.nats.Running() {
 		return fmt.Errorf("queue: the server is stopped: %w", odometer.ErrUnavailable)
-	case !s.nats.JetStreamEnabled():
-		return fmt.Errorf("queue: the store is closed, as happens when the disk is full; it is tried again every %v: %w", reviveEvery, odometer.ErrUnavailable)
+	}
+	if why := s.log.store(); why != "" {
+		return fmt.Errorf("queue: the store failed and is about to be opened again: %s: %w", why, odometer.ErrUnavailable)
+	}
+	if !s.nats.JetStreamEnabled() {
+		return fmt.Errorf("queue: the store is closed and about to be opened again: %w", odometer.ErrUnavailable)
 	}
 	return nil
 }
@@ -261,12 +276,13 @@ func agentPermissions(token string) *server.Permissions {
 }
 
 // serverLog hands what the server says to slog, and keeps what made it give
-// up. The server's notices are about its own start and are not for everyone.
+// up and what made its store fail, which it tells in no other way. The server's notices are about its own start and are not for everyone.
 type serverLog struct {
 	logger *slog.Logger
 	failed chan struct{} // closed when why is set
 	mu     sync.Mutex
 	fatal  string
+	broken string // why the store takes nothing more
 }
 
 func (l *serverLog) say(level slog.Level, format string, v []any) {
@@ -277,9 +293,27 @@ func (l *serverLog) say(level slog.Level, format string, v []any) {
 
 func (l *serverLog) Noticef(format string, v ...any) { l.say(slog.LevelDebug, format, v) }
 func (l *serverLog) Warnf(format string, v ...any)   { l.say(slog.LevelWarn, format, v) }
-func (l *serverLog) Errorf(format string, v ...any)  { l.say(slog.LevelError, format, v) }
 func (l *serverLog) Debugf(format string, v ...any)  {}
 func (l *serverLog) Tracef(format string, v ...any)  {}
+
+func (l *serverLog) Errorf(format string, v ...any) {
+	l.say(slog.LevelError, format, v)
+	if m := fmt.Sprintf(format, v...); strings.Contains(m, "failed to store a msg") || strings.Contains(m, "rite error") || strings.Contains(m, "resources, will be DISABLED") {
+		l.storeFailed(m)
+	}
+}
+
+func (l *serverLog) storeFailed(why string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.broken = why
+}
+
+func (l *serverLog) store() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.broken
+}
 
 func (l *serverLog) Fatalf(format string, v ...any) {
 	l.mu.Lock()

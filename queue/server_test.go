@@ -2,7 +2,14 @@ package queue
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	crand "crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -153,6 +160,50 @@ func TestServerInProcessOnly(t *testing.T) {
 	if err := s.Health(); !errors.Is(err, odometer.ErrUnavailable) {
 		t.Errorf("health after the end: got %v, want an error wrapping ErrUnavailable", err)
 	}
+}
+
+func TestTLS(t *testing.T) {
+	certificate, pool := selfSigned(t)
+	s, err := StartServer(ServerOptions{StoreDir: t.TempDir(), Addr: anyPort, Token: testToken, TLS: &tls.Config{Certificates: []tls.Certificate{certificate}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Shutdown()
+	if !strings.HasPrefix(s.URL(), "tls://") {
+		t.Errorf("URL: got %s, want tls://…", s.URL())
+	}
+	connect(t, ConnectOptions{Server: s})
+	c := connect(t, ConnectOptions{URL: s.URL(), Token: testToken, TLS: &tls.Config{RootCAs: pool}})
+	if err := c.Flush(t.Context()); err != nil {
+		t.Errorf("Flush over TLS: %v", err)
+	}
+	c = connect(t, ConnectOptions{URL: s.URL(), Token: testToken})
+	if st := c.Status(); st.Connected || st.Err == nil {
+		t.Errorf("without trust in the certificate: got connected %v, %v", st.Connected, st.Err)
+	}
+}
+
+func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	about := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(crand.Reader, about, about, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(parsed)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
 func TestConnectGoesOnTryingWhileTheServerIsAway(t *testing.T) {

@@ -15,12 +15,12 @@ func TestReceipts(t *testing.T) {
 		receipts []r
 		want     uint64
 	}{
-		"positions only grow":                             {[]r{{Position: 3}, {Position: 2}}, 3},
-		"a receipt for another spool is ignored":          {[]r{{Position: 3}, {Position: 5, Spool: "other"}}, 3},
-		"a later generation goes back":                    {[]r{{Position: 6}, {Position: 2, Generation: 2}}, 2},
-		"a later generation goes on":                      {[]r{{Position: 2}, {Position: 6, Generation: 2}}, 6},
-		"an earlier generation is stale, even further on": {[]r{{Position: 2, Generation: 2}, {Position: 6}}, 2},
-		"another ledger begins at nothing":                {[]r{{Position: 6}, {Position: 0, Ledger: "new"}}, 0},
+		"positions only grow":                                   {[]r{{Position: 3}, {Position: 2}}, 3},
+		"a receipt for another spool is ignored":                {[]r{{Position: 3}, {Position: 5, Spool: "other"}}, 3},
+		"a later generation goes back":                          {[]r{{Position: 6}, {Position: 2, Generation: 2}}, 2},
+		"a later generation goes on":                            {[]r{{Position: 2}, {Position: 6, Generation: 2}}, 6},
+		"an earlier generation is stale, even further on":       {[]r{{Position: 2, Generation: 2}, {Position: 6}}, 2},
+		"another ledger begins at nothing":                      {[]r{{Position: 6}, {Position: 0, Ledger: "new"}}, 0},
 		"a receipt that says Ahead counts as far as it reaches": {[]r{{Position: 4, Ahead: true}}, 4},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -120,7 +120,7 @@ func (s *Spool) collect(m *merger, i int) error {
 			}
 		}
 		for i := range c.entries {
-			if e := &c.entries[i]; e.position < limit && e.position > m.at {
+			if e := &c.entries[i]; e.position < limit && e.position >= g.first && e.position > m.at {
 				m.add(e, s.index.resumes[e.position])
 			}
 		}
@@ -201,8 +201,8 @@ type merger struct {
 	outs   []out
 	epochs map[string]int // the last event of each epoch, an index of outs
 	states map[string]int // the record with the newest checkpoint of each key
-	holes  []hole
-	size   int // bytes, about
+	holes  []uint64       // positions of which each is the last of some that are lost
+	size   int            // bytes, about
 	in     int
 }
 
@@ -213,21 +213,19 @@ type out struct {
 	gone    bool
 }
 
-// hole is a stretch of positions that are lost; it must be seen as one still.
-type hole struct{ first, last uint64 }
-
 func newMerger(l level, first uint64) *merger {
 	return &merger{level: l, at: first - 1, epochs: map[string]int{}, states: map[string]int{}}
 }
 
 // add takes a record in. It keeps nothing of e's buffers.
 func (m *merger) add(e *entry, resumes bool) {
-	if e.first > m.at+1 {
-		m.holes = append(m.holes, hole{m.at + 1, e.first - 1})
+	if e.first > m.at+1 || e.flags&flagAfterLoss != 0 {
+		m.holes = append(m.holes, e.first-1)
 	}
 	m.at = e.position
 	m.in++
 	o := out{entry: e.clone()}
+	o.flags &^= flagAfterLoss
 	if resumes {
 		o.flags |= flagResumes
 	}
@@ -324,12 +322,9 @@ func (m *merger) encode(g *segment) []byte {
 		if o.merged {
 			o.event = o.decoded.AppendJSON(nil)
 		}
-		// The ranges join, except over what is lost.
 		o.first = previous + 1
-		for ; h < len(m.holes) && m.holes[h].last < o.position; h++ {
-			if m.holes[h].last > previous {
-				o.first = m.holes[h].last + 1
-			}
+		for ; h < len(m.holes) && m.holes[h] < o.position; h++ {
+			o.flags |= flagAfterLoss
 		}
 		previous = o.position
 		if start < 0 {

@@ -101,6 +101,9 @@ func readHeader(r io.ReaderAt, want kind) (header, error) {
 const (
 	flagResumes byte = 1 << iota
 	flagFinal
+	// flagAfterLoss says that positions before the record were lost, and
+	// named, before the segment was rewritten.
+	flagAfterLoss
 )
 
 // entry is a record as it lies in a file. What is a slice belongs to the
@@ -113,6 +116,7 @@ type entry struct {
 	epoch           []byte
 	event           []byte // JSON, empty for a checkpoint alone
 	checkpoint      []byte // JSON, may be empty
+	off             int64  // where it was read from
 }
 
 func (e *entry) size() int {

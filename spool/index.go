@@ -11,6 +11,9 @@ const (
 	segmentSuffix = ".seg"
 	tempSuffix    = ".tmp"
 	markSpacing   = 16 << 10
+	// unknownBatch is more records than any batch has: so many positions are
+	// left out where a batch's header cannot be read.
+	unknownBatch = maxBatch / minRecord
 )
 
 // segment is one file of records. Its header fields never change; the others
@@ -167,7 +170,7 @@ func (s *Spool) scan(segs []*segment, opening bool, see func(*entry)) (*index, e
 			s.last = at
 			s.next = max(at+1, g.next, s.cursor.position+1)
 			if g.bad != nil {
-				s.next = max(s.next, g.first+1<<20) // how far its header allowed is unknown
+				s.next = max(s.next, g.first+unknownBatch) // how far its header allowed is unknown
 			}
 			if x.torn != nil {
 				s.next = max(s.next, x.burnt)
@@ -217,26 +220,36 @@ func (s *Spool) scanSegment(x *index, g *segment, at, limit uint64, tail bool, s
 			}
 			if later >= g.size {
 				x.torn = &flaw{c.off, g.size, c.flaws[0].reason}
-				x.burnt = max(c.batch.last, at+uint64(g.size-c.off)/minRecord+1) + 1
+				if x.burnt = c.batch.last + 1; c.batch.last == 0 {
+					x.burnt = at + unknownBatch + 1
+				}
 				g.size = c.off
 				break
 			}
 		}
-		for _, fl := range c.flaws {
-			g.flaws[fl.off] = true
-			pending = append(pending, Damage{Segment: g.name, Offset: fl.off, Reason: fl.reason})
+		flaws := c.flaws
+		flawed := func(before int64) {
+			for len(flaws) > 0 && flaws[0].off < before {
+				g.flaws[flaws[0].off] = true
+				pending = append(pending, Damage{Segment: g.name, Offset: flaws[0].off, Reason: flaws[0].reason})
+				flaws = flaws[1:]
+			}
 		}
 		ordinal, first := g.count, uint64(0)
 		n := 0
 		for i := range c.entries {
 			e := &c.entries[i]
+			flawed(e.off)
 			if e.position >= limit {
 				beyond = true // what an Append that failed left behind
 				break
 			}
 			if e.position <= at {
-				pending = append(pending, Damage{Segment: g.name, Offset: c.off, Reason: fmt.Sprintf("position %d is here again", e.position)})
+				pending = append(pending, Damage{Segment: g.name, Offset: e.off, Reason: fmt.Sprintf("position %d is here again", e.position)})
 				continue
+			}
+			if e.flags&flagAfterLoss != 0 {
+				x.since = map[string]bool{}
 			}
 			if e.first > at+1 {
 				x.gap(at+1, e.first-1, pending)
@@ -251,6 +264,7 @@ func (s *Spool) scanSegment(x *index, g *segment, at, limit uint64, tail bool, s
 			x.see(e)
 			see(e)
 		}
+		flawed(c.end)
 		if n > 0 {
 			g.add(mark{first, c.off, ordinal}, n, at)
 			x.top = at

@@ -29,8 +29,8 @@ type memFS struct {
 	locks   map[string]bool
 	limit   int64 // bytes, 0 for no limit
 
-	calls  int          // of what changes something
-	log    []string     // what each of them was
+	calls  int      // of what changes something
+	log    []string // what each of them was
 	fault  func(n int, op string) fault
 	killed bool
 }

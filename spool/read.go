@@ -122,7 +122,7 @@ func (s *Spool) walkSegment(p picked, pos *uint64, visit func(*entry) bool) (mor
 			if e.position >= p.limit {
 				return true, false, nil
 			}
-			if e.position <= *pos {
+			if e.position <= *pos || e.position < p.first {
 				continue
 			}
 			e.first = *pos + 1

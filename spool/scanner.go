@@ -132,6 +132,7 @@ func (s *scanner) parse(c *chunk, b []byte) {
 			bad(n, "record contradicts its batch")
 			continue
 		}
+		e.off = at
 		previous = e.position
 		s.entries = append(s.entries, e)
 		b, at = b[n:], at+int64(n)

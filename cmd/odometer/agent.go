@@ -21,8 +21,8 @@ import (
 // remoteFlags say to which server events go.
 type remoteFlags struct {
 	serverFlags
-	trustFlags
-	OwnDir string // what this process keeps
+	NATSTokenFile string // of an external queue, where its token is not the server's
+	OwnDir        string // what this process keeps
 }
 
 func (c *remoteFlags) register(flags *pflag.FlagSet, env func(string) (string, bool), below, what string) {
@@ -30,21 +30,27 @@ func (c *remoteFlags) register(flags *pflag.FlagSet, env func(string) (string, b
 	c.serverFlags.register(flags, env)
 	flags.Lookup("server").Usage = "http(s):// address of the server, or nats:// of its queue (default: the one running here, else " + defaultServer + ")"
 	c.serverFlags.DataDir = defaultDataDir(env, "")
-	c.trustFlags.register(flags)
+	flags.StringVar(&c.NATSTokenFile, "nats-token-file", "", "file that holds the token of an external queue (default: the server's token)")
 }
 
 // complete finds server and token and says what is wrong.
-func (c *remoteFlags) complete() (server, token string, err error) {
+func (c *remoteFlags) complete() (to remote, err error) {
 	dir, err1 := absolute(c.OwnDir)
 	c.OwnDir = dir
 	server, token, err2 := c.resolve()
+	to = remote{server: server, token: token}
 	if err2 == nil {
 		u, err := url.Parse(server)
 		if err != nil || u.Host == "" || !slices.Contains([]string{"http", "https", "nats", "tls"}, u.Scheme) {
 			err2 = fmt.Errorf("--server %q is no address such as http://127.0.0.1:8640 or nats://127.0.0.1:8642", server)
 		}
 	}
-	return server, token, misuse(errors.Join(err1, err2))
+	var err3, err4 error
+	to.tls, err3 = c.trustFlags.config()
+	if c.NATSTokenFile != "" {
+		to.queueToken, err4 = readToken(c.NATSTokenFile)
+	}
+	return to, misuse(errors.Join(err1, err2, err3, err4))
 }
 
 // agentConfig is what `odometer agent` is told.
@@ -82,8 +88,8 @@ Its own API answers /get, /health, /livez, /readyz, /api/v1/health/status and
 	return cmd
 }
 
-func (c *agentConfig) complete() (server, token string, err error) {
-	server, token, err = c.remoteFlags.complete()
+func (c *agentConfig) complete() (to remote, err error) {
+	to, err = c.remoteFlags.complete()
 	errs := []error{err}
 	if c.ID == "" {
 		c.ID, err = hostName()
@@ -96,7 +102,7 @@ func (c *agentConfig) complete() (server, token string, err error) {
 	if c.HTTP != "" {
 		errs = append(errs, c.listenFlags.check("http", c.HTTP))
 	}
-	return server, token, misuse(errors.Join(errs...))
+	return to, misuse(errors.Join(errs...))
 }
 
 // runAgent runs the half of the flow that lies on a host:
@@ -105,7 +111,7 @@ func (c *agentConfig) complete() (server, token string, err error) {
 //	                      └─▶ api
 func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 	confine()
-	server, token, err := c.complete()
+	to, err := c.complete()
 	if err != nil {
 		return err
 	}
@@ -113,9 +119,8 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 	if err != nil {
 		return misuse(err)
 	}
-	secure, err1 := c.listenFlags.config()
-	trust, err2 := c.trustFlags.config()
-	if err := errors.Join(err1, err2); err != nil {
+	secure, err := c.listenFlags.config()
+	if err != nil {
 		return err
 	}
 	dir, err := lockDataDir(c.OwnDir, "agent")
@@ -142,7 +147,7 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
-	up = newUplink(server, token, trust, id, h.spool, logger)
+	up = newUplink(to, id, h.spool, logger)
 	up.connected = h.tellLive
 
 	run, fail := context.WithCancelCause(ctx)
@@ -154,7 +159,7 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 	if listener != nil {
 		p := &parts{host: h, publish: up.stats, conn: up.current, unconnected: up.why, interval: sampleEvery(c.Interval)}
 		handler := api.NewAgentServer(api.AgentDeps{
-			Version: Version, Logger: logger, Auth: api.Tokens{api.HashToken("admin", token)}, Health: p, Machine: p, Stats: p.stats(),
+			Version: Version, Logger: logger, Auth: api.Tokens{api.HashToken("admin", to.token)}, Health: p, Machine: p, Stats: p.stats(),
 		})
 		intake.run("api", func(ctx context.Context) error { return serveHTTP(ctx, listener, handler, secure, logger) })
 	}
@@ -162,7 +167,7 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 	if listener != nil {
 		where = httpURL(listener, secure)
 	}
-	cons.header(c.InstanceID, ownerText(c.owner()), tilde(dir.path, s.env), where, server)
+	cons.header(c.InstanceID, ownerText(c.owner()), tilde(dir.path, s.env), where, to.server)
 	intake.run("console", func(ctx context.Context) error { return cons.run(ctx, h.watch()) })
 
 	<-run.Done()

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -24,12 +26,14 @@ type serverFlags struct {
 	Token     string
 	TokenFile string
 	DataDir   string // of the local server
+	trustFlags
 }
 
 func (c *serverFlags) register(flags *pflag.FlagSet, env func(string) (string, bool)) {
 	flags.StringVar(&c.Server, "server", "", "address of the server (default: the one running here, else "+defaultServer+")")
 	flags.StringVar(&c.Token, "token", "", "bearer token; other users can see it on a command line, so prefer ODOMETER_TOKEN or --token-file")
 	flags.StringVar(&c.TokenFile, "token-file", "", "file that holds the bearer token (default: admin.token of the local server)")
+	c.trustFlags.register(flags)
 	if flags.Lookup("data-dir") == nil {
 		flags.StringVar(&c.DataDir, "data-dir", defaultDataDir(env, ""), "data directory of the local server, where its address and token are found")
 	}
@@ -38,11 +42,22 @@ func (c *serverFlags) register(flags *pflag.FlagSet, env func(string) (string, b
 // client returns a client for the server. The local server's token goes to the
 // local server only.
 func (c *serverFlags) client() (*client.Client, error) {
-	server, token, err := c.resolve()
-	if err != nil {
+	server, token, err1 := c.resolve()
+	trust, err2 := c.trustFlags.config()
+	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	return &client.Client{Server: server, Token: token}, nil
+	return newClient(server, token, trust), nil
+}
+
+// newClient returns a client that trusts the given authorities, nil for the
+// system's.
+func newClient(server, token string, trust *tls.Config) *client.Client {
+	c := &client.Client{Server: server, Token: token}
+	if trust != nil {
+		c.HTTP = &http.Client{Timeout: client.Timeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust}}
+	}
+	return c
 }
 
 func (c *serverFlags) resolve() (server, token string, err error) {

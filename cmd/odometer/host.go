@@ -116,6 +116,7 @@ func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logg
 	}
 	h.machine, err = sampler.OpenMachine(sampler.MachineOptions{
 		Instance: odometer.InstanceID(c.InstanceID), Agent: id, Owner: c.owner().OrUnassigned(), Logger: logger,
+		PreviousBoot: lastBoot(h.spool.Checkpoints(), odometer.InstanceID(c.InstanceID)),
 	})
 	if err != nil {
 		return nil, advise(fmt.Errorf("nothing of this machine can be measured: %w", err), "odometer doctor says more")
@@ -132,6 +133,21 @@ func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logg
 		Spool: h.spool, Interval: c.Interval, Logger: logger, Recall: recall, OnPeriod: onPeriod,
 	})
 	return h, err
+}
+
+// lastBoot returns the boot in which the instance was last read, as the newest
+// of its checkpoints has it; "" where there is none.
+func lastBoot(checkpoints []json.RawMessage, instance odometer.InstanceID) (boot string) {
+	for _, c := range checkpoints {
+		var state struct {
+			Instance odometer.InstanceID `json:"instance"`
+			BootID   string              `json:"boot_id"`
+		}
+		if json.Unmarshal(c, &state) == nil && state.Instance == instance {
+			boot = state.BootID
+		}
+	}
+	return boot
 }
 
 // dueAfter is when a period of the interval closes: at the tick that is

@@ -2,9 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"database/sql"
+	"encoding/pem"
 	"fmt"
+	"io"
+	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,6 +22,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"example.org/odometer/queue"
 )
 
 // TestMain lets the test binary stand in for the program, so that the scripts
@@ -44,6 +54,9 @@ func TestScript(t *testing.T) {
 			"occupy":      occupy,
 			"newerledger": newerLedger,
 			"mode":        checkMode,
+			"get":         get,
+			"queue":       startQueue,
+			"certificate": certificate,
 		},
 		RequireExplicitExec: true,
 	})
@@ -132,6 +145,58 @@ func checkMode(ts *testscript.TestScript, neg bool, args []string) {
 	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
 		ts.Fatalf("mode of %s: got %s, want %s", args[1], got, args[0])
 	}
+}
+
+// get asks for an address and prints the body, whatever the status:
+// get URL [TOKENFILE].
+func get(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: get url [tokenfile]")
+	}
+	r, err := http.NewRequest(http.MethodGet, args[0], nil)
+	ts.Check(err)
+	if len(args) == 2 {
+		r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(ts.ReadFile(args[1])))
+	}
+	resp, err := http.DefaultClient.Do(r)
+	ts.Check(err)
+	defer resp.Body.Close()
+	_, err = io.Copy(ts.Stdout(), resp.Body)
+	ts.Check(err)
+}
+
+// startQueue runs a queue that is no server's own, until the script ends:
+// queue ADDRESS TOKENFILE.
+func startQueue(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: queue address tokenfile")
+	}
+	ts.Check(os.Chmod(ts.MkAbs(args[1]), 0o600))
+	s, err := queue.StartServer(queue.ServerOptions{
+		StoreDir: ts.MkAbs("external-queue"), Addr: args[0], Token: strings.TrimSpace(ts.ReadFile(args[1])),
+	})
+	ts.Check(err)
+	ts.Defer(s.Shutdown)
+}
+
+// certificate makes a certificate of 127.0.0.1, signed by itself, and its key:
+// certificate CERTFILE KEYFILE.
+func certificate(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: certificate certfile keyfile")
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	ts.Check(err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
 }
 
 // TestRunReportsEveryErrorOnItsOwnLine keeps the form of what goes wrong.

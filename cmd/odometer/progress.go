@@ -30,6 +30,10 @@ func newProgress(s streams) *progress {
 	return &progress{w: s.err, tty: s.errTTY, started: now, shown: now}
 }
 
+// restart begins another part of the work, whose rest is not to be guessed from
+// the time that the one before took.
+func (p *progress) restart() { p.started = time.Now() }
+
 // set says that done of all is done; note is added. All 0 means that nobody
 // knows. It shows it when it is time.
 func (p *progress) set(done, all int64, note string) {

@@ -79,11 +79,7 @@ type replayed struct {
 func replay(ctx context.Context, s streams, c replayConfig, names []string) (err error) {
 	confine()
 	begin := time.Now()
-	server, token, err := c.complete()
-	if err != nil {
-		return err
-	}
-	trust, err := c.trustFlags.config()
+	to, err := c.complete()
 	if err != nil {
 		return err
 	}
@@ -110,7 +106,7 @@ func replay(ctx context.Context, s streams, c replayConfig, names []string) (err
 	}
 	defer func() { err = errors.Join(err, box.Close()) }()
 	// A name for each spool, so that replays of several people do not meet.
-	up := newUplink(server, token, trust, odometer.AgentID("replay-"+box.ID()[:12]), box, logger)
+	up := newUplink(to, odometer.AgentID("replay-"+box.ID()[:12]), box, logger)
 	if err := up.answers(ctx); err != nil {
 		return err
 	}
@@ -136,7 +132,7 @@ func replay(ctx context.Context, s streams, c replayConfig, names []string) (err
 			fmt.Fprintf(s.err, "odometer: %s:%d: %v; left out\n", names[source], line, err)
 		},
 		OnProgress: func(p agent.Progress) {
-			bar.set(sizes[p.Source]+p.Offset, size, fmt.Sprintf("%d readings · %d events sent", p.Read, box.Stats().Acked))
+			bar.set(sizes[p.Source]+p.Offset, size, fmt.Sprintf("%d readings · %d records committed", p.Read, box.Stats().Acked))
 		},
 	}, sources...)
 	// What was read before an error is worth its receipts all the same.
@@ -160,7 +156,7 @@ func replay(ctx context.Context, s streams, c replayConfig, names []string) (err
 	if c.JSON {
 		err = printJSON(s.out, done)
 	} else {
-		_, err = fmt.Fprintf(s.out, "replayed %s: %d readings (%d metered before, %d refused), %d events committed in %s s\n",
+		_, err = fmt.Fprintf(s.out, "replayed %s: %d readings (%d metered before, %d refused), %d records committed in %s s\n",
 			count(int64(len(names)), "file", "files"), p.Read, p.Skipped, p.Refused, p.Records, done.Seconds)
 	}
 	if err == nil && p.Refused > 0 {
@@ -192,12 +188,13 @@ func (u *uplink) answers(ctx context.Context) error {
 // awaitReceipts returns when the ledger has everything that lies in the spool.
 func awaitReceipts(ctx context.Context, box *spool.Spool, bar *progress) error {
 	first := box.Stats()
+	bar.restart()
 	for {
 		st := box.Stats()
 		if st.Unacked == 0 {
 			return nil
 		}
-		bar.set(int64(st.Acked-min(st.Acked, first.Acked)), int64(st.Last-min(st.Last, first.Acked)), fmt.Sprintf("%d events wait for their receipt", st.Unacked))
+		bar.set(int64(st.Acked-min(st.Acked, first.Acked)), int64(st.Last-min(st.Last, first.Acked)), fmt.Sprintf("%d records wait for their receipt", st.Unacked))
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -1,13 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"example.org/odometer"
-	"example.org/odometer/api/client"
 	"example.org/odometer/queue"
 	"example.org/odometer/spool"
 )
@@ -30,12 +29,20 @@ const (
 	askAgain = 30 * time.Second
 )
 
+// remote is a server as a process on another host knows it.
+type remote struct {
+	server string // http(s):// of a server, or nats:// or tls:// of its queue
+	token  string
+	// queueToken is an external queue's, "" where the queue is the server's own
+	// and takes the server's.
+	queueToken string
+	tls        *tls.Config // whom to trust; nil for the system's authorities
+}
+
 // uplink sends a spool to a server, wherever that has its queue, and goes on
 // for as long as it takes to reach it.
 type uplink struct {
-	server string // http(s):// of a server, or nats:// or tls:// of its queue
-	token  string
-	tls    *tls.Config // whom to trust; nil for the system's authorities
+	remote
 	agent  odometer.AgentID
 	spool  *spool.Spool
 	logger *slog.Logger
@@ -50,9 +57,9 @@ type uplink struct {
 	changed chan struct{} // closed and replaced when conn changes
 }
 
-func newUplink(server, token string, trust *tls.Config, agent odometer.AgentID, s *spool.Spool, logger *slog.Logger) *uplink {
+func newUplink(to remote, agent odometer.AgentID, s *spool.Spool, logger *slog.Logger) *uplink {
 	return &uplink{
-		server: server, token: token, tls: trust, agent: agent, spool: s, logger: logger,
+		remote: to, agent: agent, spool: s, logger: logger,
 		err: errors.New("the server has not been asked yet where its queue is"), changed: make(chan struct{}),
 	}
 }
@@ -67,11 +74,7 @@ func (u *uplink) address(ctx context.Context) (string, error) {
 	if u.direct() {
 		return u.server, nil
 	}
-	c := &client.Client{Server: u.server, Token: u.token}
-	if u.tls != nil {
-		c.HTTP = &http.Client{Timeout: client.Timeout, Transport: &http.Transport{TLSClientConfig: u.tls}}
-	}
-	address, err := c.Queue(ctx)
+	address, err := newClient(u.server, u.token, u.tls).Queue(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -108,7 +111,7 @@ func (u *uplink) run(ctx context.Context) error {
 // elsewhere.
 func (u *uplink) send(ctx context.Context, address string) error {
 	conn, err := queue.Connect(queue.ConnectOptions{
-		URL: address, Token: u.token, Agent: u.agent, Name: "odometer agent " + string(u.agent), TLS: u.queueTLS(address), Logger: u.logger,
+		URL: address, Token: cmp.Or(u.queueToken, u.token), Agent: u.agent, Name: "odometer agent " + string(u.agent), TLS: u.queueTLS(address), Logger: u.logger,
 	})
 	if err != nil {
 		return err
