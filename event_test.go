@@ -198,3 +198,78 @@ func TestStringsAreReadBackAsTheyWereWritten(t *testing.T) {
 		}
 	}
 }
+
+func TestMarshalersSayWhatTheirAppendersAppend(t *testing.T) {
+	e := goldenEvent(t, "event-1.7-final.json")
+	entry, err := DecodeEntry(golden(t, "entry-1.1-correction.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := e.CloudEvent()
+	for _, row := range []struct {
+		value any
+		want  []byte
+	}{
+		{e, e.AppendJSON(nil)}, {entry, entry.AppendJSON(nil)}, {e.Usage, e.Usage.AppendJSON(nil)}, {&c, c.AppendJSON(nil)},
+	} {
+		if got, err := json.Marshal(row.value); err != nil || string(got) != string(row.want) {
+			t.Errorf("%T: got  %s, %v\nwant %s", row.value, got, err, row.want)
+		}
+	}
+	var back Event
+	if err := json.Unmarshal(golden(t, "event-1.7-final.json"), &back); err != nil || string(back.AppendJSON(nil)) != string(e.AppendJSON(nil)) {
+		t.Errorf("unmarshalled: got %+v, %v, want %+v", back, err, e)
+	}
+	if err := json.Unmarshal([]byte(`{"version":"2.0"}`), &back); !errors.Is(err, ErrVersion) {
+		t.Errorf("another major version: got %v, want %v", err, ErrVersion)
+	}
+}
+
+func TestSequencesBeyond53BitsAreStrings(t *testing.T) {
+	e := typical()
+	e.FirstSequence, e.Sequence = MaxExact, 1<<64-1
+	text := string(e.AppendJSON(nil))
+	if want := `"sequence":"18446744073709551615","first_sequence":9007199254740991,`; !strings.Contains(text, want) {
+		t.Errorf("got  %s\nwant %s", text, want)
+	}
+	if got, err := DecodeEvent([]byte(text)); err != nil || got.Sequence != e.Sequence || got.FirstSequence != e.FirstSequence {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestUnknownQuantitiesStandInAnObjectThatIsEmptyOtherwise(t *testing.T) {
+	e := typical()
+	e.Extra = []Member{{In: inUsage, Name: "power_uj", Value: []byte("1")}}
+	e.Usage.Known = 0
+	if text, want := string(e.AppendJSON(nil)), `"usage":{"power_uj":1},`; !strings.Contains(text, want) {
+		t.Errorf("got  %s\nwant %s", text, want)
+	}
+}
+
+func TestManyUnknownMembersAreKeptAndTheirRepetitionFound(t *testing.T) {
+	var many strings.Builder
+	for i := range 500 {
+		many.WriteString(`"x` + strconv.Itoa(i) + `":{},`)
+	}
+	text := hostileText(t, "", `"timestamp"`, many.String()+`"timestamp"`)
+	if e, err := DecodeEvent([]byte(text)); err != nil || len(e.Extra) != 500 || e.Extra[499].Name != "x499" {
+		t.Errorf("got %v, want 500 unknown members", err)
+	}
+	text = hostileText(t, "", `"timestamp"`, many.String()+`"x400":1,"timestamp"`)
+	if _, err := DecodeEvent([]byte(text)); err == nil || !strings.Contains(err.Error(), "x400: stands twice") {
+		t.Errorf("got %v, want x400: stands twice", err)
+	}
+}
+
+func TestEscapesOfEveryKindAreRead(t *testing.T) {
+	s := scanner{data: []byte(`"\"\\\/\b\f\n\r\t\u00fc\uD83D\uDE00x"`)}
+	if got, ok := s.text(); !ok || string(got) != "\"\\/\b\f\n\r\tü😀x" {
+		t.Errorf("got %q, %v", got, s.err)
+	}
+	for _, text := range []string{`"\`, `"\u`, `"\u12`, `"\u12g4"`, `"\ud83d"`, `"\ud83d\u0041"`, `"\ude00"`, `"\ud83dx"`, `"\x"`, "\"\\n\x01\"", `"\n`} {
+		s := scanner{data: []byte(text)}
+		if got, ok := s.text(); ok || !errors.Is(s.result(), ErrInvalid) {
+			t.Errorf("%s: got %q, %v, want refused", text, got, s.result())
+		}
+	}
+}

@@ -289,6 +289,12 @@ func (s *scanner) number() (n number, ok bool) {
 		i++
 	}
 	whole := i
+	safe := min(len(data), whole+18) // so many digits always fit
+	var digits uint64
+	for ; i < safe && data[i]-'0' <= 9; i++ {
+		digits = digits*10 + uint64(data[i]-'0')
+	}
+	n.digits = digits
 	for ; i < len(data) && data[i]-'0' <= 9; i++ {
 		n.push(data[i] - '0')
 	}

@@ -121,8 +121,7 @@ func (b *biller) consume(t *testing.T, s *site, killAfter int) error {
 }
 
 // TestBillingConsumer rebuilds the ledger's totals per owner from the USAGE
-// topic, to the unit, with a consumer that is killed and started again, and
-// once more after the topic was lost.
+// topic, to the unit, with a consumer that is killed and started again.
 func TestBillingConsumer(t *testing.T) {
 	path, _ := load(t, "bill", 3, 10, 120)
 	s := newSite(t)

@@ -25,9 +25,10 @@ func (s *Spool) Append(rs []odometer.Record) error {
 	}
 	now := s.now().UnixMicro()
 	entries := make([]entry, len(rs))
+	text := make([]byte, 0, usualEvent*len(rs))
 	for i := range rs {
 		var err error
-		if entries[i], err = entryOf(&rs[i], now); err != nil {
+		if entries[i], err = entryOf(&rs[i], now, &text); err != nil {
 			return fmt.Errorf("append to spool: record %d of %d: %w", i+1, len(rs), err)
 		}
 	}
@@ -76,7 +77,7 @@ func (s *Spool) put(entries []entry) (full bool, err error) {
 		return false, fmt.Errorf("%d records are %d bytes, at most %d are allowed at once: %w", len(entries), len(b), maxBatch, odometer.ErrInvalid)
 	}
 	endBatch(b, len(entries), first, last)
-	if cap(b) <= 4*batchTarget {
+	if cap(b) <= maxBuffer {
 		s.buf = b // keep a buffer of the usual size
 	}
 
@@ -284,7 +285,11 @@ func (s *Spool) inReserve(do func() error) error {
 	return do()
 }
 
-const reserveName = "reserve"
+const (
+	reserveName = "reserve"
+	usualEvent  = 1200    // bytes of an event's JSON
+	maxBuffer   = 2 << 20 // that is kept from one Append to the next
+)
 
 // makeReserve allocates the reserve unless it is there. Without it the spool
 // works until the disk is full.

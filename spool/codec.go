@@ -201,8 +201,9 @@ func (e *entry) record() odometer.Record {
 	return r
 }
 
-// entryOf makes the entry of a record. The position is the caller's to set.
-func entryOf(r *odometer.Record, now int64) (entry, error) {
+// entryOf makes the entry of a record; it appends the event's JSON to text. The
+// position is the caller's to set.
+func entryOf(r *odometer.Record, now int64, text *[]byte) (entry, error) {
 	e := entry{time: now, checkpoint: r.Checkpoint}
 	if r.Resumes {
 		e.flags |= flagResumes
@@ -213,7 +214,9 @@ func entryOf(r *odometer.Record, now int64) (entry, error) {
 		if r.Event.Final {
 			e.flags |= flagFinal
 		}
-		e.event = r.Event.AppendJSON(nil)
+		at := len(*text)
+		*text = r.Event.AppendJSON(*text)
+		e.event = (*text)[at:len(*text):len(*text)]
 		if len(e.event) > odometer.MaxEventBytes {
 			return entry{}, fmt.Errorf("event %s is %d bytes of JSON, at most %d are allowed: %w",
 				r.Event.ID(), len(e.event), odometer.MaxEventBytes, odometer.ErrInvalid)
@@ -240,10 +243,8 @@ func entryOf(r *odometer.Record, now int64) (entry, error) {
 			e.flags |= flagFinal
 		}
 	}
-	for what, s := range map[string][]byte{"instance": e.instance, "agent": e.agent, "epoch": e.epoch} {
-		if len(s) > odometer.MaxIDBytes {
-			return entry{}, fmt.Errorf("%s is %d bytes long, at most %d are allowed: %w", what, len(s), odometer.MaxIDBytes, odometer.ErrInvalid)
-		}
+	if n := max(len(e.instance), len(e.agent), len(e.epoch)); n > odometer.MaxIDBytes {
+		return entry{}, fmt.Errorf("an id of instance %.32q is %d bytes long, at most %d are allowed: %w", e.instance, n, odometer.MaxIDBytes, odometer.ErrInvalid)
 	}
 	if e.size() > maxRecord {
 		return entry{}, fmt.Errorf("record of %s is %d bytes, at most %d fit into a frame: %w", e.instance, e.size(), maxRecord, odometer.ErrInvalid)

@@ -484,7 +484,7 @@ func (s *Spool) countUpTo(g *segment, pos uint64) (n int, since int64, err error
 	m := g.seek(pos)
 	n = m.ordinal
 	sc := newScanner(f, m.off, g.size)
-	at := uint64(0)
+	at := g.first - 1
 	for {
 		c, more, err := sc.next()
 		if err != nil || !more {

@@ -16,7 +16,8 @@ import (
 // auditConfig is what `odometer audit` is told.
 type auditConfig struct {
 	serverFlags
-	JSON bool
+	NATSTokenFile string // of an external queue
+	JSON          bool
 }
 
 func newAudit(s streams) *cobra.Command {
@@ -35,7 +36,7 @@ Exit code 0: everything holds. 1: something does not. 2: it could not run.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			report, err := runAudit(cmd.Context(), s, c)
 			if err != nil {
-				return &failure{code: exitUsage, err: fmt.Errorf("audit %s: %w", c.DataDir, err)}
+				return &failure{code: exitUsage, err: err}
 			}
 			if c.JSON {
 				err = printJSON(s.out, report)
@@ -50,6 +51,7 @@ Exit code 0: everything holds. 1: something does not. 2: it could not run.`,
 	}
 	cmd.Flags().BoolVar(&c.JSON, "json", false, "as JSON")
 	c.register(cmd.Flags(), s.env)
+	cmd.Flags().StringVar(&c.NATSTokenFile, "nats-token-file", "", "file that holds the token of an external queue (default: the server's token)")
 	return cmd
 }
 
@@ -58,10 +60,24 @@ func runAudit(ctx context.Context, s streams, c auditConfig) (*audit.Report, err
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	trust, err := c.trustFlags.config()
+	if err != nil {
+		return nil, err
+	}
+	server := c.Server
+	if c.NATSTokenFile != "" {
+		// With a token of its own the queue is asked directly.
+		if token, err = readToken(c.NATSTokenFile); err != nil {
+			return nil, err
+		}
+		if info, err := readServerInfo(c.DataDir); err == nil && server == "" {
+			server = info.NATS
+		}
+	}
 	bar := newProgress(s)
 	defer bar.end()
 	return audit.Run(ctx, audit.Options{
-		DataDir: c.DataDir, Server: c.Server, Token: token,
+		DataDir: c.DataDir, Server: server, Token: token, TLS: trust,
 		Progress: func(done, all int64) { bar.set(done, all, fmt.Sprintf("%d of %d records", done, all)) },
 	})
 }

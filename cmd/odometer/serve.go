@@ -240,7 +240,10 @@ func (sv *server) openQueue(ctx context.Context) error {
 		sv.onClose(func() error { sv.nats.Shutdown(); return nil })
 		options.URL, options.Server = "", sv.nats
 	}
-	if sv.conn, err = queue.Connect(options); err != nil {
+	sv.conn, err = queue.Connect(options)
+	if errors.Is(err, odometer.ErrForbidden) {
+		return advise(err, "--nats-token-file names the file with the right one")
+	} else if err != nil {
 		return err
 	}
 	sv.onClose(func() error { sv.conn.Close(); return nil })

@@ -24,9 +24,9 @@ const (
 	// that does not answer.
 	askFirst = 250 * time.Millisecond
 	askMost  = 15 * time.Second
-	// askAgain is when a queue that is lost makes the agent ask the server
-	// whether it is elsewhere now.
-	askAgain = 30 * time.Second
+	// defaultAskAgain is how often an agent that has lost the queue asks the
+	// server whether it is elsewhere now.
+	defaultAskAgain = 30 * time.Second
 )
 
 // remote is a server as a process on another host knows it.
@@ -49,6 +49,7 @@ type uplink struct {
 	// connected is told of each connection; it must return when its context
 	// is done. May be nil.
 	connected func(context.Context, *queue.Conn) error
+	askAgain  time.Duration // how often to ask for the queue while it is lost
 
 	mu      sync.Mutex
 	conn    *queue.Conn
@@ -59,7 +60,7 @@ type uplink struct {
 
 func newUplink(to remote, agent odometer.AgentID, s *spool.Spool, logger *slog.Logger) *uplink {
 	return &uplink{
-		remote: to, agent: agent, spool: s, logger: logger,
+		remote: to, agent: agent, spool: s, logger: logger, askAgain: defaultAskAgain,
 		err: errors.New("the server has not been asked yet where its queue is"), changed: make(chan struct{}),
 	}
 }
@@ -149,7 +150,7 @@ var errMoved = errors.New("the queue has moved")
 
 // watch returns errMoved when the queue is lost and the server names another.
 func (u *uplink) watch(ctx context.Context, conn *queue.Conn, address string) error {
-	tick := time.NewTicker(askAgain)
+	tick := time.NewTicker(u.askAgain)
 	defer tick.Stop()
 	for {
 		select {
