@@ -71,6 +71,9 @@ func judge(w *epoch, ev *odometer.Event, b Bounds, unbounded bool) verdict {
 		if start.Vector != w.vector.Vector {
 			return refuse(reasonBroken, "readings begin at %s, the watermark of sequence %d stands elsewhere", firstDifference(start.Vector, w.vector.Vector), w.sequence)
 		}
+		if ev.Span.Start-ev.Span.Step != w.end {
+			return refuse(reasonBroken, "its span begins at %d µs after a step of %d, the watermark of sequence %d ends at %d", ev.Span.Start, ev.Span.Step, w.sequence, w.end)
+		}
 		v.bookings = []booking{{kind: odometer.KindUsage, plain: true, span: ev.Span, usage: ev.Usage, readings: ev.Readings}}
 	case ev.FirstSequence > w.sequence+1:
 		lost := start.Sub(w.vector)

@@ -316,6 +316,18 @@ func TestWatermark(t *testing.T) {
 			m.total.Vector[odometer.CPU] += 100
 			d.want(d.send(m.next(30*sec, second, 0)), "quarantined chain")
 		}, second},
+		{"a span that does not begin where the last one ended breaks the chain", func(d *desk, m *meter) {
+			d.want(d.send(m.next(30*sec, second, 0)), "recorded")
+			m.at -= 10 * sec
+			d.want(d.send(m.next(30*sec, second, 0)), "quarantined chain")
+		}, second},
+		{"a span that says by how much the clock was stepped follows", func(d *desk, m *meter) {
+			d.want(d.send(m.next(30*sec, second, 0)), "recorded")
+			m.at -= 10 * sec
+			e := m.next(30*sec, second, 0)
+			e.Span.Step = -10 * sec
+			d.want(d.send(e), "recorded")
+		}, 2 * second},
 		{"nothing follows the final event of an epoch", func(d *desk, m *meter) {
 			a := m.next(30*sec, second, 0)
 			a.Final = true

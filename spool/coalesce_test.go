@@ -103,6 +103,23 @@ func TestMergesWithinHoursFirst(t *testing.T) {
 	}
 }
 
+func TestWhatIsKeptGoesBeforeAnythingIsMerged(t *testing.T) {
+	o := tight()
+	o.RetainBytes = 1 << 30
+	s := open(t, newMemFS(), o)
+	src := newSource(1)
+	fill(t, s, src, 1, 10)
+	ack(t, s, receipt(s, 10))
+	n := uint64(10)
+	for first := s.Stats().First; s.Stats().First == first; {
+		n++
+		fill(t, s, src, n, n)
+	}
+	if st := s.Stats(); !st.Full || st.Coalesced != 0 {
+		t.Errorf("%d records were merged while receipted ones were kept", st.Coalesced)
+	}
+}
+
 func TestReceiptsMeanTheSameAfterMerging(t *testing.T) {
 	o := tight()
 	s := open(t, newMemFS(), o)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"example.org/odometer"
 )
 
 // calls runs the script without a fault and returns what it calls.
@@ -135,6 +137,92 @@ func TestKillAtEveryCall(t *testing.T) {
 				w.fs.killed = false // for the copies
 				checkAfter(t, w, name, n)
 			}
+		}
+	}
+}
+
+// once makes the first call with that prefix fail.
+func once(prefix string, f fault) func(int, string) fault {
+	done := false
+	return func(_ int, op string) fault {
+		if done || !strings.HasPrefix(op, prefix) {
+			return fault{}
+		}
+		done = true
+		return f
+	}
+}
+
+// The page that could not be written may have held accepted records: after a
+// failed fsync their segment is copied, and the file is not written to again.
+func TestAfterAFailedSyncTheSegmentIsCopied(t *testing.T) {
+	for _, f := range []fault{{err: errIO, tear: true}, {err: errIO, effect: true}} {
+		fs := newMemFS()
+		s := open(t, fs, roomy())
+		src := newSource(1)
+		fill(t, s, src, 1, 2)
+		name := s.active().name
+		fs.fault = once("sync "+name, f)
+		err := s.Append([]odometer.Record{src.record(3)})
+		if !errors.Is(err, errIO) || !strings.Contains(err.Error(), "sync segment "+name) {
+			t.Fatalf("got %v, want the disk's error and the segment", err)
+		}
+		if got, want := ids(all(t, s, 0)), "1:vm-1/1 2:vm-1/2"; got != want {
+			t.Errorf("after the failure: got %s, want %s", got, want)
+		}
+		if got := s.Stats().Err; !errors.Is(got, errIO) {
+			t.Errorf("stats say %v", got)
+		}
+		fs.log = nil
+		fill(t, s, src, 3, 4)
+		for _, op := range fs.log {
+			if op == "write "+name || op == "sync "+name {
+				t.Errorf("%s, after its fsync failed", op)
+			}
+		}
+		_ = s.Close()
+		s = open(t, fs.powerCut(nil), roomy())
+		if got, want := ids(all(t, s, 0)), "1:vm-1/1 2:vm-1/2 3:vm-1/3 4:vm-1/4"; got != want || s.Stats().Corrupt != 0 {
+			t.Errorf("after a power cut: got %s, want %s; %v", got, want, s.Stats().Damage)
+		}
+	}
+}
+
+func TestAfterAFailedSyncTheCursorIsWrittenAnew(t *testing.T) {
+	fs := newMemFS()
+	s := open(t, fs, roomy())
+	fill(t, s, newSource(1), 1, 4)
+	ack(t, s, receipt(s, 1))
+	fs.fault = once("sync "+cursorName, fault{err: errIO})
+	if err := s.Ack(receipt(s, 2)); !errors.Is(err, errIO) || s.Stats().Acked != 1 {
+		t.Fatalf("got %v and receipts to %d, want the disk's error and 1", err, s.Stats().Acked)
+	}
+	ack(t, s, receipt(s, 3))
+	_ = s.Close()
+	s = open(t, fs.powerCut(nil), roomy())
+	if got := s.Stats().Acked; got != 3 {
+		t.Errorf("receipts reach %d after a power cut, want 3", got)
+	}
+}
+
+// A segment that was not synced by a killed process is made durable before
+// anybody reads it, or copied.
+func TestSyncFailsAtOpen(t *testing.T) {
+	for _, effect := range []bool{false, true} {
+		fs := newMemFS()
+		s := open(t, fs, roomy())
+		fill(t, s, newSource(1), 1, 3)
+		_ = s.Close()
+		fs.fault = once("sync "+s.active().name, fault{err: errIO, effect: effect})
+		s = open(t, fs, roomy())
+		if got, want := ids(all(t, s, 0)), "1:vm-1/1 2:vm-1/2 3:vm-1/3"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		fill(t, s, newSource(1), 4, 4)
+		_ = s.Close()
+		s = open(t, fs.powerCut(nil), roomy())
+		if got, want := ids(all(t, s, 0)), "1:vm-1/1 2:vm-1/2 3:vm-1/3 4:vm-1/4"; got != want {
+			t.Errorf("after a power cut: got %s, want %s", got, want)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, b, c, d []byte) {
 		fs := newMemFS()
 		for i, data := range [][]byte{a, b, c, d} {
-			fs.names[filepath.Join(testDir, names[i])] = &inode{data: data, disk: data, dirty: len(data)}
+			fs.set(filepath.Join(testDir, names[i]), data)
 		}
 		o := roomy()
 		o.Dir, o.FS = testDir, fs

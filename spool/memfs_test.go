@@ -36,12 +36,9 @@ type memFS struct {
 }
 
 type inode struct {
-	data    []byte
-	disk    []byte   // what a power cut leaves, apart from what is dirty
-	dirty   int      // data from here on is not yet written
-	lost    [][2]int // data that a failed Sync dropped: never on the disk
-	opened  int
-	removed bool
+	data  []byte
+	disk  []byte // what a power cut leaves, apart from what is dirty
+	dirty int    // data from here on is not yet written
 }
 
 // fault is what becomes of one call.
@@ -50,6 +47,7 @@ type fault struct {
 	effect  bool // the effect happens, or a half of it for a write
 	partial bool
 	kill    bool // every later call fails too
+	tear    bool // a failed Sync leaves zeros in the page where the dirty data begins
 }
 
 var errKilled = errors.New("the process was killed")
@@ -272,20 +270,25 @@ func (f *memFile) Sync() error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	c, err := f.m.call("sync " + f.name)
-	if c.effect {
-		f.i.flush()
-	} else if !f.m.killed && len(f.i.data) > f.i.dirty {
-		f.i.lost = append(f.i.lost, [2]int{f.i.dirty, len(f.i.data)})
-		f.i.dirty = len(f.i.data)
+	switch i := f.i; {
+	case c.effect:
+		i.flush()
+	case !f.m.killed:
+		if c.tear && i.dirty <= len(i.disk) {
+			clear(i.disk[i.dirty/page*page : i.dirty])
+		}
+		i.dirty = len(i.data) // clean now, and never written
 	}
 	return err
 }
 
+// flush writes what is dirty. Clean data that was never written reads as
+// zeros.
 func (i *inode) flush() {
-	i.disk = slices.Clone(i.data)
-	for _, l := range i.lost {
-		clear(i.disk[min(l[0], len(i.disk)):min(l[1], len(i.disk))])
+	for len(i.disk) < i.dirty {
+		i.disk = append(i.disk, 0)
 	}
+	i.disk = append(slices.Clone(i.disk[:i.dirty]), i.data[i.dirty:]...)
 	i.dirty = len(i.data)
 }
 
@@ -296,9 +299,6 @@ func (f *memFile) Truncate(size int64) error {
 	if c.effect {
 		f.i.data = f.i.data[:size]
 		f.i.dirty = min(f.i.dirty, int(size))
-		for k := range f.i.lost {
-			f.i.lost[k] = [2]int{min(f.i.lost[k][0], int(size)), min(f.i.lost[k][1], int(size))}
-		}
 	}
 	return err
 }
@@ -326,7 +326,7 @@ func (m *memFS) restarted() *memFS {
 	clone := func(i *inode) *inode {
 		if copies[i] == nil {
 			c := *i
-			c.data, c.disk, c.lost = slices.Clone(i.data), slices.Clone(i.disk), slices.Clone(i.lost)
+			c.data, c.disk = slices.Clone(i.data), slices.Clone(i.disk)
 			copies[i] = &c
 		}
 		return copies[i]
@@ -373,4 +373,10 @@ func (m *memFS) powerCut(r *rand.Rand) *memFS {
 		n.durable[p] = n.names[p]
 	}
 	return n
+}
+
+// set makes a file's content what it is given, on the disk too.
+func (m *memFS) set(p string, data []byte) {
+	i := &inode{data: slices.Clone(data), disk: slices.Clone(data), dirty: len(data)}
+	m.names[p], m.durable[p] = i, i
 }

@@ -304,8 +304,9 @@ func TestTornTailAtEveryByte(t *testing.T) {
 			if zeros { // the size was durable and the bytes were not
 				clear(data[cut:])
 			} else {
-				fs.names[name].data = data[:cut]
+				data = data[:cut]
 			}
+			fs.set(name, data)
 			s := open(t, fs, roomy())
 			if got, want := ids(all(t, s, 0)), "1:vm-1/1 2:vm-1/2 3:vm-1/3"; got != want {
 				t.Fatalf("cut at %d, zeros %v: got %s, want %s", cut, zeros, got, want)
