@@ -99,8 +99,7 @@ func (s *Spool) ack(r odometer.Receipt) error {
 			s.log.Error("the spool cannot be read", "err", err)
 		}
 	}
-	s.expire()
-	s.makeReserve()
+	s.makeReserve(s.expire())
 	return nil
 }
 
@@ -299,8 +298,8 @@ func (s *Spool) freeOldest() bool {
 }
 
 // expire frees the receipted segments that have been kept for long enough, or
-// for whom there is no room.
-func (s *Spool) expire() {
+// for whom there is no room. It reports whether it freed any.
+func (s *Spool) expire() bool {
 	n, kept, freed := s.freeable(), int64(0), int64(0)
 	for _, g := range s.index.segs[:n] {
 		kept += g.disk
@@ -320,11 +319,13 @@ func (s *Spool) expire() {
 	// The checkpoints may have to be written for it: not oftener than that
 	// many bytes are freed.
 	if k == 0 || freed < s.checks.bytes {
-		return
+		return false
 	}
 	if err := s.free(k); err != nil {
 		s.log.Error("receipted segments cannot be freed", "err", err)
+		return false
 	}
+	return true
 }
 
 // free removes the k oldest segments. Checkpoints that lie nowhere else are

@@ -216,3 +216,32 @@ func TestCursorIsWrittenAnewWhenLong(t *testing.T) {
 		t.Errorf("got %d of generation %d, want %d of %d", got.Acked, got.Generation, want.Acked, want.Generation)
 	}
 }
+
+func TestCheckpointsOfEndedEpochsAreForgottenInTheEnd(t *testing.T) {
+	s := open(t, newMemFS(), roomy())
+	living := newSource(0)
+	fill(t, s, living, 1, 1)
+	var rs []odometer.Record
+	for i := 1; i <= 3*maxEnded; i++ {
+		r := newSource(i).record(1)
+		r.Event.Final = true
+		rs = append(rs, r)
+	}
+	if err := s.Append(rs); err != nil {
+		t.Fatal(err)
+	}
+	got := s.Checkpoints()
+	if len(got) < maxEnded || len(got) > 2*maxEnded+1 {
+		t.Errorf("%d checkpoints are kept, want between %d and %d", len(got), maxEnded, 2*maxEnded)
+	}
+	if string(got[0]) != string(living.checkpoint(1)) || string(got[len(got)-1]) != string(newSource(3*maxEnded).checkpoint(1)) {
+		t.Error("the living epoch's or the newest ended one's is forgotten")
+	}
+	size := int64(0)
+	for _, p := range s.checks.of {
+		size += int64(p.size())
+	}
+	if s.checks.bytes != size {
+		t.Errorf("they take %d bytes, %d are counted", size, s.checks.bytes)
+	}
+}

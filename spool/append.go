@@ -117,7 +117,7 @@ func (s *Spool) put(entries []entry) (full bool, err error) {
 		s.checks.see(&entries[i])
 	}
 	if full {
-		s.makeReserve()
+		s.makeReserve(true)
 	}
 	return full, nil
 }
@@ -286,17 +286,21 @@ func (s *Spool) inReserve(do func() error) error {
 }
 
 const (
-	reserveName = "reserve"
-	usualEvent  = 1200    // bytes of an event's JSON
-	maxBuffer   = 2 << 20 // that is kept from one Append to the next
+	reserveName  = "reserve"
+	reserveEvery = time.Minute
+	usualEvent   = 1200    // bytes of an event's JSON
+	maxBuffer    = 2 << 20 // that is kept from one Append to the next
 )
 
 // makeReserve allocates the reserve unless it is there. Without it the spool
-// works until the disk is full.
-func (s *Spool) makeReserve() {
-	if s.reserved {
+// works until the disk is full. Where there was no space for it, it is tried
+// again only when some was freed, or after a while.
+func (s *Spool) makeReserve(freed bool) {
+	now := s.now()
+	if s.reserved || !freed && now.Sub(s.reserveTried).Abs() < reserveEvery {
 		return
 	}
+	s.reserveTried = now
 	path, want := s.path(reserveName), s.reserveBytes()
 	if f, err := s.fs.Open(path); err == nil {
 		size, err := f.Size()
@@ -314,9 +318,13 @@ func (s *Spool) makeReserve() {
 		}
 	}
 	if err != nil {
-		s.log.Warn("no space for the reserve", "bytes", want, "err", err)
+		if !s.unreserved {
+			s.log.Warn("no space for the reserve; merging needs some when the disk is full", "bytes", want, "err", err)
+		}
+		s.unreserved = true
 		return
 	}
+	s.unreserved = false
 	s.setReserved(true)
 }
 

@@ -187,7 +187,7 @@ func (s *Spool) rewrite(i, j int, l level, m *merger) (freed int64, err error) {
 	if err := s.fs.SyncDir(s.dir); err != nil {
 		s.log.Warn("sync directory", "err", err)
 	}
-	s.makeReserve()
+	s.makeReserve(true)
 	s.measure()
 	return freed, nil
 }

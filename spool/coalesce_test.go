@@ -250,3 +250,29 @@ func TestCheckpointsAloneAreMergedToTheNewest(t *testing.T) {
 		t.Errorf("got %s with %s, want %s", got, rs[0].Checkpoint, want)
 	}
 }
+
+// Where two segments' worth cannot be merged into the reserve, the next ones
+// are tried.
+func TestMergingGoesOnBehindWhatCannotBeMerged(t *testing.T) {
+	o := tight()
+	o.MaxBytes = 64 << 10
+	s := open(t, newMemFS(), o)
+	for i := range 20 { // 20 KiB of single events
+		fill(t, s, newSource(100+i), 1, 1)
+	}
+	src := newSource(1)
+	fill(t, s, src, 1, 300)
+	rs := all(t, s, 0)
+	seen := uint64(0)
+	for _, r := range rs {
+		if r.Event.Instance == src.instance {
+			if r.Event.FirstSequence != seen+1 {
+				t.Fatalf("event %s follows %d", r.Event.ID(), seen)
+			}
+			seen = r.Event.Sequence
+		}
+	}
+	if seen != 300 || len(rs) < 21 || s.Stats().Bytes > o.MaxBytes {
+		t.Errorf("%d records, up to event %d: %+v", len(rs), seen, s.Stats())
+	}
+}

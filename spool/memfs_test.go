@@ -33,6 +33,8 @@ type memFS struct {
 	log    []string // what each of them was
 	fault  func(n int, op string) fault
 	killed bool
+	// unreadable says which reads fail.
+	unreadable func(file string, off int64, n int) error
 }
 
 type inode struct {
@@ -221,6 +223,11 @@ func (f *memFile) ReadAt(b []byte, off int64) (int, error) {
 	defer f.m.mu.Unlock()
 	if f.m.killed {
 		return 0, errKilled
+	}
+	if f.m.unreadable != nil {
+		if err := f.m.unreadable(f.name, off, len(b)); err != nil {
+			return 0, err
+		}
 	}
 	if off >= int64(len(f.i.data)) {
 		return 0, io.EOF

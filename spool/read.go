@@ -35,7 +35,7 @@ func (s *Spool) walk(pos uint64, owned bool, visit func(*entry) bool) error {
 	from, surprises := pos, 0
 	for {
 		p, err := s.pick(from)
-		if err != nil || p.segment == nil {
+		if err != nil || p.name == "" {
 			return err
 		}
 		more, surprise, err := s.walkSegment(p, &pos, visit)
@@ -48,7 +48,7 @@ func (s *Spool) walk(pos uint64, owned bool, visit func(*entry) bool) error {
 			return nil
 		}
 		if !surprise {
-			from, surprises = max(pos, p.segment.top), 0
+			from, surprises = max(pos, p.top), 0
 			continue
 		}
 		from = pos
@@ -64,10 +64,12 @@ func (s *Spool) walk(pos uint64, owned bool, visit func(*entry) bool) error {
 	}
 }
 
-// picked is a segment as it was when it was picked.
+// picked is a segment as it was when it was picked; Append may have gone on in
+// it since.
 type picked struct {
-	*segment
 	name    string
+	first   uint64
+	top     uint64
 	off     int64
 	size    int64
 	limit   uint64 // positions from here on are not the segment's
@@ -84,7 +86,7 @@ func (s *Spool) pick(pos uint64) (picked, error) {
 	}
 	for i, g := range s.index.segs {
 		if g.top > pos {
-			p := picked{g, g.name, g.seek(pos).off, g.size, ^uint64(0), g.flaws, s.index.resumes}
+			p := picked{g.name, g.first, g.top, g.seek(pos).off, g.size, ^uint64(0), g.flaws, s.index.resumes}
 			if i+1 < len(s.index.segs) {
 				p.limit = s.index.segs[i+1].first
 			}

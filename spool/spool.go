@@ -74,17 +74,19 @@ type Spool struct {
 	lock        io.Closer
 
 	// What changes the directory: guarded by writing, held during I/O.
-	writing    sync.Mutex
-	file       File   // the last segment, for appending; nil when it may not be used
-	doubtful   string // the segment whose fsync failed, until it is copied
-	cursorFile File   // nil when it must be written anew
-	cursorLen  int    // entries in it
-	reserved   bool
-	buf        []byte
-	checks     checkpoints
-	reoffer    reoffer
-	acks       []cursor // while opening: the cursor's log
-	outside    []Damage // in other files than segments
+	writing      sync.Mutex
+	file         File   // the last segment, for appending; nil when it may not be used
+	doubtful     string // the segment whose fsync failed, until it is copied
+	cursorFile   File   // nil when it must be written anew
+	cursorLen    int    // entries in it
+	reserved     bool
+	unreserved   bool // there was no space for it, and that was said
+	reserveTried time.Time
+	buf          []byte
+	checks       checkpoints
+	reoffer      reoffer
+	acks         []cursor // while opening: the cursor's log
+	outside      []Damage // in other files than segments
 
 	// The index. It is changed under writing and mu together and never while
 	// doing I/O; so either suffices to read it.
@@ -222,7 +224,7 @@ func (s *Spool) open() error {
 	if err := s.openLast(); err != nil {
 		return err
 	}
-	s.makeReserve()
+	s.makeReserve(true)
 	s.measure()
 	return nil
 }
