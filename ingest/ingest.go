@@ -84,7 +84,7 @@ type Ingest struct {
 	receipts Receipts
 	logger   *slog.Logger
 	items    chan item
-	ready    chan struct{} // closed when Run has ended
+	ended    chan struct{} // closed when Run has ended
 	stats    counters
 }
 
@@ -112,14 +112,14 @@ func New(o Options) *Ingest {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Ingest{ledger: o.Ledger, receipts: o.Receipts, logger: o.Logger, items: make(chan item, maxBatchFrames), ready: make(chan struct{})}
+	return &Ingest{ledger: o.Ledger, receipts: o.Receipts, logger: o.Logger, items: make(chan item, maxBatchFrames), ended: make(chan struct{})}
 }
 
 // Run moves deliveries into the ledger until ctx is done, and then returns
 // nil after the commit that is under way; it returns an error when the ledger
 // can never again be written by this process. It must be called once.
 func (in *Ingest) Run(ctx context.Context, from Receiver) error {
-	defer close(in.ready)
+	defer close(in.ended)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return in.receive(ctx, from) })
 	g.Go(func() error { return in.commit(ctx) })

@@ -24,7 +24,7 @@ func (in *Ingest) Submit(ctx context.Context, records []odometer.Record) ([]odom
 	it := item{frames: frames(records), answer: done}
 	select {
 	case in.items <- it:
-	case <-in.ready:
+	case <-in.ended:
 		return nil, fmt.Errorf("the server is stopping: %w", odometer.ErrUnavailable)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("submit %d events: %w", len(records), ctx.Err())
@@ -32,7 +32,7 @@ func (in *Ingest) Submit(ctx context.Context, records []odometer.Record) ([]odom
 	select {
 	case a := <-done:
 		return a.results, a.err
-	case <-in.ready:
+	case <-in.ended:
 		select {
 		case a := <-done: // it was in the last commit
 			return a.results, a.err

@@ -301,7 +301,7 @@ func TestVersion10(t *testing.T) {
 
 func TestCheckpointsOfALostDisk(t *testing.T) {
 	d := newDesk(t)
-	m, n := newMeter("vm-a", "host-1", base), newMeter("vm-b", "host-1", base)
+	m := newMeter("vm-a", "host-1", base)
 	ended := newMeter("vm-c", "host-1", base)
 	record := func(e *odometer.Event, checkpoint string) odometer.Record {
 		d.pos++
@@ -326,6 +326,5 @@ func TestCheckpointsOfALostDisk(t *testing.T) {
 	if len(got) != 2 || !got[`{"instance":"vm-a","n":3}`] || !got[`{"instance":"vm-b","n":2}`] {
 		t.Errorf("got %v, want the newest of vm-a and vm-b", got)
 	}
-	_ = n
 	d.proven()
 }
