@@ -20,6 +20,6 @@ lint:
 fuzz:
 	FUZZTIME=$${FUZZTIME:-1m} ./scripts/fuzz
 
-# Rates beside the bare limits, measured in the same run.
+# One line a figure, beside the bare limits measured in the same run.
 bench:
 	go run ./bench

@@ -1,187 +1,124 @@
-// Command bench measures how fast events get from an agent's spool to a
-// durable commit of the ledger, and beside it, in the same run, how fast the
-// bare parts are: JetStream storing the same frames, and SQLite storing the
-// same open state. What counts is the ratio: the machine may be busy.
+// Command bench measures the figures that Odometer is held to and prints one
+// line for each:
+//
+//	name value unit | limit value | ratio
+//
+// The limit is what the bare parts do with the same data on the same machine
+// in the same run, and - where there is none; the ratio says how near the
+// figure comes to it, 1 being the limit. What counts is the ratio, since the
+// machine may be busy. Nothing here passes or fails by time.
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"log"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/pprof"
-	"time"
-
-	"example.org/odometer"
-	"example.org/odometer/ingest"
-	"example.org/odometer/ledger"
-	"example.org/odometer/queue"
-	"example.org/odometer/spool"
 )
 
-const (
-	agent        = odometer.AgentID("bench-host")
-	framesEvents = 100 // of the bare JetStream run: about what one host sends at once
-)
+// figures are what can be measured, in the order in which it is. A figure
+// stands in a file of its own and may print several lines, which begin with
+// its name.
+var figures = []struct {
+	name    string
+	measure func(*bench) error
+}{
+	{"ingest", ingestRate},
+}
 
 func main() {
 	log.SetFlags(0)
-	events := flag.Int("events", 200_000, "how many events to send")
-	instances := flag.Int("instances", 1_000, "of how many instances")
-	rounds := flag.Int("rounds", 3, "how often to measure")
-	profile := flag.String("cpuprofile", "", "write a CPU profile of the pipeline to this `file`")
+	log.SetPrefix("bench: ")
+	only := flag.String("only", "", "measure the figures whose name matches this `regexp`")
+	quick := flag.Bool("quick", false, "measure less of everything: to see that it works, not for the figures")
+	profile := flag.String("cpuprofile", "", "write a CPU profile of everything to this `file`")
 	flag.Parse()
-	if *profile != "" {
-		f, err := os.Create(*profile)
-		if err != nil {
-			log.Fatal("bench: ", err)
-		}
-		defer f.Close()
-		profileTo = f
+	chosen, err := regexp.Compile(*only)
+	if err != nil {
+		log.Fatal(err)
 	}
-	fmt.Printf("%d events of %d instances, events per second\n\n", *events, *instances)
-	fmt.Printf("%8s %12s %12s %12s %10s\n", "round", "JetStream", "SQLite", "pipeline", "of slower")
-	for round := range *rounds {
-		if err := measure(round+1, *events, *instances); err != nil {
-			log.Fatal("bench: ", err)
-		}
+	if err := run(chosen, *quick, *profile); err != nil {
+		log.Fatal(err)
 	}
 }
 
-// profileTo is where the profile of the pipeline goes, nil for nowhere.
-var profileTo *os.File
-
-func measure(round, events, instances int) error {
+func run(chosen *regexp.Regexp, quick bool, profile string) (err error) {
 	dir, err := os.MkdirTemp("", "odometer-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	records := makeRecords(events, instances)
-	js, err := bareJetStream(filepath.Join(dir, "jetstream"), records)
-	if err != nil {
-		return fmt.Errorf("bare JetStream: %w", err)
-	}
-	sq, err := bareSQLite(filepath.Join(dir, "bare.db"), records)
-	if err != nil {
-		return fmt.Errorf("bare SQLite: %w", err)
-	}
-	all, err := pipeline(filepath.Join(dir, "pipeline"), records)
-	if err != nil {
-		return fmt.Errorf("pipeline: %w", err)
-	}
-	rate := func(d time.Duration) float64 { return float64(events) / d.Seconds() }
-	fmt.Printf("%8d %12.0f %12.0f %12.0f %9.0f%%\n", round, rate(js), rate(sq), rate(all), 100*rate(all)/min(rate(js), rate(sq)))
-	return nil
-}
-
-// makeRecords makes events as a host with many instances emits them: one of
-// each instance in turn.
-func makeRecords(events, instances int) []odometer.Record {
-	const second = odometer.SecondMicros
-	start := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
-	totals := make([]odometer.Usage, instances)
-	epochs := make([]odometer.Epoch, instances)
-	records := make([]odometer.Record, 0, events)
-	for n := range events {
-		i, tick := n%instances, int64(n/instances)
-		id := odometer.InstanceID(fmt.Sprintf("vm-%06d", i))
-		if tick == 0 {
-			epochs[i] = odometer.NewEpoch(id, agent, "bench", "")
-			totals[i].Known = odometer.AllKnown
+	if profile != "" {
+		f, err := os.Create(profile)
+		if err != nil {
+			return err
 		}
-		used := odometer.Usage{Known: odometer.AllKnown}
-		v := int64(n*2654435761) & 0xfffff
-		used.Vector = odometer.Vector{v * 20, 0, 0, 60 * second, 30 * 900, 30 * 2048, 30 * 20480, 30 * 40960, v * 3, v * 7, v, v * 2, 30 * second}
-		e := &odometer.Event{
-			Version: odometer.Version11, Instance: id, Agent: agent, Owner: odometer.Owner{User: odometer.UserID(fmt.Sprintf("u-%d", i%200)), Org: "o-acme"},
-			Epoch: epochs[i], EpochStart: start, FirstSequence: uint64(tick + 1), Sequence: uint64(tick + 1), Quality: odometer.Measured,
-			Span: odometer.Span{Start: start + tick*30*second, End: start + (tick+1)*30*second}, Usage: used, Readings: odometer.Readings{Start: totals[i]},
-		}
-		totals[i].Add(used)
-		e.Readings.End = totals[i]
-		e.Derive(0, 0)
-		records = append(records, odometer.Record{Event: e})
-	}
-	return records
-}
-
-// pipeline measures from the first frame sent to the receipt of the last
-// event: spool, frames, JetStream, ingest, ledger, receipt, with fsync at both
-// ends. Filling the spool comes before and is not counted.
-func pipeline(dir string, records []odometer.Record) (time.Duration, error) {
-	sp, err := spool.Open(spool.Options{Dir: filepath.Join(dir, "spool")})
-	if err != nil {
-		return 0, err
-	}
-	defer sp.Close()
-	for at := 0; at < len(records); at += 1000 {
-		if err := sp.Append(records[at:min(at+1000, len(records))]); err != nil {
-			return 0, err
-		}
-	}
-	server, err := queue.StartServer(queue.ServerOptions{StoreDir: filepath.Join(dir, "nats")})
-	if err != nil {
-		return 0, err
-	}
-	defer server.Shutdown()
-	conn, err := queue.Connect(queue.ConnectOptions{Server: server, Name: "bench"})
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	if err := conn.EnsureStreams(ctx); err != nil {
-		return 0, err
-	}
-	led, err := ledger.Open(ctx, ledger.Options{Path: filepath.Join(dir, "ledger.db")})
-	if err != nil {
-		return 0, err
-	}
-	defer led.Close()
-	in := ingest.New(ingest.Options{Ledger: led, Receipts: conn})
-	publisher := queue.NewPublisher(conn, sp, queue.PublisherOptions{Agent: agent})
-	done := make(chan error, 2)
-	if profileTo != nil {
-		if err := pprof.StartCPUProfile(profileTo); err != nil {
-			return 0, err
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
 		}
 		defer pprof.StopCPUProfile()
 	}
-	begin := time.Now()
-	go func() { done <- in.Run(ctx, deliveries{queue.NewReceiver(conn)}) }()
-	go func() { done <- publisher.Run(ctx) }()
-	for sp.Stats().Acked < uint64(len(records)) {
-		select {
-		case err := <-done:
-			return 0, errors.Join(errors.New("a stage ended early"), err)
-		case <-time.After(time.Millisecond):
+	b := &bench{quick: quick, dir: dir}
+	measured := 0
+	for _, f := range figures {
+		if !chosen.MatchString(f.name) {
+			continue
 		}
-		if time.Since(begin) > 5*time.Minute {
-			return 0, errors.New("not finished after five minutes")
+		if err := f.measure(b); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
 		}
+		measured++
 	}
-	took := time.Since(begin)
-	stop()
-	err = errors.Join(<-done, <-done)
-	if s, e := led.Stats(context.Background()); e != nil || s.Counts["recorded"] != int64(len(records)) {
-		err = errors.Join(err, e, fmt.Errorf("recorded %d of %d events", s.Counts["recorded"], len(records)))
+	if measured == 0 {
+		return errors.New("no figure has such a name")
 	}
-	return took, err
+	return nil
 }
 
-// deliveries gives ingest what the queue receives.
-type deliveries struct{ *queue.Receiver }
+// bench is one run.
+type bench struct {
+	quick bool
+	dir   string // for what the figures keep; removed at the end
+	n     int
+}
 
-func (d deliveries) Receive(ctx context.Context) ([]ingest.Delivery, error) {
-	got, err := d.Receiver.Receive(ctx, 100, time.Millisecond)
-	list := make([]ingest.Delivery, len(got))
-	for i, g := range got {
-		list[i] = ingest.Delivery{Agent: g.Agent, Data: g.Data, Err: g.Err, Respond: g.Respond, Ack: g.Ack}
+// place returns a path within the run's directory that was not given out
+// before.
+func (b *bench) place(name string) string {
+	b.n++
+	return filepath.Join(b.dir, fmt.Sprintf("%d-%s", b.n, name))
+}
+
+// rate prints a figure of which more is better. Limit 0 stands for none.
+func (b *bench) rate(name string, value float64, unit string, limit float64) {
+	b.line(name, value, unit, limit, value/limit)
+}
+
+// cost prints a figure of which less is better. Limit 0 stands for none.
+func (b *bench) cost(name string, value float64, unit string, limit float64) {
+	b.line(name, value, unit, limit, limit/value)
+}
+
+func (b *bench) line(name string, value float64, unit string, limit, ratio float64) {
+	if limit == 0 {
+		fmt.Printf("%-28s %12s %-9s | limit %12s | %5s\n", name, number(value), unit, "-", "-")
+		return
 	}
-	return list, err
+	fmt.Printf("%-28s %12s %-9s | limit %12s | %5.2f\n", name, number(value), unit, number(limit), ratio)
+}
+
+// number shows three digits of what is small and whole numbers of the rest.
+func number(v float64) string {
+	switch {
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.3g", v)
 }
