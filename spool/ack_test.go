@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"example.org/odometer"
+	"example.org/odometer/internal/memfs"
 )
 
 func TestReceipts(t *testing.T) {
@@ -24,7 +25,7 @@ func TestReceipts(t *testing.T) {
 		"a receipt that says Ahead counts as far as it reaches": {[]r{{Position: 4, Ahead: true}}, 4},
 	} {
 		t.Run(name, func(t *testing.T) {
-			fs := newMemFS()
+			fs := memfs.New()
 			s := open(t, fs, roomy())
 			fill(t, s, newSource(1), 1, 8)
 			for _, x := range c.receipts {
@@ -48,14 +49,14 @@ func TestReceipts(t *testing.T) {
 					t.Errorf("%s: nothing is the oldest", when)
 				}
 				_ = s.Close()
-				s = open(t, fs.powerCut(nil), roomy())
+				s = open(t, fs.PowerCut(nil), roomy())
 			}
 		})
 	}
 }
 
 func TestReceiptThatCannotBe(t *testing.T) {
-	s := open(t, newMemFS(), roomy())
+	s := open(t, memfs.New(), roomy())
 	for _, r := range []odometer.Receipt{
 		{Spool: s.ID(), Ledger: "", Position: 1},
 		{Spool: s.ID(), Ledger: "ledger", Position: 1<<62 + 1},
@@ -69,7 +70,7 @@ func TestReceiptThatCannotBe(t *testing.T) {
 
 func TestReceiptedSegmentsAreKeptAndFreed(t *testing.T) {
 	at := time.UnixMicro(epochStart)
-	fs := newMemFS()
+	fs := memfs.New()
 	o := Options{SegmentBytes: 4 << 10, MaxBytes: 1 << 20, Retain: 7 * 24 * time.Hour, RetainBytes: 1 << 20, Now: func() time.Time { return at }}
 	s := open(t, fs, o)
 	silent, src := newSource(0), newSource(1)
@@ -95,7 +96,7 @@ func TestReceiptedSegmentsAreKeptAndFreed(t *testing.T) {
 		t.Errorf("the oldest checkpoint is %s", got)
 	}
 	_ = s.Close()
-	s = open(t, fs.powerCut(nil), o)
+	s = open(t, fs.PowerCut(nil), o)
 	if got := s.Checkpoints(); len(got) != 2 || string(got[0]) != string(silent.checkpoint(1)) {
 		t.Errorf("its record is freed and its checkpoint is not there: %s", got)
 	}
@@ -112,7 +113,7 @@ func TestReceiptedSegmentsAreKeptAndFreed(t *testing.T) {
 func TestNothingUnreceiptedIsFreed(t *testing.T) {
 	o := roomy()
 	o.Retain, o.RetainBytes = -1, -1
-	s := open(t, newMemFS(), o)
+	s := open(t, memfs.New(), o)
 	fill(t, s, newSource(1), 1, 40)
 	for pos := uint64(1); pos <= 40; pos++ {
 		ack(t, s, receipt(s, pos))
@@ -130,7 +131,7 @@ func TestNothingUnreceiptedIsFreed(t *testing.T) {
 
 func TestRestoredLedgerIsOfferedWhatIsKept(t *testing.T) {
 	o := roomy()
-	fs := newMemFS()
+	fs := memfs.New()
 	s := open(t, fs, o)
 	a, b := newSource(1), newSource(2)
 	for n := uint64(1); n <= 20; n++ {
@@ -164,18 +165,18 @@ func TestRestoredLedgerIsOfferedWhatIsKept(t *testing.T) {
 			t.Errorf("%s: the second frame is %s", when, ids(rs[:2]))
 		}
 		_ = s.Close()
-		s = open(t, fs.powerCut(nil), o)
+		s = open(t, fs.PowerCut(nil), o)
 	}
 }
 
 // The directory was restored from a copy: positions are given a second time.
 func TestRestoredSpoolOffersAgainUnderNewPositions(t *testing.T) {
-	fs := newMemFS()
+	fs := memfs.New()
 	s := open(t, fs, roomy())
 	a := newSource(1)
 	fill(t, s, a, 1, 4)
 	ack(t, s, receipt(s, 4))
-	copied := fs.restarted()
+	copied := fs.Restarted()
 	fill(t, s, a, 5, 9) // the ledger gets these
 	_ = s.Close()
 
@@ -188,12 +189,12 @@ func TestRestoredSpoolOffersAgainUnderNewPositions(t *testing.T) {
 			t.Errorf("after the receipt for 9: got %s, want %s", got, want)
 		}
 		_ = s.Close()
-		s = open(t, copied.powerCut(nil), roomy())
+		s = open(t, copied.PowerCut(nil), roomy())
 	}
 }
 
 func TestCursorIsWrittenAnewWhenLong(t *testing.T) {
-	fs := newMemFS()
+	fs := memfs.New()
 	s := open(t, fs, roomy())
 	src := newSource(1)
 	for n := uint64(1); n <= 2*maxCursor+10; n++ {
@@ -206,19 +207,19 @@ func TestCursorIsWrittenAnewWhenLong(t *testing.T) {
 		r.Generation = n
 		ack(t, s, r)
 	}
-	if got := len(fs.names[s.path(cursorName)].data); got > maxCursor*64 {
+	if got := len(fs.Data(s.path(cursorName))); got > maxCursor*64 {
 		t.Errorf("the cursor is %d bytes long", got)
 	}
 	want := s.Stats()
 	_ = s.Close()
-	s = open(t, fs.powerCut(nil), roomy())
+	s = open(t, fs.PowerCut(nil), roomy())
 	if got := s.Stats(); got.Acked != want.Acked || got.Generation != want.Generation {
 		t.Errorf("got %d of generation %d, want %d of %d", got.Acked, got.Generation, want.Acked, want.Generation)
 	}
 }
 
 func TestCheckpointsOfEndedEpochsAreForgottenInTheEnd(t *testing.T) {
-	s := open(t, newMemFS(), roomy())
+	s := open(t, memfs.New(), roomy())
 	living := newSource(0)
 	fill(t, s, living, 1, 1)
 	var rs []odometer.Record

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.org/odometer"
+	"example.org/odometer/internal/memfs"
 )
 
 // reseal puts the checksum of a header right again.
@@ -47,7 +48,7 @@ func totals(t *testing.T, rs []odometer.Record) map[odometer.InstanceID]odometer
 func TestMergingKeepsEverySum(t *testing.T) {
 	o := tight()
 	o.MaxBytes = 64 << 10
-	fs := newMemFS()
+	fs := memfs.New()
 	s := open(t, fs, o)
 	const events, instances = 700, 5 // 5 h 50 min of each
 	for n := uint64(1); n <= events; n++ {
@@ -80,7 +81,7 @@ func TestMergingKeepsEverySum(t *testing.T) {
 		}
 		_ = s.Close()
 		if when == "reopened" {
-			fs = fs.powerCut(nil)
+			fs = fs.PowerCut(nil)
 		}
 		s = open(t, fs, o)
 	}
@@ -89,7 +90,7 @@ func TestMergingKeepsEverySum(t *testing.T) {
 func TestMergesWithinHoursFirst(t *testing.T) {
 	o := tight()
 	o.MaxBytes = 64 << 10
-	s := open(t, newMemFS(), o)
+	s := open(t, memfs.New(), o)
 	src := newSource(1)
 	n := uint64(0)
 	for s.Stats().Coalesced == 0 || n < 250 {
@@ -106,7 +107,7 @@ func TestMergesWithinHoursFirst(t *testing.T) {
 func TestWhatIsKeptGoesBeforeAnythingIsMerged(t *testing.T) {
 	o := tight()
 	o.RetainBytes = 1 << 30
-	s := open(t, newMemFS(), o)
+	s := open(t, memfs.New(), o)
 	src := newSource(1)
 	fill(t, s, src, 1, 10)
 	ack(t, s, receipt(s, 10))
@@ -122,7 +123,7 @@ func TestWhatIsKeptGoesBeforeAnythingIsMerged(t *testing.T) {
 
 func TestReceiptsMeanTheSameAfterMerging(t *testing.T) {
 	o := tight()
-	s := open(t, newMemFS(), o)
+	s := open(t, memfs.New(), o)
 	a, b := newSource(1), newSource(2)
 	for n := uint64(1); n <= 6; n++ {
 		if err := s.Append([]odometer.Record{a.record(n), b.record(n)}); err != nil {
@@ -152,8 +153,8 @@ func TestReceiptsMeanTheSameAfterMerging(t *testing.T) {
 
 // A disk that is full, also for everybody else, stays usable for weeks.
 func TestFullDisk(t *testing.T) {
-	fs := newMemFS()
-	fs.limit = 48 << 10
+	fs := memfs.New()
+	fs.Limit = 48 << 10
 	w := newWorld(t, fs, 3, Options{MaxBytes: 1 << 30, SegmentBytes: 4 << 10, Now: roomy().Now})
 	if err := w.start(); err != nil {
 		t.Fatal(err)
@@ -173,13 +174,13 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("deliver on a full disk: %v", err)
 	}
 	w.settle()
-	w.again(fs.restarted(), "after a restart")
-	w.again(w.fs.powerCut(nil), "after a power cut")
+	w.again(fs.Restarted(), "after a restart")
+	w.again(w.fs.PowerCut(nil), "after a power cut")
 }
 
 func TestFullOfWhatCannotBeMerged(t *testing.T) {
 	o := tight()
-	s := open(t, newMemFS(), o)
+	s := open(t, memfs.New(), o)
 	var err error
 	n := 0
 	for ; n < 200 && err == nil; n++ {
@@ -231,7 +232,7 @@ func TestMergingKeepsWhatIsLostLost(t *testing.T) {
 }
 
 func TestCheckpointsAloneAreMergedToTheNewest(t *testing.T) {
-	s := open(t, newMemFS(), roomy())
+	s := open(t, memfs.New(), roomy())
 	src := newSource(1)
 	for n := uint64(0); n < 5; n++ {
 		if err := s.Append([]odometer.Record{{Checkpoint: src.checkpoint(n)}}); err != nil {
@@ -256,7 +257,7 @@ func TestCheckpointsAloneAreMergedToTheNewest(t *testing.T) {
 func TestMergingGoesOnBehindWhatCannotBeMerged(t *testing.T) {
 	o := tight()
 	o.MaxBytes = 64 << 10
-	s := open(t, newMemFS(), o)
+	s := open(t, memfs.New(), o)
 	for i := range 20 { // 20 KiB of single events
 		fill(t, s, newSource(100+i), 1, 1)
 	}

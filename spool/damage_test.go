@@ -12,12 +12,13 @@ import (
 	"testing"
 
 	"example.org/odometer"
+	"example.org/odometer/internal/memfs"
 )
 
 // The last batch is cut off at every byte: what was accepted before is there,
 // nothing of the batch is, and its positions are not given again.
 func TestTornTailAtEveryByte(t *testing.T) {
-	base := newMemFS()
+	base := memfs.New()
 	s := open(t, base, roomy())
 	a, b := newSource(1), newSource(2)
 	fill(t, s, a, 1, 3)
@@ -28,14 +29,14 @@ func TestTornTailAtEveryByte(t *testing.T) {
 	name, full := filepath.Join(testDir, s.active().name), s.active().size
 	for cut := whole; cut < full; cut++ {
 		for _, zeros := range []bool{false, true} {
-			fs := base.restarted()
-			data := fs.names[name].data[:full]
+			fs := base.Restarted()
+			data := fs.Data(name)[:full]
 			if zeros { // the size was durable and the bytes were not
 				clear(data[cut:])
 			} else {
 				data = data[:cut]
 			}
-			fs.set(name, data)
+			fs.Set(name, data)
 			s := open(t, fs, roomy())
 			if got, want := ids(all(t, s, 0)), "1:vm-1/1 2:vm-1/2 3:vm-1/3"; got != want {
 				t.Fatalf("cut at %d, zeros %v: got %s, want %s", cut, zeros, got, want)
@@ -47,7 +48,7 @@ func TestTornTailAtEveryByte(t *testing.T) {
 			// The positions 4 and 5 may have been read by somebody.
 			fill(t, s, a, 4, 5)
 			_ = s.Close()
-			s = open(t, fs.powerCut(nil), roomy())
+			s = open(t, fs.PowerCut(nil), roomy())
 			rs := all(t, s, 0)
 			if len(rs) != 5 || rs[3].First != 4 || rs[3].Position < 6 && st.TornBytes > 0 || s.Stats().Corrupt != 0 || len(s.Stats().Damage) != 0 {
 				t.Fatalf("cut at %d, zeros %v: after reopening %s, %+v", cut, zeros, ids(rs), s.Stats())
@@ -61,7 +62,7 @@ func TestTornTailAtEveryByte(t *testing.T) {
 // what was appended, in order; what is missing was named; positions are not
 // given twice.
 func TestEveryBitFlip(t *testing.T) {
-	base := newMemFS()
+	base := memfs.New()
 	o := roomy()
 	o.RetainBytes = -1
 	s := open(t, base, o)
@@ -88,14 +89,14 @@ func TestEveryBitFlip(t *testing.T) {
 	_ = s.Close()
 	last := s.last
 	flips, harmless := 0, 0
-	for name := range base.names {
+	for _, name := range base.Names() {
 		if strings.HasSuffix(name, reserveName) {
 			continue
 		}
-		bits := len(base.names[name].data) * 8
+		bits := len(base.Data(name)) * 8
 		for bit := 0; bit < bits; bit += 1 + 4*(stride()-1) {
-			fs := base.restarted()
-			fs.names[name].data[bit/8] ^= 1 << (bit % 8)
+			fs := base.Restarted()
+			fs.Data(name)[bit/8] ^= 1 << (bit % 8)
 			flips++
 			fail := func(format string, args ...any) {
 				t.Helper()
@@ -142,10 +143,10 @@ func TestEveryBitFlip(t *testing.T) {
 }
 
 // idOn reads the id of the spool on fs from its segment.
-func idOn(m *memFS) odometer.SpoolID {
-	for name, i := range m.names {
+func idOn(m *memfs.FS) odometer.SpoolID {
+	for _, name := range m.Names() {
 		if strings.HasSuffix(name, segmentSuffix) {
-			if h, err := parseHeader(i.data, kindSegment); err == nil {
+			if h, err := parseHeader(m.Data(name), kindSegment); err == nil {
 				return h.spool
 			}
 		}
@@ -155,9 +156,9 @@ func idOn(m *memFS) odometer.SpoolID {
 
 // damaged is a spool of three instances in several segments, where one record
 // in the middle is corrupt.
-func damaged(t *testing.T) (fs *memFS, segment string, offset int64) {
+func damaged(t *testing.T) (fs *memfs.FS, segment string, offset int64) {
 	t.Helper()
-	fs = newMemFS()
+	fs = memfs.New()
 	s := open(t, fs, roomy())
 	for n := uint64(1); n <= 6; n++ {
 		var rs []odometer.Record
@@ -170,7 +171,7 @@ func damaged(t *testing.T) (fs *memFS, segment string, offset int64) {
 	}
 	_ = s.Close()
 	g := s.index.segs[len(s.index.segs)/2]
-	data := fs.names[s.path(g.name)].data
+	data := fs.Data(s.path(g.name))
 	_, n, _ := cutFrame(data[headerSize+batchSize:], bodySize)
 	data[headerSize+batchSize+n+100] ^= 0x40 // in its second record
 	return fs, g.name, int64(headerSize + batchSize + n)
@@ -216,12 +217,12 @@ func TestCorruptMiddleIsNamedSkippedAndCounted(t *testing.T) {
 }
 
 func TestAnEpochThatComesBackAfterTheDamageResumes(t *testing.T) {
-	fs := newMemFS()
+	fs := memfs.New()
 	s := open(t, fs, roomy())
 	a, b := newSource(1), newSource(2)
 	fill(t, s, a, 1, 1)
 	fill(t, s, b, 1, 3)
-	fs.names[s.path(s.active().name)].data[s.active().marks[0].off+200] ^= 1 // a's only record
+	fs.Data(s.path(s.active().name))[s.active().marks[0].off+200] ^= 1 // a's only record
 	_ = s.Close()
 	s = open(t, fs, roomy())
 	fill(t, s, a, 2, 3)
@@ -235,12 +236,12 @@ func TestAnEpochThatComesBackAfterTheDamageResumes(t *testing.T) {
 }
 
 func TestDamageThatAppearsWhileOpenIsFoundByTheReader(t *testing.T) {
-	fs := newMemFS()
+	fs := memfs.New()
 	s := open(t, fs, roomy())
 	a := newSource(1)
 	fill(t, s, a, 1, 9)
 	g := s.index.segs[1]
-	fs.names[s.path(g.name)].data[headerSize+500] ^= 2
+	fs.Data(s.path(g.name))[headerSize+500] ^= 2
 	var got []odometer.Record
 	for r, err := range s.After(0) {
 		if err != nil {
@@ -257,7 +258,7 @@ func TestDamageThatAppearsWhileOpenIsFoundByTheReader(t *testing.T) {
 	}
 	// The last record rots too: nothing is left to wait for.
 	g = s.active()
-	fs.names[s.path(g.name)].data[g.size-1] ^= 2
+	fs.Data(s.path(g.name))[g.size-1] ^= 2
 	if rs := all(t, s, 8); len(rs) != 0 {
 		t.Errorf("after 8: %s", ids(rs))
 	}
@@ -273,11 +274,11 @@ func TestDamageThatAppearsWhileOpenIsFoundByTheReader(t *testing.T) {
 }
 
 func TestSegmentThatIsGone(t *testing.T) {
-	fs := newMemFS()
+	fs := memfs.New()
 	s := open(t, fs, roomy())
 	fill(t, s, newSource(1), 1, 12)
 	g := s.index.segs[1]
-	delete(fs.names, s.path(g.name))
+	fs.Drop(s.path(g.name))
 	_ = s.Close()
 	s = open(t, fs, roomy())
 	st := s.Stats()
@@ -287,12 +288,12 @@ func TestSegmentThatIsGone(t *testing.T) {
 }
 
 func TestSegmentOfAnotherSpoolIsRefused(t *testing.T) {
-	fs, other := newMemFS(), newMemFS()
+	fs, other := memfs.New(), memfs.New()
 	s, o := open(t, fs, roomy()), open(t, other, roomy())
 	fill(t, s, newSource(1), 1, 1)
 	fill(t, o, newSource(1), 1, 9)
 	g := o.active()
-	fs.names[s.path(g.name)] = other.names[s.path(g.name)]
+	fs.Set(s.path(g.name), other.Data(s.path(g.name)))
 	_, _ = s.Close(), o.Close()
 	if _, err := Open(Options{Dir: testDir, FS: fs}); !errors.Is(err, odometer.ErrConflict) || !strings.Contains(err.Error(), g.name) {
 		t.Errorf("got %v, want a conflict that names %s", err, g.name)
@@ -301,12 +302,12 @@ func TestSegmentOfAnotherSpoolIsRefused(t *testing.T) {
 
 func TestNewerFormatIsRefused(t *testing.T) {
 	for _, name := range []string{segmentName(1, 0), cursorName} {
-		fs := newMemFS()
+		fs := memfs.New()
 		s := open(t, fs, roomy())
 		fill(t, s, newSource(1), 1, 1)
 		ack(t, s, receipt(s, 1))
 		_ = s.Close()
-		data := fs.names[s.path(name)].data
+		data := fs.Data(s.path(name))
 		data[8]++
 		reseal(data)
 		if _, err := Open(Options{Dir: testDir, FS: fs}); err == nil || !strings.Contains(err.Error(), "newer version") {
@@ -317,7 +318,7 @@ func TestNewerFormatIsRefused(t *testing.T) {
 
 // A sector in the middle cannot be read any more.
 func TestUnreadableSector(t *testing.T) {
-	fs := newMemFS()
+	fs := memfs.New()
 	o := roomy()
 	o.SegmentBytes = 32 << 10
 	s := open(t, fs, o)
@@ -325,7 +326,7 @@ func TestUnreadableSector(t *testing.T) {
 	name := s.active().name
 	_ = s.Close()
 	for _, when := range []string{"at open", "while open"} {
-		fs := fs.restarted()
+		fs := fs.Restarted()
 		bad := func(file string, off int64, n int) error {
 			if file == name && off < 3*page && off+int64(n) > 2*page {
 				return errIO
@@ -333,10 +334,10 @@ func TestUnreadableSector(t *testing.T) {
 			return nil
 		}
 		if when == "at open" {
-			fs.unreadable = bad
+			fs.Unreadable = bad
 		}
 		s := open(t, fs, o)
-		fs.unreadable = bad
+		fs.Unreadable = bad
 		rs := all(t, s, 0)
 		st := s.Stats()
 		if len(rs)+int(st.Corrupt) != 20 || st.Corrupt < 2 || st.Corrupt > 6 || rs[19-st.Corrupt].Position != 20 {
@@ -350,7 +351,7 @@ func TestUnreadableSector(t *testing.T) {
 
 // An unreadable stretch that is longer than a reader looks ahead.
 func TestLongUnreadableStretch(t *testing.T) {
-	fs := newMemFS()
+	fs := memfs.New()
 	o := roomy()
 	o.SegmentBytes = 1 << 20
 	s := open(t, fs, o)
@@ -360,7 +361,7 @@ func TestLongUnreadableStretch(t *testing.T) {
 		offsets = append(offsets, s.active().size)
 		fill(t, s, src, n, n)
 	}
-	data := fs.names[s.path(s.active().name)].data
+	data := fs.Data(s.path(s.active().name))
 	_ = s.Close()
 	for i := offsets[10]; i < offsets[300]; i++ {
 		data[i] = batchMagic[i%2] // full of what nearly is a header
@@ -373,10 +374,10 @@ func TestLongUnreadableStretch(t *testing.T) {
 }
 
 func TestNoFileSaysTheSpoolsID(t *testing.T) {
-	fs := newMemFS()
+	fs := memfs.New()
 	s := open(t, fs, roomy())
 	fill(t, s, newSource(1), 1, 3)
-	data := fs.names[s.path(s.active().name)].data
+	data := fs.Data(s.path(s.active().name))
 	_ = s.Close()
 	clear(data[:headerSize])
 	again := open(t, fs, roomy())

@@ -10,16 +10,17 @@ import (
 	"testing"
 
 	"example.org/odometer"
+	"example.org/odometer/internal/memfs"
 )
 
 // calls runs the script without a fault and returns what it calls.
 func calls(t *testing.T, o Options) []string {
 	t.Helper()
-	w := newWorld(t, newMemFS(), 3, o)
+	w := newWorld(t, memfs.New(), 3, o)
 	if err := w.script(); err != nil {
 		t.Fatal(err)
 	}
-	log := slices.Clone(w.fs.log)
+	log := slices.Clone(w.fs.Log)
 	w.settle()
 	for _, op := range []string{"create ", "write ", "sync cursor", "rename ", "remove ", "sync directory", "allocate reserve", "rename checkpoints", ".seg.tmp to "} {
 		found := false
@@ -49,32 +50,32 @@ func TestEveryCallFailsOnce(t *testing.T) {
 	log := calls(t, tight())
 	kinds := []struct {
 		name  string
-		fault fault
+		fault memfs.Fault
 	}{
-		{"failed, not persisted", fault{err: errIO}},
-		{"failed, but persisted", fault{err: errIO, effect: true}},
-		{"failed, half persisted", fault{err: errIO, effect: true, partial: true}},
-		{"no space, not persisted", fault{err: syscall.ENOSPC}},
-		{"no space, half persisted", fault{err: syscall.ENOSPC, effect: true, partial: true}},
+		{"failed, not persisted", memfs.Fault{Err: errIO}},
+		{"failed, but persisted", memfs.Fault{Err: errIO, Effect: true}},
+		{"failed, half persisted", memfs.Fault{Err: errIO, Effect: true, Partial: true}},
+		{"no space, not persisted", memfs.Fault{Err: syscall.ENOSPC}},
+		{"no space, half persisted", memfs.Fault{Err: syscall.ENOSPC, Effect: true, Partial: true}},
 	}
 	for n := 1; n <= len(log); n += stride() {
 		for _, k := range kinds {
 			name := fmt.Sprintf("call %d (%s) %s", n, log[n-1], k.name)
-			w := newWorld(t, newMemFS(), 3, tight())
+			w := newWorld(t, memfs.New(), 3, tight())
 			w.name = name
-			w.fs.fault = func(i int, _ string) fault {
+			w.fs.Fault = func(i int, _ string) memfs.Fault {
 				if i == n {
 					return k.fault
 				}
-				return fault{}
+				return memfs.Fault{}
 			}
 			if err := w.script(); err != nil {
 				// Opening may fail; then it says so, and works the next time.
-				if w.fs.fault = nil; !errors.Is(err, k.fault.err) {
+				if w.fs.Fault = nil; !errors.Is(err, k.fault.Err) {
 					t.Fatalf("%s: %v", name, err)
 				}
 			}
-			w.fs.fault = nil
+			w.fs.Fault = nil
 			checkAfter(t, w, name, n)
 		}
 	}
@@ -85,11 +86,11 @@ func TestEveryCallFailsOnce(t *testing.T) {
 // it. Each must have everything that was accepted.
 func checkAfter(t *testing.T, w *world, name string, seed int) {
 	t.Helper()
-	w.fork().again(w.fs.restarted(), name+", then a restart")
-	w.fork().again(w.fs.powerCut(nil), name+", then a power cut")
+	w.fork().again(w.fs.Restarted(), name+", then a restart")
+	w.fork().again(w.fs.PowerCut(nil), name+", then a power cut")
 	r := rand.New(rand.NewPCG(uint64(seed), 1))
 	for range 2 {
-		w.fork().again(w.fs.powerCut(r), name+", then a power cut that leaves a part")
+		w.fork().again(w.fs.PowerCut(r), name+", then a power cut that leaves a part")
 	}
 }
 
@@ -99,16 +100,16 @@ func TestSyncKeepsFailing(t *testing.T) {
 	for n := 1; n <= len(log); n += 3 {
 		for _, effect := range []bool{false, true} {
 			name := fmt.Sprintf("every sync from call %d to %d fails, persisted %v", n, n+9, effect)
-			w := newWorld(t, newMemFS(), 3, roomy())
+			w := newWorld(t, memfs.New(), 3, roomy())
 			w.name = name
-			w.fs.fault = func(i int, op string) fault {
+			w.fs.Fault = func(i int, op string) memfs.Fault {
 				if i >= n && i < n+10 && strings.HasPrefix(op, "sync") {
-					return fault{err: errIO, effect: effect}
+					return memfs.Fault{Err: errIO, Effect: effect}
 				}
-				return fault{}
+				return memfs.Fault{}
 			}
 			_ = w.script()
-			w.fs.fault = nil
+			w.fs.Fault = nil
 			checkAfter(t, w, name, n)
 		}
 	}
@@ -122,20 +123,20 @@ func TestKillAtEveryCall(t *testing.T) {
 	}{{"tight", tight}, {"roomy", roomy}} {
 		log := calls(t, o.opts())
 		for n := 1; n <= len(log); n += stride() {
-			for _, f := range []fault{{kill: true}, {kill: true, effect: true}, {kill: true, effect: true, partial: true}} {
-				name := fmt.Sprintf("%s: killed at call %d (%s), effect %v, partial %v", o.name, n, log[n-1], f.effect, f.partial)
-				w := newWorld(t, newMemFS(), 3, o.opts())
+			for _, f := range []memfs.Fault{{Kill: true}, {Kill: true, Effect: true}, {Kill: true, Effect: true, Partial: true}} {
+				name := fmt.Sprintf("%s: killed at call %d (%s), effect %v, partial %v", o.name, n, log[n-1], f.Effect, f.Partial)
+				w := newWorld(t, memfs.New(), 3, o.opts())
 				w.name = name
-				w.fs.fault = func(i int, _ string) fault {
+				w.fs.Fault = func(i int, _ string) memfs.Fault {
 					if i == n {
 						return f
 					}
-					return fault{}
+					return memfs.Fault{}
 				}
-				if err := w.script(); !errors.Is(err, errKilled) {
-					t.Fatalf("%s: got %v, want %v", name, err, errKilled)
+				if err := w.script(); !errors.Is(err, memfs.ErrKilled) {
+					t.Fatalf("%s: got %v, want %v", name, err, memfs.ErrKilled)
 				}
-				w.fs.killed = false // for the copies
+				w.fs.Killed = false // for the copies
 				checkAfter(t, w, name, n)
 			}
 		}
@@ -143,11 +144,11 @@ func TestKillAtEveryCall(t *testing.T) {
 }
 
 // once makes the first call with that prefix fail.
-func once(prefix string, f fault) func(int, string) fault {
+func once(prefix string, f memfs.Fault) func(int, string) memfs.Fault {
 	done := false
-	return func(_ int, op string) fault {
+	return func(_ int, op string) memfs.Fault {
 		if done || !strings.HasPrefix(op, prefix) {
-			return fault{}
+			return memfs.Fault{}
 		}
 		done = true
 		return f
@@ -157,13 +158,13 @@ func once(prefix string, f fault) func(int, string) fault {
 // The page that could not be written may have held accepted records: after a
 // failed fsync their segment is copied, and the file is not written to again.
 func TestAfterAFailedSyncTheSegmentIsCopied(t *testing.T) {
-	for _, f := range []fault{{err: errIO, tear: true}, {err: errIO, effect: true}} {
-		fs := newMemFS()
+	for _, f := range []memfs.Fault{{Err: errIO, Tear: true}, {Err: errIO, Effect: true}} {
+		fs := memfs.New()
 		s := open(t, fs, roomy())
 		src := newSource(1)
 		fill(t, s, src, 1, 2)
 		name := s.active().name
-		fs.fault = once("sync "+name, f)
+		fs.Fault = once("sync "+name, f)
 		err := s.Append([]odometer.Record{src.record(3)})
 		if !errors.Is(err, errIO) || !strings.Contains(err.Error(), "sync segment "+name) {
 			t.Fatalf("got %v, want the disk's error and the segment", err)
@@ -174,15 +175,15 @@ func TestAfterAFailedSyncTheSegmentIsCopied(t *testing.T) {
 		if got := s.Stats().Err; !errors.Is(got, errIO) {
 			t.Errorf("stats say %v", got)
 		}
-		fs.log = nil
+		fs.Log = nil
 		fill(t, s, src, 3, 4)
-		for _, op := range fs.log {
+		for _, op := range fs.Log {
 			if op == "write "+name || op == "sync "+name {
 				t.Errorf("%s, after its fsync failed", op)
 			}
 		}
 		_ = s.Close()
-		s = open(t, fs.powerCut(nil), roomy())
+		s = open(t, fs.PowerCut(nil), roomy())
 		if got, want := ids(all(t, s, 0)), "1:vm-1/1 2:vm-1/2 3:vm-1/3 4:vm-1/4"; got != want || s.Stats().Corrupt != 0 {
 			t.Errorf("after a power cut: got %s, want %s; %v", got, want, s.Stats().Damage)
 		}
@@ -190,17 +191,17 @@ func TestAfterAFailedSyncTheSegmentIsCopied(t *testing.T) {
 }
 
 func TestAfterAFailedSyncTheCursorIsWrittenAnew(t *testing.T) {
-	fs := newMemFS()
+	fs := memfs.New()
 	s := open(t, fs, roomy())
 	fill(t, s, newSource(1), 1, 4)
 	ack(t, s, receipt(s, 1))
-	fs.fault = once("sync "+cursorName, fault{err: errIO})
+	fs.Fault = once("sync "+cursorName, memfs.Fault{Err: errIO})
 	if err := s.Ack(receipt(s, 2)); !errors.Is(err, errIO) || s.Stats().Acked != 1 {
 		t.Fatalf("got %v and receipts to %d, want the disk's error and 1", err, s.Stats().Acked)
 	}
 	ack(t, s, receipt(s, 3))
 	_ = s.Close()
-	s = open(t, fs.powerCut(nil), roomy())
+	s = open(t, fs.PowerCut(nil), roomy())
 	if got := s.Stats().Acked; got != 3 {
 		t.Errorf("receipts reach %d after a power cut, want 3", got)
 	}
@@ -210,18 +211,18 @@ func TestAfterAFailedSyncTheCursorIsWrittenAnew(t *testing.T) {
 // anybody reads it, or copied.
 func TestSyncFailsAtOpen(t *testing.T) {
 	for _, effect := range []bool{false, true} {
-		fs := newMemFS()
+		fs := memfs.New()
 		s := open(t, fs, roomy())
 		fill(t, s, newSource(1), 1, 3)
 		_ = s.Close()
-		fs.fault = once("sync "+s.active().name, fault{err: errIO, effect: effect})
+		fs.Fault = once("sync "+s.active().name, memfs.Fault{Err: errIO, Effect: effect})
 		s = open(t, fs, roomy())
 		if got, want := ids(all(t, s, 0)), "1:vm-1/1 2:vm-1/2 3:vm-1/3"; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 		fill(t, s, newSource(1), 4, 4)
 		_ = s.Close()
-		s = open(t, fs.powerCut(nil), roomy())
+		s = open(t, fs.PowerCut(nil), roomy())
 		if got, want := ids(all(t, s, 0)), "1:vm-1/1 2:vm-1/2 3:vm-1/3 4:vm-1/4"; got != want {
 			t.Errorf("after a power cut: got %s, want %s", got, want)
 		}

@@ -2,7 +2,6 @@ package spool
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -19,7 +18,7 @@ type FS interface {
 	// MkdirAll makes a directory, and those above it, for this user alone.
 	MkdirAll(dir string) error
 	// Lock takes an exclusive lock until it is closed or the process ends.
-	// It does not wait: taken already is an error wrapping [ErrLocked].
+	// It does not wait: taken already is [syscall.EWOULDBLOCK].
 	Lock(path string) (io.Closer, error)
 	// List returns the names of the files in a directory, in any order.
 	List(dir string) ([]string, error)
@@ -37,8 +36,9 @@ type FS interface {
 	SyncDir(dir string) error
 }
 
-// File is an open file. Write appends.
-type File interface {
+// File is an open file. Write appends. An alias, so that a file layer need not
+// import this package.
+type File = interface {
 	io.ReaderAt
 	io.Writer
 	io.Closer
@@ -67,10 +67,7 @@ func (OS) Lock(path string) (io.Closer, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrLocked
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
 	}
 	return f, nil
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"example.org/odometer"
+	"example.org/odometer/internal/memfs"
 )
 
 // FuzzOpen opens a directory of two segments, a cursor and checkpoints with any
@@ -14,7 +15,7 @@ import (
 func FuzzOpen(f *testing.F) {
 	o := roomy()
 	o.RetainBytes = -1
-	fs := newMemFS()
+	fs := memfs.New()
 	s := open(f, fs, o)
 	for n := uint64(1); n <= 6; n++ {
 		if err := s.Append([]odometer.Record{newSource(1).record(n), newSource(2).record(n)}); err != nil {
@@ -30,7 +31,7 @@ func FuzzOpen(f *testing.F) {
 	if err := s.saveCheckpoints(); err != nil {
 		f.Fatal(err)
 	}
-	content := func(name string) []byte { return fs.names[s.path(name)].data }
+	content := func(name string) []byte { return fs.Data(s.path(name)) }
 	names := []string{s.index.segs[0].name, s.index.segs[1].name, cursorName, checkpointsName}
 	a, b, c, d := content(names[0]), content(names[1]), content(names[2]), content(names[3])
 	f.Add(a, b, c, d)
@@ -41,9 +42,9 @@ func FuzzOpen(f *testing.F) {
 	f.Add(append(a[:len(a):len(a)], b...), b, c, d)
 	f.Add([]byte{}, []byte{}, []byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, a, b, c, d []byte) {
-		fs := newMemFS()
+		fs := memfs.New()
 		for i, data := range [][]byte{a, b, c, d} {
-			fs.set(filepath.Join(testDir, names[i]), data)
+			fs.Set(filepath.Join(testDir, names[i]), data)
 		}
 		o := roomy()
 		o.Dir, o.FS = testDir, fs

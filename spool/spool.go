@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"example.org/odometer"
@@ -187,6 +188,9 @@ func (s *Spool) open() error {
 		return err
 	}
 	lock, err := s.fs.Lock(s.path("lock"))
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return fmt.Errorf("lock %s: %w", s.path("lock"), ErrLocked)
+	}
 	if err != nil {
 		return err
 	}

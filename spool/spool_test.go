@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.org/odometer"
+	"example.org/odometer/internal/memfs"
 )
 
 func open(t testing.TB, fs FS, o Options) *Spool {
@@ -134,7 +135,7 @@ func TestAppendAckReopenOnTheRealDisk(t *testing.T) {
 }
 
 func TestSecondOpenerGetsAClearError(t *testing.T) {
-	for name, fs := range map[string]FS{"memory": newMemFS(), "real": OS{}} {
+	for name, fs := range map[string]FS{"memory": memfs.New(), "real": OS{}} {
 		t.Run(name, func(t *testing.T) {
 			o := Options{Dir: filepath.Join(t.TempDir(), "spool"), FS: fs}
 			s, err := Open(o)
@@ -166,7 +167,7 @@ func TestUnusableDirectory(t *testing.T) {
 }
 
 func TestAppendRefusesWhatNoFrameCanCarry(t *testing.T) {
-	s := open(t, newMemFS(), roomy())
+	s := open(t, memfs.New(), roomy())
 	src := newSource(1)
 	long := src.record(1)
 	long.Event.Extra = []odometer.Member{{Name: "x", Value: []byte(`"` + strings.Repeat("y", odometer.MaxEventBytes) + `"`)}}
@@ -196,7 +197,7 @@ func TestAppendRefusesWhatNoFrameCanCarry(t *testing.T) {
 }
 
 func TestClosed(t *testing.T) {
-	s := open(t, newMemFS(), roomy())
+	s := open(t, memfs.New(), roomy())
 	waiting := make(chan error)
 	go func() { waiting <- s.Wait(t.Context(), 0) }()
 	if err := s.Close(); err != nil {
@@ -223,7 +224,7 @@ func TestClosed(t *testing.T) {
 
 func TestWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := open(t, newMemFS(), roomy())
+		s := open(t, memfs.New(), roomy())
 		fill(t, s, newSource(1), 1, 2)
 		if err := s.Wait(t.Context(), 1); err != nil {
 			t.Errorf("for what is there: %v", err)
@@ -256,7 +257,7 @@ func TestWaitRoomReturnsWhenReceiptsMadeRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := tight()
 		o.RetainBytes = -1
-		s := open(t, newMemFS(), o)
+		s := open(t, memfs.New(), o)
 		src := newSource(1)
 		n := uint64(0)
 		for s.Stats().Unfreed <= s.maxBytes/2 {
@@ -283,7 +284,7 @@ func TestWaitRoomReturnsWhenReceiptsMadeRoom(t *testing.T) {
 }
 
 func TestAfterGoesOnWithWhatIsAppendedMeanwhile(t *testing.T) {
-	s := open(t, newMemFS(), roomy())
+	s := open(t, memfs.New(), roomy())
 	src := newSource(1)
 	fill(t, s, src, 1, 2)
 	n := uint64(0)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.org/odometer"
+	"example.org/odometer/internal/memfs"
 )
 
 const testDir = "/var/spool/odometer"
@@ -87,7 +88,7 @@ func (s source) record(n uint64) odometer.Record {
 type world struct {
 	t       testing.TB
 	name    string
-	fs      *memFS
+	fs      *memfs.FS
 	opts    Options
 	spool   *Spool
 	sources []source
@@ -112,7 +113,7 @@ type span struct {
 	first, last uint64
 }
 
-func newWorld(t testing.TB, fs *memFS, instances int, o Options) *world {
+func newWorld(t testing.TB, fs *memfs.FS, instances int, o Options) *world {
 	w := &world{
 		t: t, fs: fs, opts: o,
 		offered: map[odometer.Epoch]uint64{}, accepted: map[odometer.Epoch]uint64{},
@@ -285,8 +286,8 @@ func (w *world) script() error {
 		if n%4 == 3 {
 			_ = w.deliver(5)
 		}
-		if w.fs.killed {
-			return errKilled
+		if w.fs.Killed {
+			return memfs.ErrKilled
 		}
 	}
 	if err := w.spool.Close(); err != nil {
@@ -297,20 +298,20 @@ func (w *world) script() error {
 	}
 	for n := range 30 {
 		_ = w.tick(n)
-		if w.fs.killed {
-			return errKilled
+		if w.fs.Killed {
+			return memfs.ErrKilled
 		}
 	}
 	_ = w.deliver(7)
 	_ = w.tick(0)
-	if w.fs.killed {
-		return errKilled
+	if w.fs.Killed {
+		return memfs.ErrKilled
 	}
 	return nil
 }
 
 // again goes on with the same ledger on another file system.
-func (w *world) again(fs *memFS, name string) {
+func (w *world) again(fs *memfs.FS, name string) {
 	w.t.Helper()
 	if w.spool != nil {
 		_ = w.spool.Close()

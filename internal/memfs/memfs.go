@@ -1,8 +1,12 @@
-package spool
+// Package memfs is a file system in memory that a test or a simulation can hurt
+// in every way in which a disk hurts: [FS] implements the file layer of package
+// spool, keeps apart what is visible and what is durable, and fails, fills up,
+// rots, stops and loses power when told to. It is deterministic: the same calls
+// give the same state, and what chance decides comes from the caller's source.
+package memfs
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"maps"
@@ -13,7 +17,7 @@ import (
 	"syscall"
 )
 
-// memFS is a file system in memory that keeps apart what is visible and what
+// FS is a file system in memory that keeps apart what is visible and what
 // is durable, as a disk behind a page cache does. It can fail any call, before
 // or after its effect, stop at any call as if the process had been killed,
 // fill up, and cut the power.
@@ -21,20 +25,36 @@ import (
 // It is as unkind as POSIX allows. After a failed Sync of a file the data that
 // was dirty counts as clean: no later Sync writes it. The same holds for the
 // names of a directory.
-type memFS struct {
+type FS struct {
 	mu      sync.Mutex
 	names   map[string]*inode // visible
 	durable map[string]*inode
 	dirty   map[string]bool // names that SyncDir would make durable
 	locks   map[string]bool
-	limit   int64 // bytes, 0 for no limit
 
-	calls  int      // of what changes something
-	log    []string // what each of them was
-	fault  func(n int, op string) fault
-	killed bool
-	// unreadable says which reads fail.
-	unreadable func(file string, off int64, n int) error
+	// Limit is the size of the disk in bytes; 0 for no limit.
+	Limit int64
+	// Calls counts what changed something, or tried to; Log says what each was.
+	Calls int
+	Log   []string
+	// Fault says what becomes of the n-th call.
+	Fault func(n int, op string) Fault
+	// Killed: every call fails, as if the process were gone.
+	Killed bool
+	// Unreadable says which reads fail.
+	Unreadable func(file string, off int64, n int) error
+}
+
+// File is an open file: what [example.org/odometer/spool.File] asks for. Both
+// are aliases, so that neither package imports the other.
+type File = interface {
+	io.ReaderAt
+	io.Writer
+	io.Closer
+	Size() (int64, error)
+	Sync() error
+	Truncate(size int64) error
+	Allocate(size int64) error
 }
 
 type inode struct {
@@ -43,43 +63,47 @@ type inode struct {
 	dirty int    // data from here on is not yet written
 }
 
-// fault is what becomes of one call.
-type fault struct {
-	err     error
-	effect  bool // the effect happens, or a half of it for a write
-	partial bool
-	kill    bool // every later call fails too
-	tear    bool // a failed Sync leaves zeros in the page where the dirty data begins
+// Fault is what becomes of one call. The zero value is success.
+type Fault struct {
+	Err     error
+	Effect  bool // the effect happens all the same
+	Partial bool // a half of it, for a write
+	Kill    bool // every later call fails too
+	Tear    bool // a failed Sync leaves zeros in the page where the dirty data begins
 }
 
-var errKilled = errors.New("the process was killed")
+const page = 4096
 
-func newMemFS() *memFS {
-	return &memFS{names: map[string]*inode{}, durable: map[string]*inode{}, dirty: map[string]bool{}, locks: map[string]bool{}}
+// ErrKilled is the error of every call after the process was killed.
+var ErrKilled = errors.New("the process was killed")
+
+// New returns an empty file system.
+func New() *FS {
+	return &FS{names: map[string]*inode{}, durable: map[string]*inode{}, dirty: map[string]bool{}, locks: map[string]bool{}}
 }
 
 // call counts a call that changes something and says what becomes of it.
-func (m *memFS) call(op string) (fault, error) {
-	if m.killed {
-		return fault{}, errKilled
+func (m *FS) call(op string) (Fault, error) {
+	if m.Killed {
+		return Fault{}, ErrKilled
 	}
-	m.calls++
-	m.log = append(m.log, op)
-	if m.fault == nil {
-		return fault{effect: true}, nil
+	m.Calls++
+	m.Log = append(m.Log, op)
+	if m.Fault == nil {
+		return Fault{Effect: true}, nil
 	}
-	f := m.fault(m.calls, op)
-	if f.err == nil && !f.kill {
-		return fault{effect: true}, nil
+	f := m.Fault(m.Calls, op)
+	if f.Err == nil && !f.Kill {
+		return Fault{Effect: true}, nil
 	}
-	if f.kill {
-		m.killed = true
-		f.err = errKilled
+	if f.Kill {
+		m.Killed = true
+		f.Err = ErrKilled
 	}
-	return f, f.err
+	return f, f.Err
 }
 
-func (m *memFS) used() (n int64) {
+func (m *FS) used() (n int64) {
 	seen := map[*inode]bool{}
 	for _, i := range m.names {
 		if !seen[i] {
@@ -90,35 +114,35 @@ func (m *memFS) used() (n int64) {
 	return n
 }
 
-func (m *memFS) MkdirAll(string) error { return nil }
+func (m *FS) MkdirAll(string) error { return nil }
 
-type memLock struct {
-	m    *memFS
+type lock struct {
+	m    *FS
 	path string
 }
 
-func (l memLock) Close() error {
+func (l lock) Close() error {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()
 	delete(l.m.locks, l.path)
 	return nil
 }
 
-func (m *memFS) Lock(p string) (io.Closer, error) {
+func (m *FS) Lock(p string) (io.Closer, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.locks[p] {
-		return nil, fmt.Errorf("lock %s: %w", p, ErrLocked)
+		return nil, &fs.PathError{Op: "lock", Path: p, Err: syscall.EWOULDBLOCK}
 	}
 	m.locks[p] = true
-	return memLock{m, p}, nil
+	return lock{m, p}, nil
 }
 
-func (m *memFS) List(dir string) ([]string, error) {
+func (m *FS) List(dir string) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.killed {
-		return nil, errKilled
+	if m.Killed {
+		return nil, ErrKilled
 	}
 	var names []string
 	for p := range m.names {
@@ -126,14 +150,15 @@ func (m *memFS) List(dir string) ([]string, error) {
 			names = append(names, path.Base(p))
 		}
 	}
+	slices.Sort(names)
 	return names, nil
 }
 
-func (m *memFS) Create(p string) (File, error) {
+func (m *FS) Create(p string) (File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f, err := m.call("create " + path.Base(p))
-	if f.effect {
+	if f.Effect {
 		m.names[p] = &inode{}
 		m.dirty[p] = true
 	}
@@ -143,30 +168,30 @@ func (m *memFS) Create(p string) (File, error) {
 	return m.handle(p)
 }
 
-func (m *memFS) Append(p string) (File, error) { return m.Open(p) }
+func (m *FS) Append(p string) (File, error) { return m.Open(p) }
 
-func (m *memFS) Open(p string) (File, error) {
+func (m *FS) Open(p string) (File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.killed {
-		return nil, errKilled
+	if m.Killed {
+		return nil, ErrKilled
 	}
 	return m.handle(p)
 }
 
-func (m *memFS) handle(p string) (File, error) {
+func (m *FS) handle(p string) (File, error) {
 	i, ok := m.names[p]
 	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: p, Err: fs.ErrNotExist}
 	}
-	return &memFile{m: m, i: i, name: path.Base(p)}, nil
+	return &file{m: m, i: i, name: path.Base(p)}, nil
 }
 
-func (m *memFS) Rename(from, to string) error {
+func (m *FS) Rename(from, to string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f, err := m.call("rename " + path.Base(from) + " to " + path.Base(to))
-	if f.effect {
+	if f.Effect {
 		m.names[to] = m.names[from]
 		delete(m.names, from)
 		m.dirty[from], m.dirty[to] = true, true
@@ -174,37 +199,37 @@ func (m *memFS) Rename(from, to string) error {
 	return err
 }
 
-func (m *memFS) Remove(p string) error {
+func (m *FS) Remove(p string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, ok := m.names[p]; !ok && !m.killed {
+	if _, ok := m.names[p]; !ok && !m.Killed {
 		return &fs.PathError{Op: "remove", Path: p, Err: fs.ErrNotExist}
 	}
 	f, err := m.call("remove " + path.Base(p))
-	if f.effect {
+	if f.Effect {
 		delete(m.names, p)
 		m.dirty[p] = true
 	}
 	return err
 }
 
-func (m *memFS) SyncDir(string) error {
+func (m *FS) SyncDir(string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f, err := m.call("sync directory")
-	if f.effect {
+	if f.Effect {
 		for p := range m.dirty {
 			m.persist(p)
 		}
 	}
-	if !m.killed || f.effect {
+	if !m.Killed || f.Effect {
 		clear(m.dirty)
 	}
 	return err
 }
 
 // persist makes one name on the disk what it is in memory.
-func (m *memFS) persist(p string) {
+func (m *FS) persist(p string) {
 	if i, ok := m.names[p]; ok {
 		m.durable[p] = i
 	} else {
@@ -212,20 +237,20 @@ func (m *memFS) persist(p string) {
 	}
 }
 
-type memFile struct {
-	m    *memFS
+type file struct {
+	m    *FS
 	i    *inode
 	name string
 }
 
-func (f *memFile) ReadAt(b []byte, off int64) (int, error) {
+func (f *file) ReadAt(b []byte, off int64) (int, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
-	if f.m.killed {
-		return 0, errKilled
+	if f.m.Killed {
+		return 0, ErrKilled
 	}
-	if f.m.unreadable != nil {
-		if err := f.m.unreadable(f.name, off, len(b)); err != nil {
+	if f.m.Unreadable != nil {
+		if err := f.m.Unreadable(f.name, off, len(b)); err != nil {
 			return 0, err
 		}
 	}
@@ -239,21 +264,21 @@ func (f *memFile) ReadAt(b []byte, off int64) (int, error) {
 	return n, nil
 }
 
-func (f *memFile) Write(b []byte) (int, error) {
+func (f *file) Write(b []byte) (int, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	c, err := f.m.call("write " + f.name)
-	if f.m.limit > 0 && c.effect {
-		if room := f.m.limit - f.m.used(); room < int64(len(b)) {
+	if f.m.Limit > 0 && c.Effect {
+		if room := f.m.Limit - f.m.used(); room < int64(len(b)) {
 			f.i.data = append(f.i.data, b[:max(room, 0)]...)
 			return int(max(room, 0)), &fs.PathError{Op: "write", Path: f.name, Err: syscall.ENOSPC}
 		}
 	}
 	n := len(b)
-	if c.partial {
+	if c.Partial {
 		n /= 2
 	}
-	if c.effect {
+	if c.Effect {
 		f.i.data = append(f.i.data, b[:n]...)
 	}
 	if err != nil {
@@ -262,26 +287,26 @@ func (f *memFile) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (f *memFile) Close() error { return nil }
+func (f *file) Close() error { return nil }
 
-func (f *memFile) Size() (int64, error) {
+func (f *file) Size() (int64, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
-	if f.m.killed {
-		return 0, errKilled
+	if f.m.Killed {
+		return 0, ErrKilled
 	}
 	return int64(len(f.i.data)), nil
 }
 
-func (f *memFile) Sync() error {
+func (f *file) Sync() error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	c, err := f.m.call("sync " + f.name)
 	switch i := f.i; {
-	case c.effect:
+	case c.Effect:
 		i.flush()
-	case !f.m.killed:
-		if c.tear && i.dirty <= len(i.disk) {
+	case !f.m.Killed:
+		if c.Tear && i.dirty <= len(i.disk) {
 			clear(i.disk[i.dirty/page*page : i.dirty])
 		}
 		i.dirty = len(i.data) // clean now, and never written
@@ -299,23 +324,23 @@ func (i *inode) flush() {
 	i.dirty = len(i.data)
 }
 
-func (f *memFile) Truncate(size int64) error {
+func (f *file) Truncate(size int64) error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	c, err := f.m.call("truncate " + f.name)
-	if c.effect {
+	if c.Effect {
 		f.i.data = f.i.data[:size]
 		f.i.dirty = min(f.i.dirty, int(size))
 	}
 	return err
 }
 
-func (f *memFile) Allocate(size int64) error {
+func (f *file) Allocate(size int64) error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	c, err := f.m.call("allocate " + f.name)
-	if c.effect {
-		if f.m.limit > 0 && f.m.used()-int64(len(f.i.data))+size > f.m.limit {
+	if c.Effect {
+		if f.m.Limit > 0 && f.m.used()-int64(len(f.i.data))+size > f.m.Limit {
 			return &fs.PathError{Op: "allocate", Path: f.name, Err: syscall.ENOSPC}
 		}
 		f.i.data = make([]byte, size)
@@ -323,12 +348,12 @@ func (f *memFile) Allocate(size int64) error {
 	return err
 }
 
-// restarted is the file system as the next process of the same boot finds it.
-func (m *memFS) restarted() *memFS {
+// Restarted is the file system as the next process of the same boot finds it.
+func (m *FS) Restarted() *FS {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n := newMemFS()
-	n.limit = m.limit
+	n := New()
+	n.Limit = m.Limit
 	copies := map[*inode]*inode{}
 	clone := func(i *inode) *inode {
 		if copies[i] == nil {
@@ -348,17 +373,17 @@ func (m *memFS) restarted() *memFS {
 	return n
 }
 
-// powerCut is the file system after the power failed: what was synced is
+// PowerCut is the file system after the power failed: what was synced is
 // there; of what was not, r decides. With a nil r nothing of it is there.
-func (m *memFS) powerCut(r *rand.Rand) *memFS {
-	c := m.restarted()
+func (m *FS) PowerCut(r *rand.Rand) *FS {
+	c := m.Restarted()
 	for _, p := range slices.Sorted(maps.Keys(c.dirty)) {
 		if r != nil && r.IntN(2) == 0 {
 			c.persist(p)
 		}
 	}
-	n := newMemFS()
-	n.limit = m.limit
+	n := New()
+	n.Limit = m.Limit
 	for p, i := range c.durable {
 		disk := slices.Clone(i.disk)
 		if r != nil && len(i.data) > i.dirty && len(disk) <= i.dirty {
@@ -382,8 +407,47 @@ func (m *memFS) powerCut(r *rand.Rand) *memFS {
 	return n
 }
 
-// set makes a file's content what it is given, on the disk too.
-func (m *memFS) set(p string, data []byte) {
+// Names returns the paths of all files, in order.
+func (m *FS) Names() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.names))
+}
+
+// Data returns what a reader of the file sees, not a copy: a test may change it
+// in place. It is nil where there is no such file.
+func (m *FS) Data(p string) []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i, ok := m.names[p]; ok {
+		return i.data
+	}
+	return nil
+}
+
+// Rot flips one bit of a file, in what is read and on the disk.
+func (m *FS) Rot(p string, bit int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := m.names[p]
+	i.data[bit/8] ^= 1 << (bit % 8)
+	if at := bit / 8; at < min(i.dirty, len(i.disk)) {
+		i.disk[at] ^= 1 << (bit % 8)
+	}
+}
+
+// Drop makes a file disappear, from the disk too.
+func (m *FS) Drop(p string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.names, p)
+	delete(m.durable, p)
+}
+
+// Set makes a file's content what it is given, on the disk too.
+func (m *FS) Set(p string, data []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	i := &inode{data: slices.Clone(data), disk: slices.Clone(data), dirty: len(data)}
 	m.names[p], m.durable[p] = i, i
 }
