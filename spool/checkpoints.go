@@ -22,6 +22,7 @@ type checkpoints struct {
 	bytes int64  // of what a snapshot takes
 	saved uint64 // what lies up to this position is in the file
 	ended int
+	key   []byte // of the last one seen
 }
 
 type checkpoint struct {
@@ -35,12 +36,12 @@ func (c *checkpoints) see(e *entry) {
 	if c.of == nil {
 		c.of = map[string]*checkpoint{}
 	}
-	key := e.key()
-	p := c.of[key]
+	c.key = e.appendKey(c.key[:0])
+	p := c.of[string(c.key)]
 	if p == nil {
 		p = &checkpoint{}
 		p.instance, p.agent, p.epoch = bytes.Clone(e.instance), bytes.Clone(e.agent), bytes.Clone(e.epoch)
-		c.of[key] = p
+		c.of[string(c.key)] = p
 		c.bytes += int64(p.size())
 	} else if p.position >= e.position {
 		return

@@ -181,8 +181,12 @@ func parseBody(b []byte) (entry, bool) {
 
 // key names what a checkpoint is the state of: one epoch of one instance at one
 // agent.
-func (e *entry) key() string {
-	return string(e.instance) + "\x00" + string(e.agent) + "\x00" + string(e.epoch)
+func (e *entry) key() string { return string(e.appendKey(nil)) }
+
+func (e *entry) appendKey(b []byte) []byte {
+	b = append(append(b, e.instance...), 0)
+	b = append(append(b, e.agent...), 0)
+	return append(b, e.epoch...)
 }
 
 // record decodes the entry. An event that cannot be decoded stays as Raw with

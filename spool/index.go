@@ -153,6 +153,19 @@ func (s *Spool) scan(segs []*segment, opening bool, see func(*entry)) (*index, e
 		x.gap(s.cursor.position+1, at, []Damage{{Reason: "freed or missing, and the ledger asks for it"}})
 	}
 	x.top = at
+	from := func(int) *block { return nil }
+	if total := sizes(segs); total >= s.parallel {
+		a := s.readAhead(segs[:len(segs)-1]) // the last one's end is still to be found
+		defer a.stop()
+		var last *block
+		from = func(i int) *block {
+			a.done(last)
+			if last = nil; i < len(segs)-1 {
+				last = a.take(i)
+			}
+			return last
+		}
+	}
 	for i, g := range segs {
 		limit, final := ^uint64(0), i == len(segs)-1
 		if !final {
@@ -163,7 +176,7 @@ func (s *Spool) scan(segs []*segment, opening bool, see func(*entry)) (*index, e
 		}
 		at = max(at, g.first-1)
 		var err error
-		if at, err = s.scanSegment(x, g, at, limit, final && opening, see); err != nil {
+		if at, err = s.scanSegment(x, g, from(i), at, limit, final && opening, see); err != nil {
 			return nil, fmt.Errorf("read segment %s: %w", g.name, err)
 		}
 		if final && opening {
@@ -180,15 +193,19 @@ func (s *Spool) scan(segs []*segment, opening bool, see func(*entry)) (*index, e
 	return x, nil
 }
 
-// scanSegment reads one segment. At is the last position before it; it returns
+// scanSegment reads one segment, or takes what was read ahead of it. At is the last position before it; it returns
 // the last position in it. Positions from limit on are not the segment's.
-func (s *Spool) scanSegment(x *index, g *segment, at, limit uint64, tail bool, see func(*entry)) (uint64, error) {
-	f, err := s.fs.Open(s.path(g.name))
-	if err != nil {
-		return 0, err
+func (s *Spool) scanSegment(x *index, g *segment, read *block, at, limit uint64, tail bool, see func(*entry)) (uint64, error) {
+	var f File
+	if read == nil {
+		var err error
+		if f, err = s.fs.Open(s.path(g.name)); err != nil {
+			return 0, err
+		}
+		defer f.Close()
 	}
-	defer f.Close()
 	if tail {
+		var err error
 		if g.size, err = f.Size(); err != nil {
 			return 0, err
 		}
@@ -203,7 +220,10 @@ func (s *Spool) scanSegment(x *index, g *segment, at, limit uint64, tail bool, s
 		x.damage = append(x.damage, pending...)
 		pending = nil
 	}
-	sc := newScanner(f, headerSize, g.size)
+	sc := chunks(read)
+	if read == nil {
+		sc = newScanner(f, headerSize, g.size)
+	}
 	beyond := false
 	for !beyond {
 		c, more, err := sc.next()

@@ -33,10 +33,19 @@ type scanner struct {
 	at      int64 // where buf lies in the file
 	buf     []byte
 	entries []entry
+	whole   bool // reads all at once, and every chunk stays valid until reset
 }
 
 func newScanner(r io.ReaderAt, off, size int64) *scanner {
-	return &scanner{r: patient{ReaderAt: r}, off: off, size: size}
+	s := new(scanner)
+	s.reset(r, off, size)
+	return s
+}
+
+// reset makes the scanner walk through another file, with the memory that it
+// has.
+func (s *scanner) reset(r io.ReaderAt, off, size int64) {
+	*s = scanner{r: patient{ReaderAt: r}, off: off, size: size, buf: s.buf[:0], entries: s.entries[:0]}
 }
 
 // read returns up to n bytes at off, fewer only at the end of what there is.
@@ -48,8 +57,11 @@ func (s *scanner) read(off int64, n int64) ([]byte, error) {
 	}
 	if off < s.at || off+n > s.at+int64(len(s.buf)) {
 		ahead := min(max(n, batchTarget), s.size-off)
+		if s.whole {
+			ahead = s.size - off
+		}
 		if int64(cap(s.buf)) < ahead {
-			s.buf = make([]byte, ahead)
+			s.buf = make([]byte, ahead, ahead+ahead/4)
 		}
 		got, err := s.r.ReadAt(s.buf[:ahead], off)
 		if err != nil && !errors.Is(err, io.EOF) {
@@ -110,7 +122,10 @@ func (s *scanner) next() (chunk, bool, error) {
 // parse takes the records out of a batch.
 func (s *scanner) parse(c *chunk, b []byte) {
 	at := c.off + batchSize
-	s.entries = s.entries[:0]
+	if !s.whole {
+		s.entries = s.entries[:0]
+	}
+	begin := len(s.entries)
 	previous := uint64(0)
 	bad := func(n int, what string) {
 		c.flaws = append(c.flaws, flaw{at, at + int64(n), s.reason(what)})
@@ -137,10 +152,10 @@ func (s *scanner) parse(c *chunk, b []byte) {
 		s.entries = append(s.entries, e)
 		b, at = b[n:], at+int64(n)
 	}
-	if len(c.flaws) == 0 && len(s.entries) != c.batch.count {
-		bad(0, fmt.Sprintf("batch has %d of its %d records", len(s.entries), c.batch.count))
+	c.entries = s.entries[begin:]
+	if len(c.flaws) == 0 && len(c.entries) != c.batch.count {
+		bad(0, fmt.Sprintf("batch has %d of its %d records", len(c.entries), c.batch.count))
 	}
-	c.entries = s.entries
 }
 
 // find returns where the next batch header begins at or after off, or the size.

@@ -55,6 +55,8 @@ type Options struct {
 	RetainBytes int64
 	Logger      *slog.Logger
 	Now         func() time.Time
+
+	parallel int64 // parallelFrom, but in tests
 }
 
 // ErrClosed is the error of every use after Close.
@@ -70,6 +72,7 @@ type Spool struct {
 	segBytes    int64
 	retain      time.Duration
 	retainBytes int64
+	parallel    int64 // bytes from which the spool is verified on all cores
 	log         *slog.Logger
 	now         func() time.Time
 	lock        io.Closer
@@ -144,7 +147,7 @@ func Open(o Options) (*Spool, error) {
 	s := &Spool{
 		fs: o.FS, dir: o.Dir, maxBytes: o.MaxBytes, segBytes: o.SegmentBytes,
 		retain: o.Retain, retainBytes: o.RetainBytes, log: o.Logger, now: o.Now,
-		changed: make(chan struct{}),
+		parallel: o.parallel, changed: make(chan struct{}),
 	}
 	if s.fs == nil {
 		s.fs = OS{}
@@ -161,6 +164,9 @@ func Open(o Options) (*Spool, error) {
 	}
 	if s.retainBytes == 0 {
 		s.retainBytes = DefaultRetainBytes
+	}
+	if s.parallel == 0 {
+		s.parallel = parallelFrom
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -439,8 +445,10 @@ func (s *Spool) Stats() Stats {
 
 // bytes returns what the segments take, and unfreed what those of them take
 // that have unreceipted records. The caller holds mu or writing.
-func (s *Spool) bytes() (n int64) {
-	for _, g := range s.index.segs {
+func (s *Spool) bytes() int64 { return sizes(s.index.segs) }
+
+func sizes(segs []*segment) (n int64) {
+	for _, g := range segs {
 		n += g.disk
 	}
 	return n
