@@ -7,12 +7,14 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"example.org/odometer/internal/memfs"
 )
 
 // A large spool is verified on all cores. What is found is what a walk through
 // one segment after the other finds, whatever is damaged and wherever.
 func TestReadingAheadFindsTheSame(t *testing.T) {
-	base := newMemFS()
+	base := memfs.New()
 	o := roomy()
 	s := open(t, base, o)
 	for i := range 3 {
@@ -25,7 +27,7 @@ func TestReadingAheadFindsTheSame(t *testing.T) {
 		t.Fatalf("%d segments, want several", segments)
 	}
 	var names []string
-	for name := range base.names {
+	for _, name := range base.Names() {
 		if strings.HasSuffix(name, segmentSuffix) {
 			names = append(names, name)
 		}
@@ -33,24 +35,24 @@ func TestReadingAheadFindsTheSame(t *testing.T) {
 	named := 0
 	for seed := range 400 / stride() {
 		r := rand.New(rand.NewPCG(uint64(seed), 3))
-		damaged := base.restarted()
+		damaged := base.Restarted()
 		for range r.IntN(4) {
 			name := names[r.IntN(len(names))]
-			data := damaged.names[name]
+			data := damaged.Data(name)
 			switch {
 			case data == nil:
 			case r.IntN(8) == 0:
-				delete(damaged.names, name)
+				damaged.Drop(name)
 			case r.IntN(4) == 0:
-				damaged.set(name, data.data[:r.IntN(len(data.data))])
+				damaged.Set(name, data[:r.IntN(len(data))])
 			default:
-				data.data[r.IntN(len(data.data))] ^= 1 << r.IntN(8)
+				damaged.Rot(name, r.IntN(8*len(data)))
 			}
 		}
 		var found [2]*Spool
 		for i, parallel := range []int64{0, 1} {
 			o.parallel = parallel
-			found[i] = open(t, damaged.restarted(), o)
+			found[i] = open(t, damaged.Restarted(), o)
 		}
 		named += len(found[0].Stats().Damage)
 		for i, what := range []func(*Spool) any{
@@ -84,14 +86,14 @@ func TestReadingAheadFindsTheSame(t *testing.T) {
 // A segment that is too long to be read ahead is read as it is walked through,
 // and one that cannot be opened is an error that names it.
 func TestWhatIsNotReadAhead(t *testing.T) {
-	fs := newMemFS()
+	fs := memfs.New()
 	o := roomy()
 	s := open(t, fs, o)
 	fill(t, s, newSource(1), 1, 12)
 	long := s.index.segs[1]
-	padded := append(fs.names[s.path(long.name)].data, make([]byte, maxAhead)...)
+	padded := append(fs.Data(s.path(long.name)), make([]byte, maxAhead)...)
 	_ = s.Close()
-	fs.set(filepath.Join(testDir, long.name), padded)
+	fs.Set(filepath.Join(testDir, long.name), padded)
 	o.parallel = 1
 	s = open(t, fs, o)
 	if got := len(all(t, s, 0)); got != 12 {
