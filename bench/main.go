@@ -28,6 +28,7 @@ var figures = []struct {
 	measure func(*bench) error
 }{
 	{"ingest", ingestRate},
+	{"query", queryTimes},
 }
 
 func main() {
@@ -35,18 +36,19 @@ func main() {
 	log.SetPrefix("bench: ")
 	only := flag.String("only", "", "measure the figures whose name matches this `regexp`")
 	quick := flag.Bool("quick", false, "measure less of everything: to see that it works, not for the figures")
+	history := flag.String("history", "", "keep the ledger with a history in this `file`, and use it when it is there")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of everything to this `file`")
 	flag.Parse()
 	chosen, err := regexp.Compile(*only)
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := run(chosen, *quick, *profile); err != nil {
+	if err := run(chosen, *quick, *history, *profile); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(chosen *regexp.Regexp, quick bool, profile string) (err error) {
+func run(chosen *regexp.Regexp, quick bool, history, profile string) (err error) {
 	dir, err := os.MkdirTemp("", "odometer-bench-")
 	if err != nil {
 		return err
@@ -63,7 +65,7 @@ func run(chosen *regexp.Regexp, quick bool, profile string) (err error) {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	b := &bench{quick: quick, dir: dir}
+	b := &bench{quick: quick, historyFile: history, dir: dir}
 	measured := 0
 	for _, f := range figures {
 		if !chosen.MatchString(f.name) {
@@ -82,9 +84,10 @@ func run(chosen *regexp.Regexp, quick bool, profile string) (err error) {
 
 // bench is one run.
 type bench struct {
-	quick bool
-	dir   string // for what the figures keep; removed at the end
-	n     int
+	quick       bool
+	historyFile string // made when it is first asked for
+	dir         string // for what the figures keep; removed at the end
+	n           int
 }
 
 // place returns a path within the run's directory that was not given out
@@ -93,6 +96,9 @@ func (b *bench) place(name string) string {
 	b.n++
 	return filepath.Join(b.dir, fmt.Sprintf("%d-%s", b.n, name))
 }
+
+// note prints what is worth knowing and no figure.
+func (b *bench) note(format string, args ...any) { fmt.Printf("# "+format+"\n", args...) }
 
 // rate prints a figure of which more is better. Limit 0 stands for none.
 func (b *bench) rate(name string, value float64, unit string, limit float64) {
