@@ -151,21 +151,14 @@ func (p *Publisher) Stats() PublisherStats {
 // that the connection or the spool is closed for good. It must be called once.
 func (p *Publisher) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	r := &sending{
-		Publisher: p, ctx: ctx,
-		cursor: p.o.Last.Position, last: p.o.Last, hungry: true,
-		breaker: breaker{
-			threshold: p.o.BreakerThreshold, delay: p.o.BreakerDelay,
-			first: p.o.RetryFirst, most: p.o.RetryMost, random: p.o.Random, state: BreakerClosed,
-		},
-		acks: make(chan ack), receipts: make(chan odometer.Receipt, 64), asked: make(chan answer), more: make(chan error),
-		perFrame: p.o.FrameEvents,
-	}
-	defer r.workers.Wait()
+	w := &wired{wire: p.wire, spool: p.spool, ctx: ctx, done: make(chan func())}
+	defer w.workers.Wait()
 	defer cancel()
+	receipts, more := make(chan odometer.Receipt, 64), make(chan error)
+	w.more = more
 	stop, err := p.wire.Receipts(p.o.Agent, func(x odometer.Receipt) {
 		select {
-		case r.receipts <- x:
+		case receipts <- x:
 		case <-ctx.Done():
 		}
 	})
@@ -173,5 +166,82 @@ func (p *Publisher) Run(ctx context.Context) error {
 		return fmt.Errorf("publish: %w", err)
 	}
 	defer stop()
-	return r.run()
+	s := p.Steps(time.Now, w)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		timer.Stop()
+		if at := s.Step(); !at.IsZero() {
+			timer.Reset(time.Until(at)) // at once where there is more to send: after a look at what has come
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case tell := <-w.done:
+			tell()
+		case x := <-receipts:
+			s.Receipt(x)
+		case err := <-more:
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err := s.More(err); err != nil {
+				return err
+			}
+		case <-timer.C:
+			s.Due()
+		}
+	}
+}
+
+// wired is the [World] of a publisher that runs: each thing that takes its
+// time has a goroutine, which hands what came of it to the loop of Run.
+type wired struct {
+	wire    Wire
+	spool   Spool
+	ctx     context.Context
+	workers sync.WaitGroup
+	done    chan func()
+	more    chan<- error
+}
+
+func (w *wired) tell(f func()) {
+	select {
+	case w.done <- f:
+	case <-w.ctx.Done():
+	}
+}
+
+// Send implements [World].
+func (w *wired) Send(subject string, header map[string][]string, data []byte, within time.Duration, sent func(error)) func() {
+	ctx, cancel := context.WithTimeout(w.ctx, within)
+	wait, err := w.wire.Send(subject, header, data)
+	w.workers.Go(func() {
+		if err == nil {
+			err = wait(ctx)
+		}
+		w.tell(func() { sent(err) })
+	})
+	return cancel
+}
+
+// Ask implements [World].
+func (w *wired) Ask(agent odometer.AgentID, spool odometer.SpoolID, within time.Duration, answered func(odometer.Receipt, error)) {
+	w.workers.Go(func() {
+		ctx, cancel := context.WithTimeout(w.ctx, within)
+		defer cancel()
+		x, err := w.wire.LastReceipt(ctx, agent, spool)
+		w.tell(func() { answered(x, err) })
+	})
+}
+
+// Await implements [World].
+func (w *wired) Await(after uint64) {
+	w.workers.Go(func() {
+		err := w.spool.Wait(w.ctx, after)
+		select {
+		case w.more <- err:
+		case <-w.ctx.Done():
+		}
+	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"example.org/odometer"
@@ -19,7 +18,7 @@ type frame struct {
 	round      int
 	stored     bool
 	dropped    bool // sending went back before it: what comes of it is of no interest
-	cancel     context.CancelFunc
+	cancel     func()
 }
 
 type ack struct {
@@ -32,11 +31,13 @@ type answer struct {
 	err     error
 }
 
-// sending is the state of a running publisher; one goroutine owns it.
+// sending is the state of a running publisher: it decides, and has the world
+// do it. It reads no clock but now, waits for nothing and starts no goroutine,
+// so that a simulation can drive it step by step. One goroutine owns it.
 type sending struct {
 	*Publisher
-	ctx     context.Context
-	workers sync.WaitGroup
+	now     func() time.Time
+	world   World
 	breaker breaker
 
 	// What was sent. The frames of out join: each covers what follows the one
@@ -65,45 +66,6 @@ type sending struct {
 	asking    bool
 	lastAsked time.Time
 	started   bool // the first answer has come, or will not
-
-	acks     chan ack
-	receipts chan odometer.Receipt
-	asked    chan answer
-	more     chan error
-}
-
-func (r *sending) run() error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	r.ask()
-	for {
-		timer.Stop()
-		if r.send() {
-			timer.Reset(0) // and on, after a look at what has come meanwhile
-		} else if at := r.deadline(); !at.IsZero() {
-			timer.Reset(time.Until(at))
-		}
-		r.publishStats()
-		select {
-		case <-r.ctx.Done():
-			return nil
-		case a := <-r.acks:
-			r.settle(a)
-		case x := <-r.receipts:
-			r.receipt(x, false)
-		case a := <-r.asked:
-			r.answered(a)
-		case err := <-r.more:
-			if r.ctx.Err() != nil {
-				return nil
-			}
-			if err := r.noticed(err); err != nil {
-				return err
-			}
-		case <-timer.C:
-			r.listen()
-		}
-	}
 }
 
 // publishStats makes the state visible.
@@ -131,9 +93,6 @@ func (r *sending) count(f func(*PublisherStats)) {
 	defer r.mu.Unlock()
 	f(&r.stats)
 }
-
-// work runs f beside the loop.
-func (r *sending) work(f func()) { r.workers.Go(f) }
 
 // deadline returns when there is something to do if nothing happens before,
 // zero for never.
@@ -196,7 +155,7 @@ func (r *sending) room() bool {
 
 // send sends a frame, if one may be sent now, and reports whether it did.
 func (r *sending) send() bool {
-	now := time.Now()
+	now := r.now()
 	if !r.started || !r.hungry || !r.room() || now.Before(r.linger) || now.Before(r.retryAt) || !r.breaker.allow(now) {
 		return false
 	}
@@ -217,20 +176,13 @@ func (r *sending) send() bool {
 	return true
 }
 
-// await has a worker report when there is more in the spool.
+// await has the world report when there is more in the spool.
 func (r *sending) await() {
 	if r.waiting {
 		return
 	}
 	r.waiting = true
-	cursor := r.cursor
-	r.work(func() {
-		err := r.spool.Wait(r.ctx, cursor)
-		select {
-		case r.more <- err:
-		case <-r.ctx.Done():
-		}
-	})
+	r.world.Await(r.cursor)
 }
 
 func (r *sending) noticed(err error) error {
@@ -241,7 +193,7 @@ func (r *sending) noticed(err error) error {
 	if !r.hungry {
 		r.hungry = true
 		if r.o.Linger > 0 {
-			r.linger = time.Now().Add(r.o.Linger)
+			r.linger = r.now().Add(r.o.Linger)
 		}
 	}
 	return nil
@@ -320,8 +272,7 @@ func (r *sending) fit(n, read int, data []byte) {
 
 // launch makes one attempt to send a frame.
 func (r *sending) launch(f *frame, data []byte) {
-	ctx, cancel := context.WithTimeout(r.ctx, r.o.AttemptTimeout)
-	f.sent, f.cancel, f.round = time.Now(), cancel, r.round
+	f.sent, f.round = r.now(), r.round
 	r.out = append(r.out, f)
 	r.flying++
 	retry := r.breaker.failing()
@@ -338,18 +289,11 @@ func (r *sending) launch(f *frame, data []byte) {
 		"Content-Type":     {"application/x-ndjson"},
 		"Content-Encoding": {"s2"},
 	}
-	wait, err := r.wire.Send(r.subject, header, data)
-	r.work(func() {
-		if err == nil {
-			err = wait(ctx)
-		}
+	f.cancel = r.world.Send(r.subject, header, data, r.o.AttemptTimeout, func(err error) {
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("the queue did not answer within %v: %w", r.o.AttemptTimeout, odometer.ErrUnavailable)
 		}
-		select {
-		case r.acks <- ack{f, err}:
-		case <-r.ctx.Done():
-		}
+		r.settle(ack{f, err})
 	})
 }
 
@@ -364,7 +308,7 @@ func (r *sending) settle(a ack) {
 		return
 	}
 	before := r.breaker.state
-	r.breaker.failed(time.Now())
+	r.breaker.failed(r.now())
 	r.count(func(s *PublisherStats) {
 		s.Failures++
 		s.Err = a.err
@@ -390,7 +334,7 @@ func (r *sending) stored(f *frame) {
 	}
 	r.count(func(s *PublisherStats) {
 		s.Acknowledged += f.records
-		s.LastAck, s.Err = time.Now(), nil
+		s.LastAck, s.Err = r.now(), nil
 	})
 }
 
@@ -422,7 +366,7 @@ func (r *sending) resend(why string) {
 		r.breaker.state = BreakerOpen
 	}
 	r.back(r.last.Position)
-	r.rewound, r.progress = true, time.Now()
+	r.rewound, r.progress = true, r.now()
 }
 
 // receipt takes what the ledger says. Asked receipts may be overtaken by
@@ -445,7 +389,7 @@ func (r *sending) receipt(x odometer.Receipt, asked bool) {
 		return
 	}
 	r.count(func(s *PublisherStats) {
-		s.LastReceipt = time.Now()
+		s.LastReceipt = r.now()
 		if x.Position > r.last.Position {
 			s.Committed += x.Position - r.last.Position
 		}
@@ -454,7 +398,7 @@ func (r *sending) receipt(x odometer.Receipt, asked bool) {
 	r.last = x
 	r.last.Ahead = false
 	if x.Position > before.Position || !same {
-		r.progress, r.stalls, r.rewound = time.Now(), 0, false
+		r.progress, r.stalls, r.rewound = r.now(), 0, false
 	}
 	// What is receipted was stored, even if the queue did not say so.
 	n := 0
@@ -481,28 +425,20 @@ func (r *sending) receipt(x odometer.Receipt, asked bool) {
 	}
 }
 
-// ask has a worker ask for the last receipt.
+// ask has the world ask for the last receipt.
 func (r *sending) ask() {
 	if r.asking {
 		return
 	}
 	r.asking = true
-	r.work(func() {
-		ctx, cancel := context.WithTimeout(r.ctx, askWithin)
-		defer cancel()
-		x, err := r.wire.LastReceipt(ctx, r.o.Agent, r.spool.ID())
-		select {
-		case r.asked <- answer{x, err}:
-		case <-r.ctx.Done():
-		}
-	})
+	r.world.Ask(r.o.Agent, r.spool.ID(), askWithin, func(x odometer.Receipt, err error) { r.answered(answer{x, err}) })
 }
 
 // answered takes the answer to the question for the last receipt, with which
 // sending starts and a stall is judged.
 func (r *sending) answered(a answer) {
 	r.asking = false
-	r.lastAsked = time.Now()
+	r.lastAsked = r.now()
 	if a.err == nil {
 		r.receipt(a.receipt, true)
 	}
@@ -510,7 +446,7 @@ func (r *sending) answered(a answer) {
 		r.started = true
 		return
 	}
-	if r.stalled(time.Now()) {
+	if r.stalled(r.now()) {
 		r.stalls++
 		why := "no receipt came"
 		if a.err != nil {
@@ -522,7 +458,7 @@ func (r *sending) answered(a answer) {
 
 // listen asks, when receipts have been awaited for long.
 func (r *sending) listen() {
-	if at := r.askAt(); !at.IsZero() && !time.Now().Before(at) {
+	if at := r.askAt(); !at.IsZero() && !r.now().Before(at) {
 		r.ask()
 	}
 }
