@@ -95,8 +95,8 @@ type audit struct {
 }
 
 // Run audits the ledger of a data directory as of now. An error means that the
-// audit could not be carried out and nothing is known; it wraps [ErrNotLedger]
-// or [ErrNewer] where that is why. What the audit found is in the report,
+// audit could not be carried out and nothing is known; it wraps [ErrNotLedger],
+// [ErrNewer] or [ErrOlder] where that is why. What the audit found is in the report,
 // whether good or bad.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	r, err := run(ctx, o)

@@ -15,9 +15,8 @@ import (
 	_ "modernc.org/sqlite" // the embedded store
 )
 
-// schemaKnown is the newest version of the ledger's tables that this audit can
-// read.
-const schemaKnown = 1
+// schemaKnown is the version of the ledger's tables that this audit reads.
+const schemaKnown = 2
 
 // Why an audit could not run.
 var (
@@ -26,6 +25,9 @@ var (
 	// ErrNewer says that the ledger was written by a newer version of this
 	// program.
 	ErrNewer = errors.New("the ledger was written by a newer version of odometer")
+	// ErrOlder says that the ledger is of an older version, or on its way from
+	// one, and can be read when it has been brought to this one.
+	ErrOlder = errors.New("the ledger is not brought to this version of odometer yet; starting `odometer serve` does that")
 )
 
 // snapshot is one moment of a ledger: a read transaction. It blocks no
@@ -122,6 +124,13 @@ func (s *snapshot) identify(ctx context.Context) error {
 		return fmt.Errorf("schema version %q: %w", text, ErrNotLedger)
 	case version > schemaKnown:
 		return fmt.Errorf("tables of version %d, this program knows %d: %w", version, schemaKnown, ErrNewer)
+	case version < schemaKnown:
+		return fmt.Errorf("tables of version %d, this program reads %d: %w", version, schemaKnown, ErrOlder)
+	}
+	if _, err := meta("migration"); err == nil {
+		return fmt.Errorf("its migration to version %d has not finished: %w", version, ErrOlder)
+	} else if !errors.Is(err, ErrNotLedger) {
+		return err
 	}
 	s.id, err = meta("ledger_id")
 	return err

@@ -45,13 +45,6 @@ import (
 //go:embed schema.sql
 var schema string
 
-// SchemaVersion is the version of the tables that this program writes.
-const SchemaVersion = 1
-
-// ErrNewer says that the ledger was written by a newer version of this
-// program; it is left untouched.
-var ErrNewer = errors.New("the ledger was written by a newer version of odometer")
-
 // ErrFenced says that another process has opened this ledger for writing
 // since; this one must not write any more.
 var ErrFenced error = fenced{}
@@ -69,6 +62,9 @@ type Options struct {
 	Clock  func() time.Time // wall clock; time.Now when nil
 	Logger *slog.Logger     // discarded when nil
 	Bounds Bounds           // DefaultBounds when zero
+
+	point func(string) error              // tests: passes a point of a migration
+	free  func(dir string) (int64, error) // tests: room on the disk
 }
 
 // Ledger is an open ledger. See the package's documentation for its promises.
@@ -89,9 +85,11 @@ type Ledger struct {
 	failed error         // of the last commit, nil when it went through
 }
 
-// Open opens the ledger at o.Path, creating it when it is not there. It
-// returns an error wrapping [ErrNewer] for a ledger of a newer version and
-// leaves that untouched.
+// Open opens the ledger at o.Path, creating it when it is not there. A ledger
+// of an older version is copied and migrated first (migrate.go), which may
+// take a while and is gone on with by the next Open when it does not complete.
+// Open returns an error wrapping [ErrNewer] for a ledger of a newer version
+// and leaves that untouched.
 func Open(ctx context.Context, o Options) (*Ledger, error) {
 	l, err := open(ctx, o)
 	if err != nil {
@@ -125,7 +123,7 @@ func open(ctx context.Context, o Options) (_ *Ledger, err error) {
 			l.Close()
 		}
 	}()
-	if err := l.migrate(ctx); err != nil {
+	if err := l.migrate(ctx, &o); err != nil {
 		return nil, err
 	}
 	if err := l.identify(ctx); err != nil {
@@ -138,12 +136,15 @@ func open(ctx context.Context, o Options) (_ *Ledger, err error) {
 // connect opens the SQLite database with the settings that the durability of
 // a commit rests on.
 func connect(path, mode string, conns int) (*sql.DB, error) {
-	lock := "deferred"
-	if mode == "rwc" {
+	lock, journal := "deferred", "&_pragma=journal_mode(WAL)"
+	switch mode {
+	case "rwc":
 		lock = "immediate" // the writer takes its lock at once and not halfway
+	case "ro":
+		journal = "" // as it is: a copy is in WAL mode only from its first opening on
 	}
 	dsn := "file:" + path + "?mode=" + mode + "&_txlock=" + lock +
-		"&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
+		"&_pragma=busy_timeout(5000)" + journal + "&_pragma=synchronous(FULL)" +
 		"&_pragma=foreign_keys(1)&_pragma=cache_size(-4000)"
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
@@ -156,43 +157,6 @@ func connect(path, mode string, conns int) (*sql.DB, error) {
 		return nil, err
 	}
 	return db, nil
-}
-
-// migrate creates the tables of an empty database and refuses those of a
-// version that it does not know.
-func (l *Ledger) migrate(ctx context.Context) error {
-	var n int
-	if err := l.write.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE type = 'table'`).Scan(&n); err != nil {
-		return err
-	}
-	if n == 0 {
-		tx, err := l.write.BeginTx(ctx, nil)
-		if err != nil {
-			return err
-		}
-		defer tx.Rollback()
-		if _, err := tx.ExecContext(ctx, schema); err != nil {
-			return fmt.Errorf("create tables: %w", err)
-		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO meta (key, value) VALUES ('schema_version', ?), ('ledger_id', ?), ('generation', '1'), ('writer', '')`,
-			strconv.Itoa(SchemaVersion), randomHex())
-		if err != nil {
-			return err
-		}
-		return tx.Commit()
-	}
-	version, err := l.meta(ctx, "schema_version")
-	if err != nil {
-		return fmt.Errorf("this is not a ledger: %w", err)
-	}
-	v, err := strconv.Atoi(version)
-	switch {
-	case err != nil:
-		return fmt.Errorf("this is not a ledger: schema version %q", version)
-	case v > SchemaVersion:
-		return fmt.Errorf("tables of version %d, this program knows %d: %w", v, SchemaVersion, ErrNewer)
-	}
-	return nil
 }
 
 func (l *Ledger) identify(ctx context.Context) error {

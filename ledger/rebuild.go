@@ -59,6 +59,9 @@ func rebuild(ctx context.Context, path string, progress func(done, all int64)) (
 		return nil, err
 	}
 	defer snapshot.Rollback()
+	if err := readable(ctx, snapshot); err != nil {
+		return nil, err
+	}
 
 	dir, err := os.MkdirTemp(filepath.Dir(path), "rebuild-")
 	if err != nil {

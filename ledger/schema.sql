@@ -1,8 +1,9 @@
--- The ledger's tables, version 1. Times ending in _us are microseconds since
--- the Unix epoch; sums and vectors are odometer.Usage in its binary form.
--- Everything but meta, journal, feed and feed_stream is a fold of the journal:
--- package ledger's Rebuild proves it. Kept to the SQL that SQLite and the
--- PostgreSQL protocol's common subset share.
+-- The ledger's tables, version 2; migrate.go leads there from older ones.
+-- Times ending in _us are microseconds since the Unix epoch; sums and vectors
+-- are odometer.Usage in its binary form. Everything but meta, journal, heads,
+-- feed and feed_stream is a fold of the journal: package ledger's Rebuild
+-- proves it. Kept to the SQL that SQLite and the PostgreSQL protocol's common
+-- subset share.
 
 CREATE TABLE meta (
   key   TEXT PRIMARY KEY,
@@ -32,6 +33,15 @@ CREATE TABLE journal (
   UNIQUE (partition, position)
 );
 CREATE INDEX journal_time ON journal (max_us);
+
+-- Where the journal of a partition begins after it was pruned: see head.go.
+CREATE TABLE heads (
+  partition INTEGER PRIMARY KEY,
+  position  INTEGER NOT NULL, -- of the last record that is gone
+  body      BLOB    NOT NULL, -- JSON: what follows from the records that are gone
+  key       BLOB    NOT NULL, -- Ed25519 public key
+  signature BLOB    NOT NULL  -- of body
+);
 
 -- Open state: the watermark of each epoch and the hour it is in.
 CREATE TABLE epochs (
