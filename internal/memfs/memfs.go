@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"math/rand/v2"
 	"path"
 	"slices"
 	"sync"
@@ -22,14 +21,15 @@ import (
 // or after its effect, stop at any call as if the process had been killed,
 // fill up, and cut the power.
 //
-// It is as unkind as POSIX allows. After a failed Sync of a file the data that
-// was dirty counts as clean: no later Sync writes it. The same holds for the
-// names of a directory.
+// It is as unkind as POSIX allows. Of what was not synced a power cut leaves
+// any part: see [FS.Crashes]. After a failed Sync of a file the data that was
+// dirty counts as clean: no later Sync writes it, and whether it is on the disk
+// stays open. The same holds for the names of a directory.
 type FS struct {
 	mu      sync.Mutex
 	names   map[string]*inode // visible
 	durable map[string]*inode
-	dirty   map[string]bool // names that SyncDir would make durable
+	since   map[string][]version // what each name has been since SyncDir
 	locks   map[string]bool
 
 	// Limit is the size of the disk in bytes; 0 for no limit.
@@ -41,6 +41,9 @@ type FS struct {
 	Fault func(n int, op string) Fault
 	// Killed: every call fails, as if the process were gone.
 	Killed bool
+	// Before is called before each of these calls with the file system as it
+	// is then, which is the callee's to keep.
+	Before func(op string, now *FS)
 	// Unreadable says which reads fail.
 	Unreadable func(file string, off int64, n int) error
 }
@@ -55,12 +58,6 @@ type File = interface {
 	Sync() error
 	Truncate(size int64) error
 	Allocate(size int64) error
-}
-
-type inode struct {
-	data  []byte
-	disk  []byte // what a power cut leaves, apart from what is dirty
-	dirty int    // data from here on is not yet written
 }
 
 // Fault is what becomes of one call. The zero value is success.
@@ -79,13 +76,16 @@ var ErrKilled = errors.New("the process was killed")
 
 // New returns an empty file system.
 func New() *FS {
-	return &FS{names: map[string]*inode{}, durable: map[string]*inode{}, dirty: map[string]bool{}, locks: map[string]bool{}}
+	return &FS{names: map[string]*inode{}, durable: map[string]*inode{}, since: map[string][]version{}, locks: map[string]bool{}}
 }
 
 // call counts a call that changes something and says what becomes of it.
 func (m *FS) call(op string) (Fault, error) {
 	if m.Killed {
 		return Fault{}, ErrKilled
+	}
+	if m.Before != nil {
+		m.Before(op, m.clone())
 	}
 	m.Calls++
 	m.Log = append(m.Log, op)
@@ -159,8 +159,11 @@ func (m *FS) Create(p string) (File, error) {
 	defer m.mu.Unlock()
 	f, err := m.call("create " + path.Base(p))
 	if f.Effect {
-		m.names[p] = &inode{}
-		m.dirty[p] = true
+		if i := m.names[p]; i != nil {
+			i.resize(0)
+		} else {
+			m.name(p, &inode{})
+		}
 	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "create", Path: p, Err: err}
@@ -192,9 +195,8 @@ func (m *FS) Rename(from, to string) error {
 	defer m.mu.Unlock()
 	f, err := m.call("rename " + path.Base(from) + " to " + path.Base(to))
 	if f.Effect {
-		m.names[to] = m.names[from]
-		delete(m.names, from)
-		m.dirty[from], m.dirty[to] = true, true
+		m.name(to, m.names[from])
+		m.name(from, nil)
 	}
 	return err
 }
@@ -207,34 +209,32 @@ func (m *FS) Remove(p string) error {
 	}
 	f, err := m.call("remove " + path.Base(p))
 	if f.Effect {
-		delete(m.names, p)
-		m.dirty[p] = true
+		m.name(p, nil)
 	}
 	return err
 }
 
-func (m *FS) SyncDir(string) error {
+func (m *FS) SyncDir(dir string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f, err := m.call("sync directory")
-	if f.Effect {
-		for p := range m.dirty {
-			m.persist(p)
+	if m.Killed && !f.Effect {
+		return err
+	}
+	for p, vs := range m.since {
+		if path.Dir(p) != dir {
+			continue
+		}
+		if n := len(vs) - 1; f.Effect && !vs[n].lost {
+			m.durable[p] = vs[n].inode
+			delete(m.since, p)
+			continue
+		}
+		for i := range vs {
+			vs[i].lost = true
 		}
 	}
-	if !m.Killed || f.Effect {
-		clear(m.dirty)
-	}
 	return err
-}
-
-// persist makes one name on the disk what it is in memory.
-func (m *FS) persist(p string) {
-	if i, ok := m.names[p]; ok {
-		m.durable[p] = i
-	} else {
-		delete(m.durable, p)
-	}
 }
 
 type file struct {
@@ -270,7 +270,7 @@ func (f *file) Write(b []byte) (int, error) {
 	c, err := f.m.call("write " + f.name)
 	if f.m.Limit > 0 && c.Effect {
 		if room := f.m.Limit - f.m.used(); room < int64(len(b)) {
-			f.i.data = append(f.i.data, b[:max(room, 0)]...)
+			f.i.write(b[:max(room, 0)])
 			return int(max(room, 0)), &fs.PathError{Op: "write", Path: f.name, Err: syscall.ENOSPC}
 		}
 	}
@@ -279,7 +279,7 @@ func (f *file) Write(b []byte) (int, error) {
 		n /= 2
 	}
 	if c.Effect {
-		f.i.data = append(f.i.data, b[:n]...)
+		f.i.write(b[:n])
 	}
 	if err != nil {
 		return 0, err
@@ -304,24 +304,14 @@ func (f *file) Sync() error {
 	c, err := f.m.call("sync " + f.name)
 	switch i := f.i; {
 	case c.Effect:
-		i.flush()
+		i.settle(durable)
 	case !f.m.Killed:
-		if c.Tear && i.dirty <= len(i.disk) {
-			clear(i.disk[i.dirty/page*page : i.dirty])
+		if c.Tear {
+			i.tear()
 		}
-		i.dirty = len(i.data) // clean now, and never written
+		i.settle(lost)
 	}
 	return err
-}
-
-// flush writes what is dirty. Clean data that was never written reads as
-// zeros.
-func (i *inode) flush() {
-	for len(i.disk) < i.dirty {
-		i.disk = append(i.disk, 0)
-	}
-	i.disk = append(slices.Clone(i.disk[:i.dirty]), i.data[i.dirty:]...)
-	i.dirty = len(i.data)
 }
 
 func (f *file) Truncate(size int64) error {
@@ -329,8 +319,7 @@ func (f *file) Truncate(size int64) error {
 	defer f.m.mu.Unlock()
 	c, err := f.m.call("truncate " + f.name)
 	if c.Effect {
-		f.i.data = f.i.data[:size]
-		f.i.dirty = min(f.i.dirty, int(size))
+		f.i.resize(int(size))
 	}
 	return err
 }
@@ -343,7 +332,7 @@ func (f *file) Allocate(size int64) error {
 		if f.m.Limit > 0 && f.m.used()-int64(len(f.i.data))+size > f.m.Limit {
 			return &fs.PathError{Op: "allocate", Path: f.name, Err: syscall.ENOSPC}
 		}
-		f.i.data = make([]byte, size)
+		f.i.resize(int(size))
 	}
 	return err
 }
@@ -352,13 +341,19 @@ func (f *file) Allocate(size int64) error {
 func (m *FS) Restarted() *FS {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.clone()
+}
+
+func (m *FS) clone() *FS {
 	n := New()
 	n.Limit = m.Limit
 	copies := map[*inode]*inode{}
 	clone := func(i *inode) *inode {
+		if i == nil {
+			return nil
+		}
 		if copies[i] == nil {
-			c := *i
-			c.data, c.disk = slices.Clone(i.data), slices.Clone(i.disk)
+			c := inode{data: slices.Clone(i.data), disk: slices.Clone(i.disk), ops: slices.Clone(i.ops)}
 			copies[i] = &c
 		}
 		return copies[i]
@@ -369,40 +364,10 @@ func (m *FS) Restarted() *FS {
 	for p, i := range m.durable {
 		n.durable[p] = clone(i)
 	}
-	n.dirty = maps.Clone(m.dirty)
-	return n
-}
-
-// PowerCut is the file system after the power failed: what was synced is
-// there; of what was not, r decides. With a nil r nothing of it is there.
-func (m *FS) PowerCut(r *rand.Rand) *FS {
-	c := m.Restarted()
-	for _, p := range slices.Sorted(maps.Keys(c.dirty)) {
-		if r != nil && r.IntN(2) == 0 {
-			c.persist(p)
+	for p, vs := range m.since {
+		for _, v := range vs {
+			n.since[p] = append(n.since[p], version{clone(v.inode), v.lost})
 		}
-	}
-	n := New()
-	n.Limit = m.Limit
-	for p, i := range c.durable {
-		disk := slices.Clone(i.disk)
-		if r != nil && len(i.data) > i.dirty && len(disk) <= i.dirty {
-			// Some of the new bytes, the rest of them cut off or zero.
-			i.flush()
-			tail := i.disk[len(disk):]
-			keep := r.IntN(len(tail) + 1)
-			switch r.IntN(3) {
-			case 0:
-				clear(tail[keep:])
-			case 1:
-				clear(tail[:keep])
-			case 2:
-				tail = tail[:keep]
-			}
-			disk = append(disk, tail...)
-		}
-		n.names[p] = &inode{data: disk, disk: slices.Clone(disk), dirty: len(disk)}
-		n.durable[p] = n.names[p]
 	}
 	return n
 }
@@ -429,10 +394,18 @@ func (m *FS) Data(p string) []byte {
 func (m *FS) Rot(p string, bit int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	i := m.names[p]
-	i.data[bit/8] ^= 1 << (bit % 8)
-	if at := bit / 8; at < min(i.dirty, len(i.disk)) {
-		i.disk[at] ^= 1 << (bit % 8)
+	i, at, mask := m.names[p], bit/8, byte(1)<<(bit%8)
+	i.data[at] ^= mask
+	if at < len(i.disk) {
+		i.disk[at] ^= mask
+	}
+	for n, o := range i.ops {
+		if at -= o.off; at >= 0 && at < len(o.data) {
+			o.data = slices.Clone(o.data) // copies share it
+			o.data[at] ^= mask
+			i.ops[n] = o
+		}
+		at += o.off
 	}
 }
 
@@ -442,12 +415,14 @@ func (m *FS) Drop(p string) {
 	defer m.mu.Unlock()
 	delete(m.names, p)
 	delete(m.durable, p)
+	delete(m.since, p)
 }
 
 // Set makes a file's content what it is given, on the disk too.
 func (m *FS) Set(p string, data []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	i := &inode{data: slices.Clone(data), disk: slices.Clone(data), dirty: len(data)}
+	i := &inode{data: slices.Clone(data), disk: slices.Clone(data)}
 	m.names[p], m.durable[p] = i, i
+	delete(m.since, p)
 }
