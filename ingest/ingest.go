@@ -70,11 +70,13 @@ const (
 	frameBytes     = 200 << 10 // of a frame made from events that came over HTTP
 )
 
-// Options of an [Ingest]; Logger may be nil.
+// Options of an [Ingest]; Logger and Sleep may be nil.
 type Options struct {
 	Ledger   Ledger
 	Receipts Receipts
 	Logger   *slog.Logger
+	// Sleep waits between two tries; by the real clock where it is nil.
+	Sleep func(context.Context, time.Duration) error
 }
 
 // Ingest joins the queue to the ledger. Submit and Stats may be called at
@@ -83,6 +85,7 @@ type Ingest struct {
 	ledger   Ledger
 	receipts Receipts
 	logger   *slog.Logger
+	sleep    func(context.Context, time.Duration) error
 	items    chan item
 	ended    chan struct{} // closed when Run has ended
 	stats    counters
@@ -112,7 +115,10 @@ func New(o Options) *Ingest {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Ingest{ledger: o.Ledger, receipts: o.Receipts, logger: o.Logger, items: make(chan item, maxBatchFrames), ended: make(chan struct{})}
+	if o.Sleep == nil {
+		o.Sleep = sleep
+	}
+	return &Ingest{ledger: o.Ledger, receipts: o.Receipts, logger: o.Logger, sleep: o.Sleep, items: make(chan item, maxBatchFrames), ended: make(chan struct{})}
 }
 
 // Run moves deliveries into the ledger until ctx is done, and then returns
@@ -141,7 +147,7 @@ func (in *Ingest) receive(ctx context.Context, from Receiver) error {
 		if err != nil {
 			in.stats.receiveErrors.Add(1)
 			in.logger.Warn("cannot receive from the queue; trying again", "error", err, "in", wait)
-			if err := sleep(ctx, wait); err != nil {
+			if err := in.sleep(ctx, wait); err != nil {
 				return err
 			}
 			wait = min(2*wait, retryMost)
@@ -215,6 +221,17 @@ func (in *Ingest) gather(ctx context.Context) ([]item, error) {
 	return batch, nil
 }
 
+// Settle takes deliveries into the ledger as one batch, in place of Run: it
+// returns nil when they are committed, receipted and acknowledged, and
+// otherwise as Run does. It is not for use at once with Run.
+func (in *Ingest) Settle(ctx context.Context, deliveries []Delivery) error {
+	batch := make([]item, len(deliveries))
+	for i := range deliveries {
+		batch[i] = open(&deliveries[i])
+	}
+	return in.settle(ctx, batch)
+}
+
 // settle commits a batch and tells everybody. Submissions are refused when
 // the first try fails: their callers wait and can send again. Deliveries are
 // offered until they are in.
@@ -243,7 +260,7 @@ func (in *Ingest) settle(ctx context.Context, batch []item) error {
 		if len(batch) == 0 {
 			return nil
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := in.sleep(ctx, wait); err != nil {
 			return err
 		}
 	}
@@ -282,7 +299,8 @@ func refuse(batch []item, why error) []item {
 // tell acknowledges what was committed, sends receipts and answers
 // submissions. Failures are logged: what they lose is repeated.
 func (in *Ingest) tell(ctx context.Context, batch []item, results [][]odometer.Result, receipts []odometer.Receipt) {
-	last := map[odometer.SpoolID]odometer.Receipt{}
+	var last []odometer.Receipt // of each spool, in the order of their first frames
+	of := map[odometer.SpoolID]int{}
 	for _, it := range batch {
 		n := len(it.frames)
 		if it.answer != nil {
@@ -293,9 +311,15 @@ func (in *Ingest) tell(ctx context.Context, batch []item, results [][]odometer.R
 			it.answer <- answer{results: all}
 		}
 		for _, r := range receipts[:n] {
-			if r.Spool != "" {
-				last[r.Spool] = r
+			if r.Spool == "" {
+				continue
 			}
+			i, ok := of[r.Spool]
+			if !ok {
+				i = len(last)
+				of[r.Spool], last = i, append(last, r)
+			}
+			last[i] = r
 		}
 		results, receipts = results[n:], receipts[n:]
 		if it.delivery == nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 
 	"example.org/odometer"
 )
@@ -161,7 +163,7 @@ func checkpointInstance(c json.RawMessage) (string, bool) {
 
 // Checkpoints returns the newest checkpoint that the ledger has of each
 // instance which an agent was still metering, for an agent that lost its
-// disk.
+// disk, in the order of the instances' names.
 func (l *Ledger) Checkpoints(ctx context.Context, agent odometer.AgentID) ([]json.RawMessage, error) {
 	rows, err := l.read.QueryContext(ctx, `SELECT instance, epoch, position, -1 FROM epochs WHERE partition = ? AND agent = ? AND closed = 0 AND counted_by = 'vector' AND sequence > 0
 		UNION ALL SELECT instance, '', position, idx FROM checkpoints WHERE partition = ? AND agent = ?
@@ -187,7 +189,8 @@ func (l *Ledger) Checkpoints(ctx context.Context, agent odometer.AgentID) ([]jso
 		return nil, fmt.Errorf("checkpoints of %s: %w", agent, err)
 	}
 	list := []json.RawMessage{}
-	for _, w := range newest {
+	for _, instance := range slices.Sorted(maps.Keys(newest)) {
+		w := newest[instance]
 		rec, err := recordAt(ctx, l.read, agent.Partition(), w.position)
 		if err != nil {
 			return nil, err

@@ -25,6 +25,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -32,6 +33,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strconv"
@@ -62,6 +64,10 @@ type Options struct {
 	Clock  func() time.Time // wall clock; time.Now when nil
 	Logger *slog.Logger     // discarded when nil
 	Bounds Bounds           // DefaultBounds when zero
+	// Driver names the database/sql driver: "sqlite", or one around it that
+	// fails when it is told to.
+	Driver string
+	Random io.Reader // what the ids are drawn from; crypto/rand when nil
 
 	point func(string) error              // tests: passes a point of a migration
 	free  func(dir string) (int64, error) // tests: room on the disk
@@ -71,6 +77,7 @@ type Options struct {
 type Ledger struct {
 	clock  func() time.Time
 	logger *slog.Logger
+	random io.Reader
 	id     odometer.LedgerID
 	gen    uint64
 
@@ -108,16 +115,19 @@ func open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	if o.Bounds == (Bounds{}) {
 		o.Bounds = DefaultBounds
 	}
-	write, err := connect(o.Path, "rwc", 1)
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
+	write, err := connectBy(o.Driver, o.Path, "rwc", 1)
 	if err != nil {
 		return nil, err
 	}
-	read, err := connect(o.Path, "rw", 4)
+	read, err := connectBy(o.Driver, o.Path, "rw", 4)
 	if err != nil {
 		write.Close()
 		return nil, err
 	}
-	l := &Ledger{clock: o.Clock, logger: o.Logger, read: read, write: write, news: make(chan struct{})}
+	l := &Ledger{clock: o.Clock, logger: o.Logger, random: o.Random, read: read, write: write, news: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			l.Close()
@@ -136,6 +146,11 @@ func open(ctx context.Context, o Options) (_ *Ledger, err error) {
 // connect opens the SQLite database with the settings that the durability of
 // a commit rests on.
 func connect(path, mode string, conns int) (*sql.DB, error) {
+	return connectBy("", path, mode, conns)
+}
+
+// connectBy is connect through a driver of that name.
+func connectBy(driver, path, mode string, conns int) (*sql.DB, error) {
 	lock, journal := "deferred", "&_pragma=journal_mode(WAL)"
 	switch mode {
 	case "rwc":
@@ -146,7 +161,7 @@ func connect(path, mode string, conns int) (*sql.DB, error) {
 	dsn := "file:" + path + "?mode=" + mode + "&_txlock=" + lock +
 		"&_pragma=busy_timeout(5000)" + journal + "&_pragma=synchronous(FULL)" +
 		"&_pragma=foreign_keys(1)&_pragma=cache_size(-4000)"
-	db, err := sql.Open("sqlite", dsn)
+	db, err := sql.Open(cmp.Or(driver, "sqlite"), dsn)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +187,7 @@ func (l *Ledger) identify(ctx context.Context) error {
 	if l.gen, err = strconv.ParseUint(gen, 10, 64); err != nil {
 		return fmt.Errorf("generation: %w", err)
 	}
-	l.token = randomHex()
+	l.token = randomHex(l.random)
 	_, err = l.write.ExecContext(ctx, `UPDATE meta SET value = ? WHERE key = 'writer'`, l.token)
 	return err
 }
@@ -182,9 +197,11 @@ func (l *Ledger) meta(ctx context.Context, key string) (value string, err error)
 	return value, err
 }
 
-func randomHex() string {
+func randomHex(from io.Reader) string {
 	var b [16]byte
-	rand.Read(b[:])
+	if _, err := io.ReadFull(from, b[:]); err != nil {
+		panic(err) // crypto/rand never fails
+	}
 	return hex.EncodeToString(b[:])
 }
 

@@ -130,7 +130,7 @@ func (l *Ledger) create(ctx context.Context) error {
 		return fmt.Errorf("create tables: %w", err)
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO meta (key, value) VALUES ('schema_version', ?), ('ledger_id', ?), ('generation', '1'), ('writer', '')`,
-		strconv.Itoa(SchemaVersion), randomHex())
+		strconv.Itoa(SchemaVersion), randomHex(l.random))
 	if err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func (l *Ledger) beginMigration(ctx context.Context, o *Options, m *migration) e
 		if _, err := tx.ExecContext(ctx, `UPDATE meta SET value = ? WHERE key = 'schema_version'`, strconv.Itoa(m.To)); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `UPDATE meta SET value = ? WHERE key = 'writer'`, randomHex()); err != nil {
+		if _, err := tx.ExecContext(ctx, `UPDATE meta SET value = ? WHERE key = 'writer'`, randomHex(l.random)); err != nil {
 			return err
 		}
 		return noteMigration(ctx, tx, m)

@@ -235,7 +235,7 @@ func (r *Receiver) Close() {
 
 // delivery makes a message known by what it is.
 func (r *Receiver) delivery(m jetstream.Msg) Delivery {
-	d := Delivery{Subject: m.Subject(), Data: m.Data(), Size: len(m.Data())}
+	d := Read(m.Subject(), m.Headers(), m.Data())
 	d.Ack = func() error {
 		if err := m.Ack(); err != nil {
 			return fmt.Errorf("queue: acknowledge a delivery: %w", sendError(err))
@@ -245,23 +245,9 @@ func (r *Receiver) delivery(m jetstream.Msg) Delivery {
 	if meta, err := m.Metadata(); err == nil {
 		d.Sequence, d.Stored, d.Redelivered = meta.Sequence.Stream, meta.Timestamp, meta.NumDelivered > 1
 	}
-	d.Agent, d.Err = agentOf(m.Subject(), ingestPrefix)
-	format := m.Headers().Get(headerFormat)
-	switch {
-	case d.Err != nil:
-		d.Agent = ""
-	case len(m.Data()) > odometer.MaxFramePacked:
-		d.Err = fmt.Errorf("the message has %d bytes, at most %d are allowed: %w", len(m.Data()), odometer.MaxFramePacked, odometer.ErrInvalid)
-	case format == formatCheckpoint:
-		d.Kind = CheckpointRequest
+	if d.Kind == CheckpointRequest {
 		reply, agent := m.Headers().Get(headerReply), d.Agent
 		d.Respond = func(checkpoints []byte) error { return r.c.respond(agent, reply, checkpoints) }
-	case format != "" && format != formatFrame:
-		d.Err = fmt.Errorf("format %q is not known here: %w", clip(format), odometer.ErrInvalid)
-	}
-	if d.Err != nil {
-		d.Kind = Unusable
-		d.Data = d.Data[:min(len(d.Data), clipBytes)]
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -272,6 +258,29 @@ func (r *Receiver) delivery(m jetstream.Msg) Delivery {
 	}
 	if d.Err != nil {
 		r.stats.Unusable++
+	}
+	return d
+}
+
+// Read makes a message of INGEST known by what it is. How it came, and how it
+// is answered and acknowledged, is for the caller to add.
+func Read(subject string, header map[string][]string, data []byte) Delivery {
+	d := Delivery{Subject: subject, Data: data, Size: len(data)}
+	d.Agent, d.Err = agentOf(subject, ingestPrefix)
+	format := nats.Header(header).Get(headerFormat)
+	switch {
+	case d.Err != nil:
+		d.Agent = ""
+	case len(data) > odometer.MaxFramePacked:
+		d.Err = fmt.Errorf("the message has %d bytes, at most %d are allowed: %w", len(data), odometer.MaxFramePacked, odometer.ErrInvalid)
+	case format == formatCheckpoint:
+		d.Kind = CheckpointRequest
+	case format != "" && format != formatFrame:
+		d.Err = fmt.Errorf("format %q is not known here: %w", clip(format), odometer.ErrInvalid)
+	}
+	if d.Err != nil {
+		d.Kind = Unusable
+		d.Data = d.Data[:min(len(d.Data), clipBytes)]
 	}
 	return d
 }

@@ -55,6 +55,7 @@ type Options struct {
 	RetainBytes int64
 	Logger      *slog.Logger
 	Now         func() time.Time
+	Random      io.Reader // what the id of a new spool is drawn from; crypto/rand by default
 
 	parallel int64 // parallelFrom, but in tests
 }
@@ -75,6 +76,7 @@ type Spool struct {
 	parallel    int64 // bytes from which the spool is verified on all cores
 	log         *slog.Logger
 	now         func() time.Time
+	random      io.Reader
 	lock        io.Closer
 
 	// What changes the directory: guarded by writing, held during I/O.
@@ -146,7 +148,7 @@ const maxDamage = 100
 func Open(o Options) (*Spool, error) {
 	s := &Spool{
 		fs: o.FS, dir: o.Dir, maxBytes: o.MaxBytes, segBytes: o.SegmentBytes,
-		retain: o.Retain, retainBytes: o.RetainBytes, log: o.Logger, now: o.Now,
+		retain: o.Retain, retainBytes: o.RetainBytes, log: o.Logger, now: o.Now, random: o.Random,
 		parallel: o.parallel, changed: make(chan struct{}),
 	}
 	if s.fs == nil {
@@ -173,6 +175,9 @@ func Open(o Options) (*Spool, error) {
 	}
 	if s.now == nil {
 		s.now = time.Now
+	}
+	if s.random == nil {
+		s.random = rand.Reader
 	}
 	if err := s.open(); err != nil {
 		if s.file != nil {
@@ -217,7 +222,7 @@ func (s *Spool) open() error {
 		return fmt.Errorf("read checkpoints: %w", err)
 	}
 	if s.id == "" {
-		s.id = newID()
+		s.id = newID(s.random)
 		if len(segs) > 0 || s.cursor.position > 0 {
 			s.log.Error("no file of the spool says its id any more; it goes on under a new one, and everything that is still here is sent again", "dir", s.dir)
 		}
@@ -539,8 +544,10 @@ func (s *Spool) Close() error {
 	return errors.Join(append(errs, s.lock.Close())...)
 }
 
-func newID() odometer.SpoolID {
+func newID(from io.Reader) odometer.SpoolID {
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
+	if _, err := io.ReadFull(from, b[:]); err != nil {
+		panic(err) // crypto/rand never fails
+	}
 	return odometer.SpoolID(hex.EncodeToString(b[:]))
 }
