@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -15,9 +16,12 @@ import (
 
 // forger changes a ledger behind its back.
 type forger struct {
-	t  *testing.T
-	db *sql.DB
+	t       *testing.T
+	db      *sql.DB
+	touched []string // the tables that were changed
 }
+
+var changes = regexp.MustCompile(`^(?:UPDATE|DELETE FROM|INSERT INTO) (\w+)`)
 
 // exec runs a statement that must change exactly n rows; -1 for at least one.
 func (f *forger) exec(n int64, query string, args ...any) {
@@ -28,6 +32,9 @@ func (f *forger) exec(n int64, query string, args ...any) {
 	}
 	if got, _ := res.RowsAffected(); got != n && (n != -1 || got == 0) {
 		f.t.Fatalf("%s: got %d rows changed, want %d", query, got, n)
+	}
+	if table := changes.FindStringSubmatch(query)[1]; !slices.Contains(f.touched, table) {
+		f.touched = append(f.touched, table)
 	}
 }
 
@@ -181,7 +188,7 @@ func TestSpilled(t *testing.T) {
 	if r := audited(); !r.OK || r.Events != run(t, dir).Events {
 		t.Errorf("audit with everything on disk: got %s, want what it finds in memory", show(r))
 	}
-	f := &forger{t, open(t, dir)}
+	f := &forger{t: t, db: open(t, dir)}
 	f.exec(1, `DELETE FROM hours WHERE rowid = (SELECT min(rowid) FROM hours)`)
 	if r := audited(); r.FindingCounts["hours"] == 0 {
 		t.Errorf("audit with everything on disk of a ledger that lacks an hour: got %s, want the finding", show(r))
@@ -531,8 +538,11 @@ func TestCorruption(t *testing.T) {
 			t.Parallel()
 			dir := told(t)
 			db := open(t, dir)
-			c.forge(&forger{t, db})
+			f := &forger{t: t, db: db}
+			c.forge(f)
 			db.Close()
+			t.Attr("where", strings.Join(f.touched, " "))
+			t.Attr("finding", c.want)
 			r := run(t, dir)
 			if r.OK || r.FindingCounts[c.want] == 0 {
 				t.Errorf("audit: got %s, want a finding %s", show(r), c.want)

@@ -328,6 +328,8 @@ func TestTopicForged(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.forge(t, s, m)
+			t.Attr("where", "topic USAGE")
+			t.Attr("finding", c.want)
 			s.srv.Shutdown()
 			r := run(t, dir)
 			if r.OK || r.FindingCounts[c.want] == 0 || r.Topic.State != "different" {

@@ -1,0 +1,11 @@
+package main
+
+import "slices"
+
+// bugs returns every bug that is planted in the code, room by room in the
+// order in which the data walks. The tables lie in the files that have the
+// rooms' names: what would be wrong, where, the text that stands there, the
+// text in its place, and who notices.
+func bugs() []bug {
+	return slices.Concat(vocabularyBugs, samplerBugs, meterBugs, spoolBugs, agentBugs, queueBugs, ingestBugs, ledgerBugs)
+}

@@ -1,0 +1,46 @@
+package main
+
+var samplerBugs = []bug{
+	{"idle time counts as used", "sampler/parse.go",
+		`	busy := f[0] + f[1] + f[2] + f[5] + f[6]`,
+		`	busy := f[0] + f[1] + f[2] + f[3] + f[5] + f[6]`,
+		"sampler.TestParseStat"},
+	{"sent and received are swapped", "sampler/machine.go",
+		`odometer.NetworkIngress, odometer.NetworkEgress, m.sampled)`,
+		`odometer.NetworkEgress, odometer.NetworkIngress, m.sampled)`,
+		"sampler.TestDevices"},
+	{"a counter that starts anew is taken for one that goes on", "sampler/group.go",
+		`d.incarnation = fmt.Sprintf("%s#%d", d.base, d.generation)`,
+		`d.incarnation = d.base`,
+		"sampler.TestDevices"},
+	{"what an interface counted before it was moved in is usage", "sampler/group.go",
+		`born := d.fresh && sampled && d.young &&`,
+		`born := d.fresh && sampled &&`,
+		"sampler.TestDevices"},
+	{"a counter that steps back a little lowers the reading", "sampler/machine.go",
+		`	return r.max, anew`,
+		`	return v, anew`,
+		"sampler.TestDevices"},
+	{"time spent suspended is taken for watched", "sampler/machine.go",
+		`r.Unwatched = !m.sampled || m.slept()`,
+		`r.Unwatched = !m.sampled`,
+		"sampler.TestTimeSuspendedIsUnwatched"},
+	{"the reserve of a filesystem is taken for occupied", "sampler/storage.go",
+		`occupied(uint64(fs.st.Blocks), uint64(fs.st.Bfree),`,
+		`occupied(uint64(fs.st.Blocks), uint64(fs.st.Bavail),`,
+		"sampler.TestWhatCounts"},
+	{"a filesystem that hangs stops the sample", "sampler/storage.go",
+		`		case <-s.timer.C:
+			return
+		}
+	}
+}
+
+// waiting`,
+		`		}
+	}
+}
+
+// waiting`,
+		"sampler.TestAFilesystemThatHangs"},
+}
