@@ -109,6 +109,7 @@ var hostile = []struct {
 	{"a reading runs backwards", "", `"start":{"cpu_us":494460007`, `"start":{"cpu_us":9000000000000`, []string{"usage.cpu_us: 12060000 where the readings differ by -"}, true},
 	{"usage of a quantity that has no reading", "", `"usage":{`, `"usage":{"gpu_us":0,`, []string{"readings.end: gpu_us is missing"}, true},
 	{"more time than the span is long", "", `"end_us":1763881230004187`, `"end_us":1763881230004186`, []string{"sum to 29999976 where the span is 29999975 long"}, true},
+	{"less time than the span is long", "", `"end_us":1763881230004187`, `"end_us":1763881230004188`, []string{"sum to 29999976 where the span is 29999977 long"}, true},
 	{"an id that is another event's", "", `/42",`, `/43",`, []string{`id: "vm-7/f9e61b06f1e646dd9803ea4774010dd8/43" where "vm-7/f9e61b06f1e646dd9803ea4774010dd8/42" is due`}, true},
 	{"an id that names a range where there is none", "", `/42",`, `/42-42",`, []string{"is due"}, true},
 

@@ -553,3 +553,52 @@ func TestASecondWriterFencesTheFirst(t *testing.T) {
 		t.Errorf("commit of the first writer: got %v, want %v", err, ErrFenced)
 	}
 }
+
+// A commit that fails leaves nothing behind, in the tables or in memory: the
+// same frame is then recorded as if it came for the first time.
+func TestACommitThatFailsLeavesNothing(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-7", "host-1", base)
+	d.want(d.send(m.next(30*sec, 1e6, 0)), "recorded")
+	refuse := func(query string) {
+		if _, err := d.write.Exec(query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The record is appended last, after everything else has changed.
+	refuse(`CREATE TRIGGER refuse BEFORE INSERT ON journal BEGIN SELECT RAISE(ABORT, 'no space left'); END`)
+	d.pos++
+	fr := odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: d.pos, Last: d.pos,
+		Records: []odometer.Record{{First: d.pos, Position: d.pos, Event: m.next(30*sec, 2e6, 0)}}}
+	for range 2 {
+		if _, _, err := d.Commit(t.Context(), []odometer.Frame{fr}); err == nil || !strings.Contains(err.Error(), "no space left") {
+			t.Fatalf("commit: got %v, want what the store said", err)
+		}
+	}
+	if s, err := d.Stats(t.Context()); err != nil || !strings.Contains(s.Err, "no space left") || s.Counts["received"] != 1 {
+		t.Errorf("statistics after it failed: got %+v, %v, want the error and one event", s, err)
+	}
+	if r := d.Receipt("host-1", fr.Spool); r.Position != 1 {
+		t.Errorf("receipt after it failed: got %d, want 1", r.Position)
+	}
+	refuse(`DROP TRIGGER refuse`)
+	d.want(d.commit(fr), "recorded")
+	if got := d.total(odometer.CPU); got != 3e6 {
+		t.Errorf("recorded: got %d µs, want 3000000", got)
+	}
+	if s, err := d.Stats(t.Context()); err != nil || s.Err != "" {
+		t.Errorf("statistics after it went through: got error %q, %v, want none", s.Err, err)
+	}
+	d.proven()
+}
+
+// What the durability of a commit rests on, as the connection has it.
+func TestCommitsAreFlushed(t *testing.T) {
+	d := newDesk(t)
+	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal"} { // 2 is FULL
+		var got string
+		if err := d.write.QueryRow(`PRAGMA ` + pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("%s: got %s, %v, want %s", pragma, got, err, want)
+		}
+	}
+}

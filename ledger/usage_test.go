@@ -166,6 +166,23 @@ func TestOwnersWithinAnHour(t *testing.T) {
 	d.proven()
 }
 
+func TestUnknownIsNotZero(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-7", "host-1", base)
+	m.total.Known &^= 1 << odometer.NetworkEgress
+	d.want(d.send(m.next(30*sec, 5, 0)), "recorded")
+	known := func() odometer.Known { return d.usage(odometer.UsageQuery{From: 1, To: 1 << 60})[0].Known }
+	if k := known(); !k.Has(odometer.CPU) || k.Has(odometer.NetworkEgress) || k.Has(odometer.GPU) {
+		t.Errorf("known: got %b, want CPU and not egress", k)
+	}
+	m.total.Known = m.total.Known.With(odometer.NetworkEgress)
+	d.want(d.send(m.next(30*sec, 5, 0)), "recorded")
+	if k := known(); !k.Has(odometer.NetworkEgress) || k.Has(odometer.GPU) {
+		t.Errorf("known after egress was measured and was 0: got %b, want egress", k)
+	}
+	d.proven()
+}
+
 func TestEntriesArePaged(t *testing.T) {
 	d := newDesk(t)
 	a, b := newMeter("vm-a", "host-1", base), newMeter("vm-b", "host-2", base)
