@@ -22,7 +22,8 @@
 //   - owners: each booking names one, and the sums of every owner's hours and
 //     days are what the bookings add up to;
 //   - fold: watermarks, hours, days, receipts, coverage, held events,
-//     quarantine, digests, checkpoints and counts are what the journal says;
+//     quarantine, digests, checkpoints and counts are what the journal says,
+//     and the indexes that queries go by what the tables say;
 //   - topic: the topic USAGE carries each entry as booked, and its sum for
 //     each owner is the ledger's.
 //
@@ -144,6 +145,13 @@ func run(ctx context.Context, o Options) (*Report, error) {
 func (a *audit) run(ctx context.Context) error {
 	if err := a.snap.conn.QueryRowContext(ctx, `SELECT count(*) FROM journal`).Scan(&a.all); err != nil {
 		return err
+	}
+	flaws, err := a.snap.flaws(ctx)
+	if err != nil {
+		return err
+	}
+	for _, flaw := range flaws {
+		a.report.find("storage", "%s", flaw)
 	}
 	// The topic first: the moment of the ledger is fixed already, so what the
 	// topic must have by then is known, and it can only have more.

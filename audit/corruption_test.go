@@ -38,6 +38,34 @@ func (f *forger) exec(n int64, query string, args ...any) {
 	}
 }
 
+// behind changes a table without one of its indexes taking notice.
+func (f *forger) behind(index string, change func()) {
+	f.t.Helper()
+	var table, sql string
+	var root int64
+	if err := f.db.QueryRow(`SELECT tbl_name, rootpage, coalesce(sql, '') FROM sqlite_master WHERE name = ?`, index).Scan(&table, &root, &sql); err != nil {
+		f.t.Fatalf("index %s: %v", index, err)
+	}
+	master := func(query string) {
+		f.t.Helper()
+		conn, err := f.db.Conn(f.t.Context())
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		defer conn.Close()
+		for _, q := range []string{`PRAGMA writable_schema = ON`, query, `PRAGMA writable_schema = RESET`} {
+			if _, err := conn.ExecContext(f.t.Context(), q); err != nil {
+				f.t.Fatalf("%s: %v", q, err)
+			}
+		}
+	}
+	f.db.SetMaxOpenConns(1)
+	master(`DELETE FROM sqlite_master WHERE name = '` + index + `'`)
+	change()
+	master(`INSERT INTO sqlite_master VALUES ('index', '` + index + `', '` + table + `', ` + itoa(root) + `, '` + sql + `')`)
+	f.touched = []string{"index " + index}
+}
+
 // number returns what a query finds.
 func (f *forger) number(query string, args ...any) (n int64) {
 	f.t.Helper()
@@ -357,6 +385,19 @@ var corruptions = []struct {
 	}},
 	{"an outcome has no meaning", "journal_runs", func(f *forger) {
 		f.rewrite(`"outcome":"covered"`, `"outcome":"mislaid"`)
+	}},
+	{"a record is read before its turn", "journal_position", func(f *forger) {
+		f.exec(1, `UPDATE journal SET id = -1 WHERE partition = ? AND position = 5`, one)
+	}},
+	{"the index of the journal by time lost a row", "storage", func(f *forger) {
+		f.behind("journal_time", func() {
+			f.exec(1, `UPDATE journal SET id = (SELECT max(id) + 1 FROM journal) WHERE id = (SELECT max(id) FROM journal)`)
+		})
+	}},
+	{"the index of sealed hours lost a row", "storage", func(f *forger) {
+		f.behind("hours_hour", func() {
+			f.exec(1, `UPDATE hours SET rowid = (SELECT max(rowid) + 1 FROM hours) WHERE rowid = (SELECT max(rowid) FROM hours)`)
+		})
 	}},
 	{"the times that queries go by are wrong", "journal_span", func(f *forger) {
 		f.exec(1, `UPDATE journal SET max_us = max_us - 1 WHERE partition = ? AND position = 4`, one)

@@ -14,6 +14,7 @@ import (
 
 // row is one record of the journal.
 type row struct {
+	id                  int64 // the order of commit over all partitions
 	partition, position int64
 	kind                string
 	at                  int64
@@ -51,12 +52,12 @@ type booking struct {
 	index int // -1 where the booking stands by itself
 }
 
-const rowColumns = `partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash`
+const rowColumns = `id, partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash`
 
 // scan reads a row. The blobs are its own.
 func (r *row) scan(rows interface{ Scan(...any) error }) error {
 	var first, last, firstEntry, entries int64
-	err := rows.Scan(&r.partition, &r.position, &r.kind, &r.at, &r.sender, &r.spool, &first, &last,
+	err := rows.Scan(&r.id, &r.partition, &r.position, &r.kind, &r.at, &r.sender, &r.spool, &first, &last,
 		&r.minUS, &r.maxUS, &firstEntry, &entries, &r.body, &r.result, &r.hash)
 	r.first, r.last, r.firstEntry, r.entries = uint64(first), uint64(last), uint64(firstEntry), uint64(entries)
 	return err
@@ -244,7 +245,7 @@ func (r *row) checkSpan(rep *Report) {
 // checking its place in the chain. It returns the last position and entry.
 func (a *audit) readJournal(ctx context.Context, partition int64, do func(*row) error) error {
 	rep := a.report
-	var position int64
+	var position, id int64
 	var entry uint64
 	var prev []byte
 	err := a.snap.each(ctx, func(rows *sql.Rows) error {
@@ -255,13 +256,16 @@ func (a *audit) readJournal(ctx context.Context, partition int64, do func(*row) 
 		if r.position != position+1 {
 			rep.find("journal_position", "%s follows position %d", r, position)
 		}
+		if r.id <= id {
+			rep.find("journal_position", "%s has the id %d after the id %d: it is read before its turn", r, r.id, id)
+		}
 		if r.firstEntry != entry+1 {
 			rep.find("journal_entries", "%s begins with entry %d after entry %d", r, r.firstEntry, entry)
 		}
 		if !bytes.Equal(r.hash, r.link(prev)) {
 			rep.find("journal_chain", "%s: its hash does not follow from what it says and the record before it", r)
 		}
-		position, prev = r.position, r.hash
+		position, id, prev = r.position, max(id, r.id), r.hash
 		entry = r.firstEntry + r.entries - 1
 		rep.Records++
 		rep.Entries += int64(r.entries)

@@ -101,6 +101,7 @@ var raises = map[string]func(*Report) *int64{
 	"coverage":         unreconciled, // the covered periods are not those booked
 	"checkpoints":      unreconciled, // a checkpoint's place is wrong
 	"table":            unreconciled, // a row cannot be read
+	"storage":          unreconciled, // the database contradicts itself: an index says something else than its table
 	"feed_cursor":      unreconciled, // the feed claims to have published what is not booked
 	"topic_missing":    unreconciled, // an entry was published and is not in the topic
 	"topic_differs":    unreconciled, // a message is not the entry that it names

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -134,6 +137,72 @@ func (s *snapshot) identify(ctx context.Context) error {
 	}
 	s.id, err = meta("ledger_id")
 	return err
+}
+
+// flaws returns how the database contradicts itself: rows that an index does
+// not find or says something else of, pages that cannot be. Queries go by
+// indexes and the audit by tables, so that an audit of the tables alone would
+// not see what a query misses. The pages of the journal's bodies are not
+// looked at here: they are read with the journal.
+func (s *snapshot) flaws(ctx context.Context) (flaws []string, err error) {
+	var tables []string
+	err = s.each(ctx, func(rows *sql.Rows) error {
+		var name string
+		err := rows.Scan(&name)
+		tables = append(tables, name)
+		return err
+	}, `SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'journal' ORDER BY name`)
+	if err != nil {
+		return nil, fmt.Errorf("list the tables: %w", err)
+	}
+	for _, table := range tables {
+		err := s.each(ctx, func(rows *sql.Rows) error {
+			var flaw string
+			err := rows.Scan(&flaw)
+			if err == nil && flaw != "ok" {
+				flaws = append(flaws, "table "+table+": "+flaw)
+			}
+			return err
+		}, fmt.Sprintf(`PRAGMA integrity_check("%s")`, strings.ReplaceAll(table, `"`, `""`)))
+		if err != nil {
+			return nil, fmt.Errorf("check table %s: %w", table, err)
+		}
+	}
+	more, err := s.journalIndexes(ctx)
+	return append(flaws, more...), err
+}
+
+// journalIndexes checks that each row of the journal is found by every index,
+// and that the indexes have no other.
+func (s *snapshot) journalIndexes(ctx context.Context) (flaws []string, err error) {
+	columns := map[string][]string{}
+	err = s.each(ctx, func(rows *sql.Rows) error {
+		var index, column string
+		err := rows.Scan(&index, &column)
+		columns[index] = append(columns[index], column)
+		return err
+	}, `SELECT l.name, i.name FROM pragma_index_list('journal') l, pragma_index_info(l.name) i WHERE l.partial = 0 ORDER BY l.name, i.seqno`)
+	if err != nil {
+		return nil, fmt.Errorf("list the journal's indexes: %w", err)
+	}
+	for _, index := range slices.Sorted(maps.Keys(columns)) {
+		same := "k.id = j.id"
+		for _, c := range columns[index] {
+			same += fmt.Sprintf(" AND k.%s = j.%s", c, c)
+		}
+		var rows, has, lost int64
+		err := s.conn.QueryRowContext(ctx, fmt.Sprintf(`SELECT (SELECT count(*) FROM journal NOT INDEXED),
+			(SELECT count(*) FROM journal INDEXED BY %[1]s WHERE %[2]s > -9e18),
+			(SELECT count(*) FROM journal j NOT INDEXED WHERE NOT EXISTS (SELECT 1 FROM journal k INDEXED BY %[1]s WHERE %[3]s))`,
+			index, columns[index][0], same)).Scan(&rows, &has, &lost)
+		if err != nil {
+			return nil, fmt.Errorf("check the journal's index %s: %w", index, err)
+		}
+		if has != rows || lost > 0 {
+			flaws = append(flaws, fmt.Sprintf("table journal: of %d rows %d are not found by index %s, which has %d", rows, lost, index, has))
+		}
+	}
+	return flaws, nil
 }
 
 // each calls row for every row of a query.
