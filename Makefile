@@ -1,6 +1,6 @@
 # make test is what CI runs; see CONTRIBUTING.md.
 
-.PHONY: build test lint fuzz bench
+.PHONY: build test lint fuzz bench mutants
 
 build:
 	go build -o odometer ./cmd/odometer
@@ -23,3 +23,7 @@ fuzz:
 # One line a figure, beside the bare limits measured in the same run.
 bench:
 	go run ./bench
+
+# Plants every bug of the table and demands that each is caught.
+mutants:
+	go run ./mutants

@@ -465,5 +465,12 @@ func TestCompact(t *testing.T) {
 				t.Errorf("%s: checkpoints %s, want %s", name, got, want)
 			}
 		}
+		// What comes without a checkpoint leaves that of the part before it.
+		rs := slices.Clone(s.records)
+		rs[len(rs)-1].Checkpoint = nil
+		want := fmt.Sprintf("%s", (&memSpool{records: rs}).Checkpoints())
+		if got := fmt.Sprintf("%s", (&memSpool{records: compact(rs, true)}).Checkpoints()); got != want {
+			t.Errorf("the last event without a checkpoint: got %s, want %s", got, want)
+		}
 	})
 }

@@ -160,10 +160,41 @@ func count(t *testing.T, l *ledger.Ledger, outcome string) int64 {
 	return s.Counts[outcome]
 }
 
+// witness sees to it that a line has acknowledged and receipted nothing that
+// was not committed before. Each delivery is one frame of one spool.
+type witness struct {
+	Ledger
+	t      *testing.T
+	line   *line
+	frames int    // committed
+	last   uint64 // position
+}
+
+func (w *witness) Commit(ctx context.Context, frames []odometer.Frame) ([][]odometer.Result, []odometer.Receipt, error) {
+	w.line.mu.Lock()
+	if w.line.acked > w.frames {
+		w.t.Errorf("before a commit: %d deliveries are acknowledged, %d are committed", w.line.acked, w.frames)
+	}
+	for _, r := range w.line.receipts {
+		if r.Position > w.last {
+			w.t.Errorf("before a commit: the receipt of position %d was sent, %d is committed", r.Position, w.last)
+		}
+	}
+	w.line.mu.Unlock()
+	results, receipts, err := w.Ledger.Commit(ctx, frames)
+	if err == nil {
+		w.frames += len(frames)
+		for i := range frames {
+			w.last = max(w.last, frames[i].Last)
+		}
+	}
+	return results, receipts, err
+}
+
 func TestDeliveriesAreCommittedThenReceiptedThenAcknowledged(t *testing.T) {
 	l := newLine()
 	l.fail = 2
-	_, led := works(t, l, nil)
+	_, led := works(t, l, func(to Ledger) Ledger { return &witness{Ledger: to, t: t, line: l} })
 	l.put(Delivery{Agent: "host-1", Data: frame(t, "host-1", 1, 100)})
 	l.put(Delivery{Agent: "host-1", Data: frame(t, "host-1", 101, 150)})
 	l.put(Delivery{Agent: "host-1", Data: frame(t, "host-1", 101, 150)})
@@ -238,7 +269,7 @@ func (s *sick) Commit(ctx context.Context, frames []odometer.Frame) ([][]odomete
 func TestALedgerThatCannotCommitLosesNothing(t *testing.T) {
 	l := newLine()
 	_, led := works(t, l, func(to Ledger) Ledger {
-		return &sick{Ledger: to, fails: 3, err: errors.New("database or disk is full")}
+		return &witness{t: t, line: l, Ledger: &sick{Ledger: to, fails: 3, err: errors.New("database or disk is full")}}
 	})
 	l.put(Delivery{Agent: "host-1", Data: frame(t, "host-1", 1, 10)})
 	eventually(t, "the receipt", func() bool { return l.last().Position == 10 })
@@ -273,7 +304,9 @@ func TestAFencedLedgerEndsTheRun(t *testing.T) {
 	l := newLine()
 	in := New(Options{Ledger: &sick{Ledger: led, fails: 1, err: fmt.Errorf("commit: %w", ledger.ErrFenced)}, Receipts: l})
 	l.put(Delivery{Agent: "host-1", Data: frame(t, "host-1", 1, 1)})
-	if err := in.Run(t.Context(), l); !errors.Is(err, ledger.ErrFenced) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := in.Run(ctx, l); !errors.Is(err, ledger.ErrFenced) {
 		t.Errorf("run: got %v, want %v", err, ledger.ErrFenced)
 	}
 	if _, err := in.Submit(t.Context(), []odometer.Record{{Event: event("vm-7", "host-1", 1)}}); !errors.Is(err, odometer.ErrUnavailable) {

@@ -32,7 +32,7 @@ var queueBugs = []bug{
 		`	r.back(a.frame.from)
 `, ``,
 		"queue.TestAFailureInTheWindowGoesBackToItAndOneByOne"},
-	{"a receipt for another spool counts", "queue/sending.go",
+	{"the ledger's word for another spool counts", "queue/sending.go",
 		`if x.Spool != r.spool.ID() || x.Agent != r.o.Agent {`,
 		`if x.Agent != r.o.Agent {`,
 		"queue.TestReceiptsThatGoBack"},
