@@ -586,3 +586,18 @@ func TestLiveIsBounded(t *testing.T) {
 }
 
 var _ Wire = (*Conn)(nil)
+
+// A receipt of a newer server says more, and what this version knows of it is
+// read; one of an older server says less.
+func TestReceiptsOfNeighbouringVersionsAreRead(t *testing.T) {
+	want := odometer.Receipt{Agent: testAgent, Spool: "s", Position: 7, Ledger: "l", Generation: 2}
+	for _, data := range []string{
+		`{"agent_id":"` + string(testAgent) + `","spool":"s","position":7,"ledger_id":"l","generation":2,"frame_format":99,"hint":{"a":[1,null]}}`,
+		`{"agent_id":"` + string(testAgent) + `","spool":"s","position":7,"ledger_id":"l","generation":2}`,
+	} {
+		got, err := decodeReceipt([]byte(data), testAgent)
+		if err != nil || got.Agent != want.Agent || got.Spool != want.Spool || got.Position != want.Position || got.Ledger != want.Ledger || got.Generation != want.Generation || got.Ahead {
+			t.Errorf("%s: got %+v, %v, want %+v", data, got, err, want)
+		}
+	}
+}
