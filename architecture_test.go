@@ -121,8 +121,12 @@ func TestPromises(t *testing.T) {
 			t.Error(err)
 			return
 		}
+		room := path.Dir(file)
+		if room == "." {
+			room = path.Base(module)
+		}
 		for _, m := range declared.FindAllStringSubmatch(string(b), -1) {
-			tests[path.Dir(file)+"."+m[1]] = true
+			tests[room+"."+m[1]] = true
 		}
 	})
 	named := regexp.MustCompile("`([\\w/.]+\\.(?:Test|Fuzz)\\w+)`")
