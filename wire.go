@@ -130,26 +130,49 @@ func (s *scanner) base64() json.RawMessage {
 	return raw
 }
 
-// frameFormat is the number of the one format of frames there is.
-const frameFormat = 1
+// Frames come in two formats. Format 2 is what is sent and stored; format 1,
+// lines of JSON, is for servers and journals from before it.
+const (
+	FrameFormatJSON   = 1
+	FrameFormatBinary = 2
+)
 
-// Encode returns the frame as it travels: lines of JSON, compressed as one
-// block of S2 (https://github.com/klauspost/compress/tree/master/s2). The
-// first line is
+// Encode returns the frame as it travels, in format 2, compressed as one
+// block of S2 (https://github.com/klauspost/compress/tree/master/s2):
+//
+//	02          the format, where format 1 has '{'
+//	agent       its length in a byte, then its bytes
+//	spool       1 and 16 bytes, or 0 for none
+//	first, last, number of records
+//	records     flags: 1 event, 2 checkpoint, 4 resumes, 8 more than one position;
+//	            [position − first], [length and bytes of the event, see
+//	            Event.AppendBinary], [length and bytes of the checkpoint]
+//	checksum    CRC-32C of all before it, 4 bytes, little-endian
+//
+// Integers are varints. A frame without a spool (of events that came another
+// way) has no positions of its own: its records are numbered from 1, whatever
+// they say.
+//
+// It fails, wrapping [ErrInvalid], when the records do not follow one another
+// from First to Last or one is empty, and with [ErrFrameSize] when the frame
+// is larger than the limits.
+func (f *Frame) Encode() ([]byte, error) { return f.EncodeAs(FrameFormatBinary) }
+
+// EncodeAs is Encode in one of the formats. Format 1 is lines of JSON: the
+// first is
 //
 //	{"format":1,"agent":"host-12","spool":"…","first":1,"last":100}
 //
-// and each other line is a record (see [Record.AppendJSON]). A frame without
-// a spool (of events that came another way) has no positions of its own: its
-// records are numbered from 1, whatever they say.
-//
-// It fails, wrapping [ErrInvalid], when the records do not follow one another
-// from First to Last, when one is empty or has a checkpoint that is not JSON,
-// and with [ErrFrameSize] when the frame is larger than the limits.
-func (f *Frame) Encode() ([]byte, error) {
+// and each other line is a record (see [Record.AppendJSON]), whose checkpoint
+// must be JSON.
+func (f *Frame) EncodeAs(format int) ([]byte, error) {
 	text := frameBuffers.Get().(*[]byte)
 	defer frameBuffers.Put(text)
-	b, err := f.appendText((*text)[:0])
+	appendAll := f.appendBinary
+	if format == FrameFormatJSON {
+		appendAll = f.appendText
+	}
+	b, err := appendAll((*text)[:0])
 	*text = b[:0]
 	if err != nil {
 		return nil, fmt.Errorf("encode frame: %w", err)
@@ -171,12 +194,9 @@ var ErrFrameSize = fmt.Errorf("frame too large: %w", ErrInvalid)
 var frameBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 128<<10); return &b }}
 
 func (f *Frame) appendText(b []byte) ([]byte, error) {
-	if err := f.check(); err != nil {
+	first, last, err := f.positions()
+	if err != nil {
 		return b, err
-	}
-	first, last := f.First, f.Last
-	if f.Spool == "" {
-		first, last = 1, uint64(len(f.Records))
 	}
 	b = append(b, `{"format":1,"agent":`...)
 	b = appendString(b, string(f.Agent))
@@ -189,6 +209,29 @@ func (f *Frame) appendText(b []byte) ([]byte, error) {
 	b = append(b, `,"last":`...)
 	b = appendUint(b, last)
 	b = append(b, '}', '\n')
+	return f.appendRecords(b, first, last, func(b []byte, r *Record, from, to uint64) ([]byte, error) {
+		if r.Checkpoint != nil && !wellFormed(r.Checkpoint) {
+			return b, fmt.Errorf("its checkpoint is not JSON: %w", ErrInvalid)
+		}
+		return append(r.append(b, from, to), '\n'), nil
+	})
+}
+
+// positions checks what the frame says of itself and returns the positions it
+// covers.
+func (f *Frame) positions() (first, last uint64, err error) {
+	if err := f.check(); err != nil {
+		return 0, 0, err
+	}
+	if f.Spool == "" {
+		return 1, uint64(len(f.Records)), nil
+	}
+	return f.First, f.Last, nil
+}
+
+// appendRecords appends each record with the positions it covers, and checks
+// them on the way.
+func (f *Frame) appendRecords(b []byte, first, last uint64, each func(b []byte, r *Record, from, to uint64) ([]byte, error)) (_ []byte, err error) {
 	next := first
 	for i := range f.Records {
 		r := &f.Records[i]
@@ -203,16 +246,9 @@ func (f *Frame) appendText(b []byte) ([]byte, error) {
 			return b, fmt.Errorf("record %d to %d where %d is due: %w", from, to, next, ErrInvalid)
 		}
 		next = to + 1
-		if r.Checkpoint != nil {
-			s := scanner{data: r.Checkpoint}
-			s.value()
-			s.end()
-			if err := s.result(); err != nil || !utf8.Valid(r.Checkpoint) {
-				return b, fmt.Errorf("record %d: its checkpoint is not JSON: %w", to, ErrInvalid)
-			}
+		if b, err = each(b, r, from, to); err != nil {
+			return b, fmt.Errorf("record %d: %w", to, err)
 		}
-		b = r.append(b, from, to)
-		b = append(b, '\n')
 		if len(b) > MaxFrameUnpacked {
 			return b, fmt.Errorf("more than %d bytes before compression: %w", MaxFrameUnpacked, ErrFrameSize)
 		}
@@ -221,6 +257,14 @@ func (f *Frame) appendText(b []byte) ([]byte, error) {
 		return b, fmt.Errorf("the records end at %d and the frame at %d: %w", next-1, last, ErrInvalid)
 	}
 	return b, nil
+}
+
+// wellFormed reports whether data is one JSON value in UTF-8.
+func wellFormed(data []byte) bool {
+	s := scanner{data: data}
+	s.value()
+	s.end()
+	return s.result() == nil && utf8.Valid(data)
 }
 
 // check checks what a frame says of itself.
@@ -270,6 +314,14 @@ func decodeFrame(data []byte) (*Frame, error) {
 	text, err := s2.Decode(make([]byte, size), data)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, ErrInvalid)
+	}
+	if len(text) > 0 && text[0] == FrameFormatBinary {
+		f, err := decodeBinaryFrame(text)
+		if err != nil {
+			return nil, err
+		}
+		f.Packed = data
+		return f, nil
 	}
 	if len(text) == 0 || text[len(text)-1] != '\n' {
 		return nil, fmt.Errorf("the last line is cut off: %w", ErrInvalid)
@@ -345,8 +397,8 @@ func decodeFrameHeader(line []byte) (*Frame, error) {
 	}
 	s.name = nil
 	s.end()
-	if s.err == nil && format != frameFormat {
-		return nil, fmt.Errorf("format %d where %d is due: %w", format, frameFormat, ErrVersion)
+	if s.err == nil && format != FrameFormatJSON {
+		return nil, fmt.Errorf("format %d where %d is due: %w", format, FrameFormatJSON, ErrVersion)
 	}
 	return f, s.result()
 }

@@ -136,7 +136,13 @@ func TestFramesSurviveDecodingAndEncoding(t *testing.T) {
 	want := typicalFrame(100)
 	want.Records[3].First, want.Records[3].Resumes = 4, true
 	want.Records[99].Position, want.Last = 250, 250
-	packed, err := want.Encode()
+	for format := FrameFormatJSON; format <= FrameFormatBinary; format++ {
+		t.Run(fmt.Sprint("format ", format), func(t *testing.T) { survives(t, want, format) })
+	}
+}
+
+func survives(t *testing.T, want *Frame, format int) {
+	packed, err := want.EncodeAs(format)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +163,7 @@ func TestFramesSurviveDecodingAndEncoding(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	again, err := got.Encode()
+	again, err := got.EncodeAs(format)
 	if err != nil || !bytes.Equal(again, packed) {
 		t.Errorf("encoded again: got %d bytes, %v, want the same %d", len(again), err, len(packed))
 	}
@@ -207,12 +213,20 @@ func TestFramesAreNotEncodedWhenTheyAreWrong(t *testing.T) {
 			f := typicalFrame(3)
 			f.Records[0].Event = large
 			c.change(f)
-			packed, err := f.Encode()
-			if packed != nil || !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %v, want %s", err, c.want)
-			}
-			if got := errors.Is(err, ErrFrameSize); got != strings.HasPrefix(c.name, "more than") {
-				t.Errorf("ErrFrameSize: got %v", got)
+			for format := FrameFormatJSON; format <= FrameFormatBinary; format++ {
+				packed, err := f.EncodeAs(format)
+				if format == FrameFormatBinary && strings.Contains(c.want, "not JSON") {
+					if err != nil { // opaque there
+						t.Errorf("format 2: %v", err)
+					}
+					continue
+				}
+				if packed != nil || !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("format %d: got %v, want %s", format, err, c.want)
+				}
+				if got := errors.Is(err, ErrFrameSize); got != strings.HasPrefix(c.name, "more than") {
+					t.Errorf("format %d: ErrFrameSize: got %v", format, got)
+				}
 			}
 		})
 	}
@@ -265,18 +279,32 @@ func TestFramesAreRefusedWithTheReason(t *testing.T) {
 
 // No single bit of a frame can be turned without the frame being refused or
 // saying exactly the same; nothing panics.
-func TestATurnedBitNeverPanics(t *testing.T) {
-	packed, err := typicalFrame(3).Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range packed {
-		for bit := range 8 {
-			turned := bytes.Clone(packed)
-			turned[i] ^= 1 << bit
-			f, err := DecodeFrame(turned)
-			if (f == nil) == (err == nil) {
-				t.Fatalf("byte %d bit %d: got %v, %v", i, bit, f, err)
+func TestATurnedBitIsSeen(t *testing.T) {
+	good := typicalFrame(3)
+	for format := FrameFormatJSON; format <= FrameFormatBinary; format++ {
+		packed, err := good.EncodeAs(format)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := DecodeFrame(packed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.Packed = nil
+		for i := range packed {
+			for bit := range 8 {
+				turned := bytes.Clone(packed)
+				turned[i] ^= 1 << bit
+				f, err := DecodeFrame(turned)
+				if (f == nil) == (err == nil) {
+					t.Fatalf("format %d, byte %d bit %d: got %v, %v", format, i, bit, f, err)
+				}
+				if f == nil || format == FrameFormatJSON { // which has no checksum: only that it does not panic
+					continue
+				}
+				if f.Packed = nil; !reflect.DeepEqual(f, want) {
+					t.Fatalf("byte %d bit %d: another frame was read", i, bit)
+				}
 			}
 		}
 	}

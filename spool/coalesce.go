@@ -281,7 +281,7 @@ func (m *merger) drop(i int) {
 func (m *merger) merge(previous, next *out) bool {
 	for _, o := range []*out{previous, next} {
 		if o.decoded == nil {
-			e, err := odometer.DecodeEvent(o.event)
+			e, err := odometer.DecodeBinary(o.event)
 			if err != nil {
 				return false // it goes as it is, for the ledger to refuse
 			}
@@ -320,7 +320,7 @@ func (m *merger) encode(g *segment) []byte {
 			continue
 		}
 		if o.merged {
-			o.event = o.decoded.AppendJSON(nil)
+			o.event = o.decoded.AppendBinary(nil)
 		}
 		o.first = previous + 1
 		for ; h < len(m.holes) && m.holes[h] < o.position; h++ {

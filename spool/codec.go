@@ -16,7 +16,7 @@ import (
 // The layout is documented in doc.go.
 const (
 	magic       = "odospool"
-	version     = 1
+	version     = 2 // 1 had every event as JSON
 	headerSize  = 64
 	batchSize   = 32 // of a batch's header
 	frameSize   = 8  // length and checksum before a body
@@ -43,6 +43,7 @@ var le = binary.LittleEndian
 
 // header begins every file.
 type header struct {
+	version           uint16 // as it was read; what is written is the present one
 	kind              kind
 	gen               uint32
 	first, last, next uint64
@@ -82,7 +83,7 @@ func parseHeader(b []byte, want kind) (header, error) {
 		return header{}, fmt.Errorf("kind %d where %d is expected", le.Uint16(b[10:]), want)
 	}
 	return header{
-		kind: want, gen: le.Uint32(b[12:]),
+		version: le.Uint16(b[8:]), kind: want, gen: le.Uint32(b[12:]),
 		first: le.Uint64(b[16:]), last: le.Uint64(b[24:]), next: le.Uint64(b[32:]),
 		spool: odometer.SpoolID(hex.EncodeToString(b[40:56])),
 	}, nil
@@ -114,7 +115,7 @@ type entry struct {
 	flags           byte
 	instance, agent []byte
 	epoch           []byte
-	event           []byte // JSON, empty for a checkpoint alone
+	event           []byte // see odometer.Event.AppendBinary, empty for a checkpoint alone
 	checkpoint      []byte // JSON, may be empty
 	off             int64  // where it was read from
 }
@@ -198,14 +199,14 @@ func (e *entry) record() odometer.Record {
 	}
 	if len(e.event) > 0 {
 		r.Raw = bytes.Clone(e.event)
-		if r.Event, r.Err = odometer.DecodeEvent(r.Raw); r.Err != nil {
+		if r.Event, r.Err = odometer.DecodeBinary(r.Raw); r.Err != nil {
 			r.Event = nil
 		}
 	}
 	return r
 }
 
-// entryOf makes the entry of a record; it appends the event's JSON to text. The
+// entryOf makes the entry of a record; it appends the event to text. The
 // position is the caller's to set.
 func entryOf(r *odometer.Record, now int64, text *[]byte) (entry, error) {
 	e := entry{time: now, checkpoint: r.Checkpoint}
@@ -219,10 +220,10 @@ func entryOf(r *odometer.Record, now int64, text *[]byte) (entry, error) {
 			e.flags |= flagFinal
 		}
 		at := len(*text)
-		*text = r.Event.AppendJSON(*text)
+		*text = r.Event.AppendBinary(*text)
 		e.event = (*text)[at:len(*text):len(*text)]
 		if len(e.event) > odometer.MaxEventBytes {
-			return entry{}, fmt.Errorf("event %s is %d bytes of JSON, at most %d are allowed: %w",
+			return entry{}, fmt.Errorf("event %s is %d bytes, at most %d are allowed: %w",
 				r.Event.ID(), len(e.event), odometer.MaxEventBytes, odometer.ErrInvalid)
 		}
 	case len(r.Checkpoint) == 0:

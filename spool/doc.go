@@ -36,7 +36,7 @@
 // first three kinds begins with 64 bytes:
 //
 //	 0  8  "odospool"
-//	 8  2  version, 1
+//	 8  2  version, 2; in version 1 every event is JSON
 //	10  2  kind: 1 segment, 2 checkpoints, 3 cursor
 //	12  4  generation
 //	16  8  first position that the file covers
@@ -49,7 +49,7 @@
 // A segment and the checkpoints continue with batches; one Append is one batch,
 // one write and one fsync:
 //
-//	 0  4  fe 4f 42 ff, which occurs in no UTF-8 text
+//	 0  4  fe 4f 42 ff, which occurs in no text and seldom in a binary event
 //	 4  4  number of records
 //	 8  4  bytes of records
 //	12  8  First of the first record
@@ -63,7 +63,7 @@
 //	8     body: first, position (8 each), time of Append (8, µs), flags (1), lengths of
 //	      instance, agent, epoch (1 each) and event (4), then these four, then the checkpoint
 //
-// The event and the checkpoint are JSON. A cursor continues with entries framed
+// The event is in the form of odometer.Event.AppendBinary, the checkpoint JSON. A cursor continues with entries framed
 // like records, whose body is time (8, µs), position (8), generation (8) and the
 // ledger's id; the last one counts.
 //

@@ -335,7 +335,7 @@ func (s *Spool) belongs(id odometer.SpoolID) error {
 // openLast makes the last segment ready for appending, or begins a new one.
 func (s *Spool) openLast() error {
 	x := &s.index
-	if n := len(x.segs); n > 0 && x.torn == nil && x.segs[n-1].bad == nil && s.next == s.last+1 && x.segs[n-1].header.last == 0 {
+	if n := len(x.segs); n > 0 && x.torn == nil && x.segs[n-1].bad == nil && x.segs[n-1].version == version && s.next == s.last+1 && x.segs[n-1].header.last == 0 {
 		g := x.segs[n-1]
 		f, err := s.fs.Append(s.path(g.name))
 		if err != nil {

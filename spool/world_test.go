@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +59,9 @@ func (s source) event(n uint64) *odometer.Event {
 	return e
 }
 
+// deviceBytes make a record a kilobyte, as real ones are.
+const deviceBytes = 780
+
 type testState struct {
 	Version  int                 `json:"version"`
 	Instance odometer.InstanceID `json:"instance"`
@@ -67,10 +71,11 @@ type testState struct {
 	Serial   uint64              `json:"serial"`
 	Ended    bool                `json:"ended"`
 	Sequence uint64              `json:"sequence"`
+	Devices  string              `json:"devices"` // as long as devices make it
 }
 
 func (s source) checkpoint(n uint64) json.RawMessage {
-	b, err := json.Marshal(testState{Version: 1, Instance: s.instance, Agent: "h1", Epoch: s.epoch, Serial: n, Sequence: n})
+	b, err := json.Marshal(testState{Version: 1, Instance: s.instance, Agent: "h1", Epoch: s.epoch, Serial: n, Sequence: n, Devices: strings.Repeat("-", deviceBytes)})
 	if err != nil {
 		panic(err)
 	}
