@@ -16,15 +16,16 @@ type Record struct {
 	First, Position uint64 // First = Position unless coalesced
 	Event           *Event // nil for a checkpoint alone
 	// Checkpoint is the meter's state of one instance right after the event,
-	// opaque to everybody else.
+	// opaque to everybody else, JSON or whatever the agent writes.
 	Checkpoint json.RawMessage
 	// Resumes says that the agent no longer has what lay between the last
 	// record it delivered of this epoch and this one: nothing is to be
 	// waited for.
 	Resumes bool
 
-	// Raw is the event exactly as it was received; nil in a record that was
-	// not decoded.
+	// Raw is the event exactly as it was received, JSON or binary; nil in a
+	// record that was not decoded, and to be set to nil by whoever changes
+	// Event, since what is binary is passed on without being encoded again.
 	Raw json.RawMessage
 	// Err says why Raw is no valid event, wrapping [ErrInvalid]; Event is
 	// then nil. A bad event spoils its own record and never its frame.
@@ -56,4 +57,7 @@ type Receipt struct {
 	// Ahead says that a frame arrived that begins after Position+1: something
 	// before it was lost on the way and must be sent again.
 	Ahead bool `json:"ahead,omitempty"`
+	// Frames is the newest format of frames that the server takes, 0 from a
+	// server of before there were two: format 1.
+	Frames int `json:"frame_format,omitempty"`
 }

@@ -156,6 +156,11 @@ func (f *forger) frame(text string, change func(*odometer.Frame)) {
 	}
 	change(fr)
 	fr.Packed = nil
+	for i := range fr.Records {
+		if fr.Records[i].Event != nil {
+			fr.Records[i].Raw = nil // it may say otherwise by now
+		}
+	}
 	body, err := fr.Encode()
 	if err != nil {
 		f.t.Fatal(err)

@@ -139,6 +139,7 @@ type memoryLedger struct {
 	generation uint64
 	duplicates int
 	ahead      int
+	frames     int // the format it says it takes
 }
 
 func newLedger() *memoryLedger {
@@ -149,7 +150,7 @@ func (l *memoryLedger) commit(f *odometer.Frame) odometer.Receipt {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at := l.positions[f.Spool]
-	r := odometer.Receipt{Agent: f.Agent, Spool: f.Spool, Position: at, Ledger: l.id, Generation: l.generation}
+	r := odometer.Receipt{Agent: f.Agent, Spool: f.Spool, Position: at, Ledger: l.id, Generation: l.generation, Frames: l.frames}
 	if f.First > at+1 {
 		l.ahead++
 		r.Ahead = true
@@ -170,7 +171,7 @@ func (l *memoryLedger) commit(f *odometer.Frame) odometer.Receipt {
 func (l *memoryLedger) last(_ context.Context, agent odometer.AgentID, spool odometer.SpoolID) (odometer.Receipt, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return odometer.Receipt{Agent: agent, Spool: spool, Position: l.positions[spool], Ledger: l.id, Generation: l.generation}, nil
+	return odometer.Receipt{Agent: agent, Spool: spool, Position: l.positions[spool], Ledger: l.id, Generation: l.generation, Frames: l.frames}, nil
 }
 
 // check finds what is missing or was booked twice of n events.

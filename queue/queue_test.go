@@ -492,7 +492,7 @@ func TestReceiptRequests(t *testing.T) {
 		r, err = agent.LastReceipt(t.Context(), testAgent, testSpool)
 		return err == nil
 	})
-	same(t, "receipt", r, odometer.Receipt{Agent: testAgent, Spool: testSpool, Position: 42, Ledger: "l", Generation: 3})
+	same(t, "receipt", r, odometer.Receipt{Agent: testAgent, Spool: testSpool, Position: 42, Ledger: "l", Generation: 3, Frames: odometer.FrameFormatBinary})
 	if _, err := agent.LastReceipt(t.Context(), testAgent, "other"); err == nil || !strings.Contains(err.Error(), "the ledger is closed  for good") {
 		t.Errorf("a refusal: got %v, want the server's reason on one line", err)
 	}

@@ -275,7 +275,7 @@ func Read(subject string, header map[string][]string, data []byte) Delivery {
 		d.Err = fmt.Errorf("the message has %d bytes, at most %d are allowed: %w", len(data), odometer.MaxFramePacked, odometer.ErrInvalid)
 	case format == formatCheckpoint:
 		d.Kind = CheckpointRequest
-	case format != "" && format != formatFrame:
+	case !isFrame(format):
 		d.Err = fmt.Errorf("format %q is not known here: %w", clip(format), odometer.ErrInvalid)
 	}
 	if d.Err != nil {

@@ -61,6 +61,7 @@ type sending struct {
 	linger   time.Time
 	retryAt  time.Time // the spool could not be read
 	perFrame int
+	format   int // of frames, as the server said last; format 1 until it has
 
 	// Asking the server for the last receipt.
 	asking    bool
@@ -212,7 +213,7 @@ func (r *sending) cut() (*frame, []byte, error) {
 			Agent: r.o.Agent, Spool: r.spool.ID(),
 			First: records[0].First, Last: records[n-1].Position, Records: records[:n],
 		}
-		data, err := fr.Encode()
+		data, err := fr.EncodeAs(r.format)
 		switch {
 		case err == nil:
 			r.fit(n, len(records), data)
@@ -285,8 +286,8 @@ func (r *sending) launch(f *frame, data []byte) {
 		}
 	})
 	header := map[string][]string{
-		headerFormat:       {formatFrame},
-		"Content-Type":     {"application/x-ndjson"},
+		headerFormat:       {frameHeader[r.format].format},
+		"Content-Type":     {frameHeader[r.format].media},
 		"Content-Encoding": {"s2"},
 	}
 	f.cancel = r.world.Send(r.subject, header, data, r.o.AttemptTimeout, func(err error) {
@@ -375,6 +376,7 @@ func (r *sending) receipt(x odometer.Receipt, asked bool) {
 	if x.Spool != r.spool.ID() || x.Agent != r.o.Agent {
 		return // of a spool that this agent had before
 	}
+	r.format = min(max(x.Frames, odometer.FrameFormatJSON), odometer.FrameFormatBinary)
 	same := x.Ledger == r.last.Ledger && x.Generation == r.last.Generation
 	first := r.last.Ledger == ""
 	switch {

@@ -34,7 +34,8 @@ type scriptWire struct {
 
 type sentFrame struct {
 	span
-	at time.Duration
+	at     time.Duration
+	format string
 }
 
 // fate says what becomes of a frame.
@@ -63,7 +64,7 @@ func (w *scriptWire) Send(subject string, header map[string][]string, data []byt
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n, s := len(w.sent), span{f.First, f.Last}
-	w.sent = append(w.sent, sentFrame{s, time.Since(w.began)})
+	w.sent = append(w.sent, sentFrame{s, time.Since(w.began), header[headerFormat][0]})
 	var what fate
 	if w.fate != nil {
 		what = w.fate(n, s)
@@ -478,6 +479,32 @@ func TestReceiptsThatGoBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An agent sends the format of frames that every server takes until this one
+// has said that it takes a newer one, and again when it no longer says so.
+func TestTheServerSaysWhichFormatItTakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := newWire(t), newSpool()
+		publishing(t, w, s, PublisherOptions{Linger: -1})
+		send := func(frames int) {
+			w.ledger.mu.Lock()
+			w.ledger.frames = frames
+			w.ledger.mu.Unlock()
+			s.append(1)
+			time.Sleep(time.Second)
+			synctest.Wait()
+		}
+		for _, frames := range []int{0, odometer.FrameFormatBinary, odometer.FrameFormatBinary + 7, 0, 0} {
+			send(frames) // its receipt decides about the next
+		}
+		var formats []string
+		for _, f := range w.sent {
+			formats = append(formats, f.format)
+		}
+		equal(t, "formats", formats, []string{"frame-1", "frame-1", "frame-2", "frame-2", "frame-1"})
+		w.ledger.check(t, 5)
+	})
 }
 
 func TestAnAgentThatStartsAnewAsksWhereToGoOn(t *testing.T) {

@@ -37,7 +37,7 @@ func (p *Publisher) Steps(now func() time.Time, w World) *Steps {
 			threshold: p.o.BreakerThreshold, delay: p.o.BreakerDelay,
 			first: p.o.RetryFirst, most: p.o.RetryMost, random: p.o.Random, state: BreakerClosed,
 		},
-		perFrame: p.o.FrameEvents,
+		perFrame: p.o.FrameEvents, format: odometer.FrameFormatJSON,
 	}}
 	s.ask()
 	return s

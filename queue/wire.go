@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"example.org/odometer"
@@ -35,9 +36,20 @@ const (
 	headerPart   = "Odometer-Part"  // 1, 2, 3 … of an answer in parts
 	headerParts  = "Odometer-Parts" // how many there are
 
-	formatFrame      = "frame-1"
 	formatCheckpoint = "checkpoint-request"
 )
+
+// frameHeader is what a message's header says of a frame in each format.
+var frameHeader = [...]struct{ format, media string }{
+	odometer.FrameFormatJSON:   {"frame-1", "application/x-ndjson"},
+	odometer.FrameFormatBinary: {"frame-2", "application/octet-stream"},
+}
+
+// isFrame reports whether a message with this format is a frame. One that
+// says nothing is taken for one: its content tells.
+func isFrame(format string) bool {
+	return slices.ContainsFunc(frameHeader[:], func(h struct{ format, media string }) bool { return h.format == format })
+}
 
 // Send implements [Wire].
 func (c *Conn) Send(subject string, header map[string][]string, data []byte) (func(context.Context) error, error) {
@@ -124,6 +136,7 @@ func decodeReceipt(data []byte, agent odometer.AgentID) (odometer.Receipt, error
 // a receipt that is lost does no harm, since the next says more and an agent
 // that hears nothing asks.
 func (c *Conn) SendReceipt(r odometer.Receipt) error {
+	r.Frames = odometer.FrameFormatBinary
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("queue: receipt for %s: %w", r.Agent, err)
@@ -158,6 +171,7 @@ func (c *Conn) ServeReceipts(ctx context.Context, last func(context.Context, odo
 		answer := &nats.Msg{Subject: m.Reply}
 		r, err := c.answerReceipt(ctx, m, last)
 		if err == nil {
+			r.Frames = odometer.FrameFormatBinary
 			answer.Data, err = json.Marshal(r)
 		}
 		if err != nil {
