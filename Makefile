@@ -1,6 +1,6 @@
 # make test is what CI runs; see CONTRIBUTING.md.
 
-.PHONY: build test lint fuzz bench mutants
+.PHONY: build test lint fuzz bench mutants sweep
 
 build:
 	go build -o odometer ./cmd/odometer
@@ -27,3 +27,7 @@ bench:
 # Plants every bug of the table and demands that each is caught.
 mutants:
 	go run ./mutants
+
+# Kills the real program at every call that changes a file.
+sweep:
+	go run ./crash sweep

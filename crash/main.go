@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"syscall"
+
+	"golang.org/x/term"
+)
+
+const usage = `usage: crash sweep|power|soak [flags]; crash sweep -h says more
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if len(os.Args) < 2 {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	var err error
+	switch os.Args[1] {
+	case "sweep":
+		err = sweepCommand(ctx, os.Args[2:])
+	default:
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "crash:", err)
+		os.Exit(1)
+	}
+}
+
+// progress is where progress is shown: on a terminal only.
+func progress() io.Writer {
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		return os.Stderr
+	}
+	return nil
+}
+
+func sweepCommand(ctx context.Context, args []string) error {
+	o := sweepOptions{Out: os.Stdout, Progress: progress()}
+	flags := flag.NewFlagSet("sweep", flag.ExitOnError)
+	flags.IntVar(&o.Sample, "sample", 0, "kill at so many points of all runs, evenly spread; 0 for every point")
+	flags.Uint64Var(&o.Seed, "seed", 0, "which points a sample takes")
+	flags.IntVar(&o.Parallel, "parallel", max(2, runtime.NumCPU()), "attempts at once")
+	only := flags.String("run", "", "only the run of this name")
+	flags.Parse(args)
+	o.Runs = slices.DeleteFunc(slices.Clone(runs), func(r *run) bool { return *only != "" && r.name != *only })
+	if len(o.Runs) == 0 {
+		return fmt.Errorf("there is no run %q", *only)
+	}
+	return sweep(ctx, o)
+}

@@ -1,0 +1,547 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"example.org/odometer"
+	"example.org/odometer/agent"
+	"example.org/odometer/crash/trace"
+	"example.org/odometer/ledger"
+	"example.org/odometer/meter"
+	"example.org/odometer/sampler"
+	"example.org/odometer/spool"
+)
+
+// run is a canonical run of one program.
+type run struct {
+	name string
+	// prepare fills a directory with what each attempt begins with: "data"
+	// will be the traced data directory, the rest lies near it. It returns
+	// what will have been used in the end.
+	prepare func(ctx context.Context, binary, dir string) (truth, error)
+	// play plays the run from its beginning to its end. After a kill it is
+	// called again and goes on from whatever there is. It returns nil when the
+	// program has ended well and the usage is the truth.
+	play func(ctx context.Context, a *attempt) error
+	// server is the data directory of the ledger, relative to the attempt's.
+	server     string
+	milestones []milestone
+}
+
+// milestone is something that the run must go through to be worth killing.
+type milestone struct {
+	name  string
+	calls func(*trace.Call) bool // one of its calls shows it
+	query string                 // or the ledger does at the end: a count above 0
+}
+
+// attempt is one time that a run is played.
+type attempt struct {
+	run    *run
+	binary string
+	dir    string
+	truth  truth
+	again  bool // it was killed before
+	// start starts the program that is to be killed.
+	start func(args ...string) (*process, error)
+
+	site   *site
+	server *process // beside an agent: not traced, and stays
+	others []*process
+}
+
+func (a *attempt) data() string            { return filepath.Join(a.dir, "data") }
+func (a *attempt) near(name string) string { return filepath.Join(a.dir, name) }
+
+// close ends what still runs.
+func (a *attempt) close() {
+	for _, p := range a.others {
+		p.kill()
+	}
+}
+
+// launch starts another program beside the one that is traced.
+func (a *attempt) launch(args ...string) (*process, error) {
+	p, err := launch(a.binary, args...)
+	if err == nil {
+		a.others = append(a.others, p)
+	}
+	return p, err
+}
+
+// under starts the program that is traced.
+func (a *attempt) under(args ...string) (*process, error) {
+	p, err := a.start(args...)
+	if err == nil {
+		a.others = append(a.others, p)
+	}
+	return p, err
+}
+
+// beside runs another program to its end while the traced one runs.
+func (a *attempt) beside(traced *process, args ...string) error {
+	p, err := a.launch(args...)
+	if err != nil {
+		return err
+	}
+	defer p.kill()
+	select {
+	case <-p.done:
+		return p.wait()
+	case <-traced.done:
+		return errEnded
+	case <-time.After(patience):
+		return fmt.Errorf("%s does not end: %s\nthe program: %s", p.name, p.output(), traced.output())
+	}
+}
+
+// replaying are the arguments of a replay to the attempt's server.
+func (a *attempt) replaying(dataDir string, files ...string) []string {
+	args := []string{"replay", "--server", "http://" + a.site.http, "--token-file", a.site.tokenFile(), "--data-dir", dataDir}
+	for _, f := range files {
+		args = append(args, a.near(f))
+	}
+	return args
+}
+
+// settled compares the usage with the truth.
+func (a *attempt) settled() error {
+	usage, err := a.site.usage()
+	if err != nil {
+		return err
+	}
+	if why := a.truth.differs(usage); why != "" {
+		return errors.New("the usage is wrong: " + why)
+	}
+	return nil
+}
+
+// runs are the canonical runs.
+var runs = []*run{serverRun, agentRun, replayRun}
+
+// The server takes two days of readings, events by hand that come late, one
+// that goes into quarantine and is released, ends, and begins again, on which
+// it seals what fell silent and compacts the first day.
+var serverRun = &run{
+	name:   "server",
+	server: "data",
+	prepare: func(_ context.Context, _, dir string) (truth, error) {
+		begin := time.Date(2026, 1, 1, 22, 0, 0, 0, time.UTC)
+		first := load{name: "one", host: "host-1", seed: 1, instances: 8, ticks: 60, begin: begin, step: time.Minute, restarts: 40}
+		second := load{name: "two", host: "host-2", seed: 2, instances: 8, ticks: 240, begin: begin, step: time.Minute, restarts: 100}
+		t1, err1 := first.write(filepath.Join(dir, "one.ndjson"))
+		t2, err2 := second.write(filepath.Join(dir, "two.ndjson"))
+		byHand := truth{"by-hand": {"cpu_us": 1e15}, "late": {"cpu_us": 12e6}}
+		return merge(t1, t2, byHand), errors.Join(err1, err2)
+	},
+	play: playServer,
+	milestones: []milestone{
+		{name: "the ledger is created", calls: func(c *trace.Call) bool { return c.Op == trace.Open && c.Path == "ledger.db" }},
+		{name: "the write-ahead log is checkpointed", calls: func(c *trace.Call) bool { return c.Op == trace.Write && c.Path == "ledger.db" }},
+		{name: "the write-ahead log is removed", calls: func(c *trace.Call) bool { return c.Op == trace.Unlink && c.Path == "ledger.db-wal" }},
+		{name: "the queue stores messages", calls: func(c *trace.Call) bool {
+			return c.Op == trace.Write && strings.Contains(c.Path, "INGEST/msgs/") && strings.HasSuffix(c.Path, ".blk")
+		}},
+		{name: "the topic stores entries", calls: func(c *trace.Call) bool {
+			return c.Op == trace.Write && strings.Contains(c.Path, "USAGE/msgs/") && strings.HasSuffix(c.Path, ".blk")
+		}},
+		{name: "hours are sealed", query: `SELECT count(*) FROM hours WHERE cause = 'sealed'`},
+		{name: "a day is compacted", query: `SELECT count(*) FROM days`},
+		{name: "a piece comes late for a sealed hour", query: `SELECT count(*) FROM hours WHERE cause = 'late'`},
+		{name: "an event is released from quarantine", query: `SELECT count(*) FROM quarantine WHERE released_us > 0`},
+	},
+}
+
+func playServer(ctx context.Context, a *attempt) (err error) {
+	if a.site, err = newSite(a.data()); err != nil {
+		return err
+	}
+	p, err := a.under(a.site.args()...)
+	if err != nil {
+		return err
+	}
+	if err := a.site.ready(p); err != nil {
+		return err
+	}
+	if err := a.beside(p, a.replaying(a.near("feed"), "one.ndjson")...); err != nil {
+		return err
+	}
+	if err := byHand(a.site); err != nil {
+		return err
+	}
+	if !a.again {
+		if err := p.stop(); err != nil {
+			return err
+		}
+		if p, err = a.under(a.site.args()...); err != nil {
+			return err
+		}
+		if err := a.site.ready(p); err != nil {
+			return err
+		}
+	}
+	if err := a.beside(p, a.replaying(a.near("feed"), "one.ndjson", "two.ndjson")...); err != nil {
+		return err
+	}
+	if err := a.settled(); err != nil {
+		return err
+	}
+	if a.again {
+		if _, err := audited(ctx, a.data()); err != nil { // with the topic
+			return err
+		}
+	}
+	return p.stop()
+}
+
+// byHand posts events that come late and one that is released from quarantine.
+func byHand(s *site) error {
+	hour := time.Date(2026, 1, 2, 10, 0, 0, 0, time.UTC)
+	for i, at := range []time.Time{hour.Add(2 * time.Hour), hour} {
+		if status, err := s.post(fmt.Sprint("late-", i), plain("late", at, 6)); err != nil || status != http.StatusOK {
+			return fmt.Errorf("post an event: status %d, %w", status, err)
+		}
+	}
+	e := impossible("by-hand", hour)
+	// The first time it goes into quarantine, and once it is released it is a
+	// duplicate; both are answers.
+	if status, err := s.post(e.ID(), e.AppendJSON(nil)); err != nil || status != http.StatusOK && status != http.StatusUnprocessableEntity {
+		return fmt.Errorf("post an impossible event: status %d, %w", status, err)
+	}
+	var list struct {
+		Items []struct {
+			Partition int   `json:"partition"`
+			No        int64 `json:"no"`
+		} `json:"items"`
+	}
+	if status, err := s.do(http.MethodGet, "/api/v1/quarantine", "", nil, &list); err != nil || status != http.StatusOK {
+		return fmt.Errorf("list the quarantine: status %d, %w", status, err)
+	}
+	for _, it := range list.Items {
+		path := fmt.Sprintf("/api/v1/quarantine/%d/%d/release", it.Partition, it.No)
+		if status, err := s.do(http.MethodPost, path, "", nil, nil); err != nil || status != http.StatusOK {
+			return fmt.Errorf("release from quarantine: status %d, %w", status, err)
+		}
+	}
+	return nil
+}
+
+// beginServer starts the server that an agent sends to, unless it runs.
+func (a *attempt) beginServer() (err error) {
+	if a.site == nil {
+		if a.site, err = newSite(a.near("server")); err != nil {
+			return err
+		}
+	}
+	if a.server != nil {
+		return nil
+	}
+	if a.server, err = a.launch(a.site.args()...); err != nil {
+		return err
+	}
+	return a.site.ready(a.server)
+}
+
+// endServer audits beside the server, with the topic, and ends it.
+func (a *attempt) endServer(ctx context.Context) error {
+	if _, err := audited(ctx, a.site.dir); err != nil {
+		return err
+	}
+	err := a.server.stop()
+	a.server = nil
+	return err
+}
+
+// madeServer makes a server's data directory, so that attempts need not.
+func madeServer(binary, dir string) error {
+	s, err := newSite(dir)
+	if err != nil {
+		return err
+	}
+	p, err := launch(binary, s.args()...)
+	if err != nil {
+		return err
+	}
+	defer p.kill()
+	if err := s.ready(p); err != nil {
+		return err
+	}
+	return p.stop()
+}
+
+// A replay stores what it meters, is run again with more to meter, and ends
+// each time when everything is receipted.
+var replayRun = &run{
+	name:   "replay",
+	server: "server",
+	prepare: func(_ context.Context, binary, dir string) (truth, error) {
+		begin := time.Date(2026, 1, 1, 22, 0, 0, 0, time.UTC)
+		first := load{name: "one", host: "host-1", seed: 3, instances: 5, ticks: 100, begin: begin, step: time.Minute, restarts: 40}
+		second := load{name: "two", host: "host-2", seed: 4, instances: 5, ticks: 100, begin: begin, step: time.Minute, restarts: 40}
+		t1, err1 := first.write(filepath.Join(dir, "one.ndjson"))
+		t2, err2 := second.write(filepath.Join(dir, "two.ndjson"))
+		return merge(t1, t2), errors.Join(err1, err2, madeServer(binary, filepath.Join(dir, "server")))
+	},
+	play: func(ctx context.Context, a *attempt) error {
+		if err := a.beginServer(); err != nil {
+			return err
+		}
+		parts := [][]string{{"one.ndjson"}, {"one.ndjson", "two.ndjson"}}
+		if a.again {
+			parts = parts[1:]
+		}
+		for _, files := range parts {
+			p, err := a.under(a.replaying(a.data(), files...)...)
+			if err != nil {
+				return err
+			}
+			if err := p.wait(); err != nil {
+				return err
+			}
+		}
+		if err := a.settled(); err != nil {
+			return err
+		}
+		return a.endServer(ctx)
+	},
+	milestones: []milestone{
+		{name: "the spool is created", calls: isSegment(trace.Open)},
+		{name: "records are appended", calls: isSegment(trace.Write)},
+		{name: "a receipt is kept", calls: func(c *trace.Call) bool { return c.Op == trace.Write && c.Path == "spool/cursor" }},
+	},
+}
+
+func isSegment(op trace.Op) func(*trace.Call) bool {
+	return func(c *trace.Call) bool { return c.Op == op && strings.HasSuffix(c.Path, ".seg") }
+}
+
+const (
+	agentHost  = "host-9"
+	agentSpool = 1 << 20 // the least that an agent takes
+)
+
+// The agent finds a spool that is full: some segments were receipted eight days
+// ago, and what fills the rest has no receipt. It meters this machine while its
+// server is away, ends, and begins again when the server is there.
+var agentRun = &run{
+	name:    "agent",
+	server:  "server",
+	prepare: prepareAgent,
+	play: func(ctx context.Context, a *attempt) (err error) {
+		if a.site == nil {
+			if a.site, err = newSite(a.near("server")); err != nil {
+				return err
+			}
+		}
+		if !a.again {
+			p, addr, err := a.agent()
+			if err != nil {
+				return err
+			}
+			if err := sampled(p, addr); err != nil {
+				return err
+			}
+			if err := p.stop(); err != nil {
+				return err
+			}
+		}
+		if err := a.beginServer(); err != nil {
+			return err
+		}
+		p, addr, err := a.agent()
+		if err != nil {
+			return err
+		}
+		if err := sampled(p, addr); err != nil {
+			return err
+		}
+		var wrong error
+		if err := p.until("the usage being the truth", func() bool { wrong = a.settled(); return wrong == nil }); err != nil {
+			return errors.Join(err, wrong)
+		}
+		if err := p.stop(); err != nil {
+			return err
+		}
+		if err := a.settled(); err != nil {
+			return err
+		}
+		return a.endServer(ctx)
+	},
+	milestones: []milestone{
+		{name: "a segment is begun", calls: isSegment(trace.Open)},
+		{name: "segments are merged", calls: func(c *trace.Call) bool {
+			return c.Op == trace.Rename && strings.HasSuffix(c.To, ".seg") && !strings.HasSuffix(c.To, "-0.seg")
+		}},
+		{name: "receipted segments are freed", calls: isSegment(trace.Unlink)},
+		{name: "checkpoints are saved", calls: func(c *trace.Call) bool { return c.Op == trace.Rename && c.To == "spool/checkpoints" }},
+		{name: "a receipt is kept", calls: func(c *trace.Call) bool { return c.Op == trace.Write && strings.HasPrefix(c.Path, "spool/cursor") }},
+	},
+}
+
+// agent starts the agent with the small spool.
+func (a *attempt) agent() (*process, string, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, "", err
+	}
+	p, err := a.under("agent", "--id", agentHost, "--instance-id", "this-machine", "--server", "nats://"+a.site.nats, "--token-file", a.site.tokenFile(),
+		"--data-dir", a.data(), "--interval", "1s", "--http", addr, "--spool-bytes", fmt.Sprint(agentSpool), "--log-level", "warn")
+	return p, addr, err
+}
+
+// sampled waits until the agent says that it has measured something.
+func sampled(p *process, addr string) error {
+	return p.until("the first reading", func() bool {
+		resp, err := http.Get("http://" + addr + "/readyz?verbose")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		return err == nil && strings.Contains(string(text), "sampler ok")
+	})
+}
+
+// kept are records before they are stored: an [agent.Spool].
+type kept struct{ records []odometer.Record }
+
+func (k *kept) Append(rs []odometer.Record) error { k.records = append(k.records, rs...); return nil }
+func (k *kept) Checkpoints() []json.RawMessage    { return nil }
+
+// metered returns the records of a load.
+func metered(ctx context.Context, l load, path string) ([]odometer.Record, error) {
+	if _, err := l.write(path); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var k kept
+	_, err = agent.Replay(ctx, agent.ReplayOptions{Meter: meter.New(meter.Options{Named: true}), Spool: &k, Past: meter.ErrPast}, sampler.NewReplay(f, path))
+	return k.records, err
+}
+
+// prepareAgent fills the agent's spool and tells the ledger of the part that
+// was receipted long ago.
+func prepareAgent(ctx context.Context, binary, dir string) (_ truth, err error) {
+	server := filepath.Join(dir, "server")
+	if err := madeServer(binary, server); err != nil {
+		return nil, err
+	}
+	begin := time.Date(2026, 1, 1, 22, 0, 0, 0, time.UTC)
+	old, err1 := metered(ctx, load{name: "old", host: agentHost, seed: 5, instances: 4, ticks: 5, begin: begin, step: time.Minute}, filepath.Join(dir, "old.ndjson"))
+	// More than fits.
+	full, err2 := metered(ctx, load{name: "new", host: agentHost, seed: 6, instances: 4, ticks: 3000, begin: begin, step: time.Minute}, filepath.Join(dir, "new.ndjson"))
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	options := spool.Options{Dir: filepath.Join(dir, "data", "spool"), SegmentBytes: 8 << 10,
+		Now: func() time.Time { return time.Now().Add(-8 * 24 * time.Hour) }}
+	s, err := spool.Open(options)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Append(old); err != nil {
+		return nil, err
+	}
+	l, err := ledger.Open(ctx, ledger.Options{Path: filepath.Join(server, "ledger.db")})
+	if err != nil {
+		return nil, err
+	}
+	frame := odometer.Frame{Agent: agentHost, Spool: s.ID(), First: 1, Last: s.Stats().Last, Records: old}
+	packed, err := frame.Encode()
+	if err != nil {
+		return nil, err
+	}
+	sent, err := odometer.DecodeFrame(packed)
+	if err != nil {
+		return nil, err
+	}
+	_, receipts, err := l.Commit(ctx, []odometer.Frame{*sent})
+	if err := errors.Join(err, l.Close()); err != nil {
+		return nil, err
+	}
+	// One more record begins another segment, so that what is receipted can
+	// be freed.
+	if err := errors.Join(s.Append(full[:1]), s.Ack(receipts[0]), s.Close()); err != nil {
+		return nil, err
+	}
+	options.Now, options.Retain, options.SegmentBytes = nil, 365*24*time.Hour, agentSpool/8
+	if s, err = spool.Open(options); err != nil {
+		return nil, err
+	}
+	sum := truth{}
+	for i := range old {
+		count(sum, &old[i])
+	}
+	count(sum, &full[0])
+	// Full for an agent that may take less than this spool did, and the last
+	// segment is too: the agent has to begin another.
+	st := s.Stats()
+	segments, sealed := st.Segments, st.Bytes
+	for i := 1; st.Bytes < agentSpool || st.Bytes-sealed < options.SegmentBytes; i++ {
+		if i == len(full) {
+			return nil, errors.New("the load does not fill the spool")
+		}
+		if err := s.Append(full[i : i+1]); err != nil {
+			return nil, err
+		}
+		count(sum, &full[i])
+		before := st.Bytes
+		if st = s.Stats(); st.Segments > segments {
+			segments, sealed = st.Segments, before
+		}
+	}
+	if st.Coalesced > 0 || st.First != 1 {
+		return nil, fmt.Errorf("the spool was to be full and not yet merged or freed: %+v", st)
+	}
+	return sum, s.Close()
+}
+
+// count adds what a record says was used.
+func count(sum truth, r *odometer.Record) {
+	if r.Event == nil {
+		return
+	}
+	for _, q := range []odometer.Quantity{odometer.CPU, odometer.NetworkEgress, odometer.NetworkIngress} {
+		sum.add(string(r.Event.Instance), q.String(), r.Event.Usage.Vector[q])
+	}
+}
+
+// reached returns the milestones that were not reached.
+func (r *run) missed(ctx context.Context, dir string, calls []*trace.Call) ([]string, error) {
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, r.server, "ledger.db")+"?mode=ro")
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	var missed []string
+	for _, m := range r.milestones {
+		n := 0
+		if m.calls != nil {
+			for _, c := range calls {
+				if m.calls(c) {
+					n++
+				}
+			}
+		} else if err := db.QueryRowContext(ctx, m.query).Scan(&n); err != nil {
+			return nil, fmt.Errorf("%s: %w", m.name, err)
+		}
+		if n == 0 {
+			missed = append(missed, m.name)
+		}
+	}
+	return missed, nil
+}

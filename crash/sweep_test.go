@@ -1,0 +1,123 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"example.org/odometer/crash/trace"
+)
+
+// binary is the real program, built once for all tests.
+var binary string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := workDir()
+		if err == nil {
+			defer os.RemoveAll(dir)
+			binary, err = build(dir)
+		}
+		if err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// memory is a directory in memory, where there is any.
+func memory(t *testing.T) string {
+	t.Helper()
+	dir, err := workDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func planned(t *testing.T, r *run) *plan {
+	t.Helper()
+	p, err := newPlan(t.Context(), r, binary, memory(t))
+	if err != nil {
+		t.Fatalf("canonical run of the %s: %v", r.name, err)
+	}
+	return p
+}
+
+// TestKillAtACall kills each program at a few of its calls. `make sweep` does
+// it at all of them.
+func TestKillAtACall(t *testing.T) {
+	for _, r := range runs {
+		t.Run(r.name, func(t *testing.T) {
+			p := planned(t, r)
+			s := p.sweep(t.Context(), sample(p.points(), 4, 1), sweepOptions{Parallel: 2})
+			for _, f := range s.failed {
+				t.Error(f)
+			}
+			if s.tried != 4 || s.missed == s.tried {
+				t.Errorf("got %d kills, %d of them not reached, want 4", s.tried, s.missed)
+			}
+		})
+	}
+}
+
+// TestASweepCatchesWhatIsLost takes from the killed server what it had
+// committed since its log was last checkpointed: the sweep must say so.
+func TestASweepCatchesWhatIsLost(t *testing.T) {
+	p := planned(t, serverRun)
+	last := 0 // call that committed
+	for i, c := range p.calls {
+		if c.Op == trace.Sync && c.Path == "ledger.db-wal" {
+			last = i + 1
+		}
+	}
+	_, err := p.kill(t.Context(), point{last, true}, func(dir string) error {
+		for _, name := range []string{"ledger.db-wal", "ledger.db-shm"} {
+			if err := os.Remove(filepath.Join(dir, "data", name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil || !strings.HasPrefix(err.Error(), "going on: ") {
+		t.Errorf("a ledger without its last commits: got %v, want a failure after the restart", err)
+	}
+}
+
+// TestARunWithoutItsMilestonesIsRefused asks for something that does not
+// happen.
+func TestARunWithoutItsMilestonesIsRefused(t *testing.T) {
+	r := *replayRun
+	r.milestones = append(r.milestones[:len(r.milestones):len(r.milestones)], milestone{
+		name: "the moon is reached", calls: func(*trace.Call) bool { return false },
+	})
+	_, err := newPlan(t.Context(), &r, binary, memory(t))
+	if err == nil || !strings.Contains(err.Error(), "the moon is reached") {
+		t.Errorf("got %v, want a refusal that names what did not happen", err)
+	}
+}
+
+func TestSampleSpreadsOverAll(t *testing.T) {
+	all := make([]int, 100)
+	for i := range all {
+		all[i] = i
+	}
+	for seed := range uint64(5) {
+		some := sample(all, 7, seed)
+		seen := map[int]bool{}
+		for _, n := range some {
+			seen[n*7/100] = true
+		}
+		if len(some) != 7 || len(seen) < 6 {
+			t.Errorf("seed %d: %v is not spread", seed, some)
+		}
+	}
+	if got := sample(all, 200, 3); len(got) != 100 {
+		t.Errorf("more than there are: got %d, want all 100", len(got))
+	}
+}
