@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -89,6 +91,49 @@ func (f *forger) usage(table, column, where string, change func(*odometer.Usage)
 	}
 	change(&u)
 	f.exec(1, `UPDATE `+table+` SET `+column+` = ? WHERE rowid = ?`, u.AppendBinary(nil), id)
+}
+
+// stateRow is a row of the table state, taken apart.
+type stateRow struct {
+	flags              byte
+	sequence, position uint64
+	end, recovered     int64
+	vector, sums       odometer.Usage
+	rest               []byte // owner and digests
+}
+
+// state changes the first row of the table state, of the epochs that match.
+func (f *forger) state(where string, change func(*stateRow)) {
+	f.t.Helper()
+	var id int64
+	var b []byte
+	if err := f.db.QueryRow(`SELECT s.id, s.body FROM epochs e JOIN state s ON s.id = (e.partition << 40) + e.epoch_no WHERE `+where+` LIMIT 1`).Scan(&id, &b); err != nil {
+		f.t.Fatalf("state where %s: %v", where, err)
+	}
+	var s stateRow
+	var n int
+	var err error
+	s.flags, b = b[0], b[1:]
+	s.sequence, n = binary.Uvarint(b)
+	b = b[n:]
+	s.end, n = binary.Varint(b)
+	b = b[n:]
+	s.position, n = binary.Uvarint(b)
+	if s.vector, b, err = odometer.CutUsage(b[n:]); err != nil {
+		f.t.Fatal(err)
+	}
+	if s.sums, b, err = odometer.CutUsage(b); err != nil {
+		f.t.Fatal(err)
+	}
+	s.recovered, n = binary.Varint(b)
+	s.rest = b[n:]
+	change(&s)
+	b = binary.AppendUvarint([]byte{s.flags}, s.sequence)
+	b = binary.AppendVarint(b, s.end)
+	b = binary.AppendUvarint(b, s.position)
+	b = s.sums.AppendBinary(s.vector.AppendBinary(b))
+	b = append(binary.AppendVarint(b, s.recovered), s.rest...)
+	f.exec(1, `UPDATE state SET body = ? WHERE id = ?`, b, id)
 }
 
 // record is what a forger needs of a journal record.
@@ -294,9 +339,9 @@ var corruptions = []struct {
 	{"recovered time is shown as measured", "hours", func(f *forger) {
 		f.exec(-1, `UPDATE hours SET recovered_us = 0 WHERE recovered_us > 0`)
 	}},
-	{"the open hour lost a byte", "hours", func(f *forger) {
-		f.exec(1, `UPDATE epochs SET open_hour = 1772366400000000, open_user = 'u-ada', open_org = '', open_sums = ? WHERE rowid = (SELECT min(rowid) FROM epochs)`,
-			odometer.Usage{Vector: odometer.Vector{1}, Known: 1}.AppendBinary(nil))
+	{"the open hour has a microsecond too many", "hours", func(f *forger) {
+		f.state("1", func(s *stateRow) { s.sums.Vector[cpu]++ })
+		f.exec(1, `UPDATE state SET open_hour = 1772366400000000 WHERE id = (SELECT (partition << 40) + epoch_no FROM epochs LIMIT 1)`)
 	}},
 	{"an hour of a compacted day is off", "hours", func(f *forger) {
 		var id int64
@@ -491,22 +536,28 @@ var corruptions = []struct {
 		})
 	}},
 	{"a watermark was advanced", "epochs", func(f *forger) {
-		f.usage("epochs", "vector", "instance = 'vm-1'", func(u *odometer.Usage) { u.Vector[cpu] += 1000 })
+		f.state("e.instance = 'vm-1'", func(s *stateRow) { s.vector.Vector[cpu] += 1000 })
 	}},
 	{"a watermark's sequence was put back", "epochs", func(f *forger) {
-		f.exec(1, `UPDATE epochs SET sequence = sequence - 1 WHERE epoch_no = 1 AND partition = ?`, one)
+		f.state(fmt.Sprintf("e.epoch_no = 1 AND e.partition = %d", one), func(s *stateRow) { s.sequence-- })
 	}},
 	{"an ended epoch was opened again", "epochs", func(f *forger) {
-		f.exec(1, `UPDATE epochs SET closed = 0 WHERE closed = 1`)
+		f.state("hex(substr(s.body, 1, 1)) = '01'", func(s *stateRow) { s.flags = 0 })
 	}},
 	{"an epoch was given to another instance", "epochs", func(f *forger) {
 		f.exec(1, `UPDATE epochs SET instance = 'vm-mallory' WHERE epoch_no = 1 AND partition = ?`, two)
+	}},
+	{"a state is missing", "table", func(f *forger) {
+		f.exec(1, `DELETE FROM state WHERE id = (? << 40) + 1`, two)
+	}},
+	{"a state of no epoch", "table", func(f *forger) {
+		f.exec(1, `INSERT INTO state SELECT id + 1000, open_hour, body FROM state WHERE id = (? << 40) + 1`, two)
 	}},
 	{"an epoch is missing", "epochs", func(f *forger) {
 		f.exec(1, `DELETE FROM epochs WHERE epoch_no = 1 AND partition = ?`, two)
 	}},
 	{"a watermark cannot be read", "table", func(f *forger) {
-		f.exec(1, `UPDATE epochs SET vector = x'01' WHERE epoch_no = 1 AND partition = ?`, two)
+		f.exec(1, `UPDATE state SET body = x'01' WHERE id = (? << 40) + 1`, two)
 	}},
 	{"a chunk of digests is missing", "digests", func(f *forger) {
 		f.exec(1, `DELETE FROM digests WHERE chunk = 3 AND partition = ?`, one)

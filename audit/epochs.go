@@ -35,24 +35,14 @@ func (p *replay) loadEpochs(ctx context.Context) error {
 	err := p.a.snap.each(ctx, func(rows *sql.Rows) error {
 		r := new(epochRow)
 		var id odometer.Epoch
-		var sequence, openHour, openRecovered int64
-		var owner odometer.Owner
-		var vector, sums, digests []byte
-		err := rows.Scan(&r.no, &id, &r.instance, &r.agent, &r.countedBy, &r.started, &sequence, &r.end, &vector, &r.closed, &r.position,
-			&openHour, &owner.User, &owner.Org, &sums, &openRecovered, &digests)
-		if err != nil {
+		var openHour int64
+		var body []byte
+		if err := rows.Scan(&r.no, &id, &r.instance, &r.agent, &r.countedBy, &r.started, &openHour, &body); err != nil {
 			return err
 		}
-		r.sequence = uint64(sequence)
-		open, err := cutUsage(sums)
-		if err == nil {
-			r.vector, err = cutUsage(vector)
-		}
-		if err == nil && r.sequence > 0 {
-			err = r.recall(int64(r.sequence-1)/32, digests)
-		}
+		open, openRecovered, owner, err := r.cutState(body)
 		if err != nil {
-			rep.find("table", "epochs, partition %d, epoch %s: %v", p.partition, id, err)
+			rep.find("table", "state, partition %d, epoch %s: %v", p.partition, id, err)
 		}
 		p.epochs[id] = &watermark{row: r}
 		numbers[r.no] = r
@@ -60,10 +50,23 @@ func (p *replay) loadEpochs(ctx context.Context) error {
 			return nil
 		}
 		return p.a.hours.put(hourKey(p.partition, r.no, openHour, owner), false, &open, openRecovered)
-	}, `SELECT epoch_no, epoch, instance, agent, counted_by, started_us, sequence, end_us, vector, closed, position,
-		open_hour, open_user, open_org, open_sums, open_recovered_us, digests FROM epochs WHERE partition = ?`, p.partition)
+	}, `SELECT e.epoch_no, e.epoch, e.instance, e.agent, e.counted_by, e.started_us, coalesce(s.open_hour, 0), coalesce(s.body, x'')
+		FROM epochs e LEFT JOIN state s ON s.id = (e.partition << 40) + e.epoch_no WHERE e.partition = ?`, p.partition)
 	if err != nil {
 		return fmt.Errorf("read the epochs: %w", err)
+	}
+	err = p.a.snap.each(ctx, func(rows *sql.Rows) error {
+		var no int64
+		if err := rows.Scan(&no); err != nil {
+			return err
+		}
+		if numbers[no] == nil {
+			rep.find("table", "state, partition %d has a row of epoch number %d, which there is not", p.partition, no)
+		}
+		return nil
+	}, `SELECT id - (? << 40) FROM state WHERE id BETWEEN ? << 40 AND (? << 40) + 1099511627775`, p.partition, p.partition, p.partition)
+	if err != nil {
+		return fmt.Errorf("read the state: %w", err)
 	}
 	err = p.a.snap.each(ctx, func(rows *sql.Rows) error {
 		var no, chunk int64
@@ -94,6 +97,50 @@ func cutUsage(b []byte) (odometer.Usage, error) {
 		err = fmt.Errorf("%d bytes follow the usage: %w", len(rest), odometer.ErrInvalid)
 	}
 	return u, err
+}
+
+// cutState reads a row of the table state: 1 where the epoch is closed; then
+// sequence, end, position and vector of its watermark; sums, recovered time,
+// user and org of its open hour; and to the end the unfinished chunk of
+// digests.
+func (r *epochRow) cutState(b []byte) (open odometer.Usage, recovered int64, owner odometer.Owner, err error) {
+	if len(b) == 0 || b[0] > 1 {
+		return open, 0, owner, errors.New("there is no row, or it begins with no known flags")
+	}
+	r.closed, b = b[0] == 1, b[1:]
+	short := false
+	number := func(cut func([]byte) (uint64, int)) uint64 {
+		v, n := cut(b)
+		short = short || n <= 0
+		b = b[max(n, 0):]
+		return v
+	}
+	signed := func(b []byte) (uint64, int) { v, n := binary.Varint(b); return uint64(v), n }
+	text := func() string {
+		if len(b) == 0 || len(b) < 1+int(b[0]) {
+			short, b = true, nil
+			return ""
+		}
+		s := string(b[1 : 1+b[0]])
+		b = b[1+b[0]:]
+		return s
+	}
+	r.sequence, r.end, r.position = number(binary.Uvarint), int64(number(signed)), int64(number(binary.Uvarint))
+	if r.vector, b, err = odometer.CutUsage(b); err != nil {
+		return open, 0, owner, err
+	}
+	if open, b, err = odometer.CutUsage(b); err != nil {
+		return open, 0, owner, err
+	}
+	recovered = int64(number(signed))
+	owner = odometer.Owner{User: odometer.UserID(text()), Org: odometer.OrgID(text())}
+	if short {
+		return open, recovered, owner, errors.New("it is cut off")
+	}
+	if r.sequence > 0 {
+		err = r.recall(int64(r.sequence-1)/32, b)
+	}
+	return open, recovered, owner, err
 }
 
 // recall adds a chunk of digests to r's memory. A chunk is a sequence of

@@ -165,27 +165,8 @@ func checkpointInstance(c json.RawMessage) (string, bool) {
 // instance which an agent was still metering, for an agent that lost its
 // disk, in the order of the instances' names.
 func (l *Ledger) Checkpoints(ctx context.Context, agent odometer.AgentID) ([]json.RawMessage, error) {
-	rows, err := l.read.QueryContext(ctx, `SELECT instance, epoch, position, -1 FROM epochs WHERE partition = ? AND agent = ? AND closed = 0 AND counted_by = 'vector' AND sequence > 0
-		UNION ALL SELECT instance, '', position, idx FROM checkpoints WHERE partition = ? AND agent = ?
-		ORDER BY 3, 4 DESC`, agent.Partition(), string(agent), agent.Partition(), string(agent))
+	newest, err := l.newestCheckpoints(ctx, agent)
 	if err != nil {
-		return nil, fmt.Errorf("checkpoints of %s: %w", agent, err)
-	}
-	type where struct {
-		epoch odometer.Epoch
-		place
-	}
-	newest := map[string]where{}
-	for rows.Next() {
-		var instance string
-		var w where
-		if err := rows.Scan(&instance, &w.epoch, &w.position, &w.index); err != nil {
-			rows.Close()
-			return nil, fmt.Errorf("checkpoints of %s: %w", agent, err)
-		}
-		newest[instance] = w
-	}
-	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("checkpoints of %s: %w", agent, err)
 	}
 	list := []json.RawMessage{}
@@ -211,4 +192,56 @@ func (l *Ledger) Checkpoints(ctx context.Context, agent odometer.AgentID) ([]jso
 		}
 	}
 	return list, nil
+}
+
+// checkpointPlace says where a checkpoint lies: with the last event of an
+// epoch, or at an index of a frame where it came without one.
+type checkpointPlace struct {
+	epoch odometer.Epoch
+	place
+}
+
+// newestCheckpoints returns for each instance that an agent was still metering
+// where its newest checkpoint lies.
+func (l *Ledger) newestCheckpoints(ctx context.Context, agent odometer.AgentID) (map[odometer.InstanceID]checkpointPlace, error) {
+	newest := map[odometer.InstanceID]checkpointPlace{}
+	take := func(instance odometer.InstanceID, p checkpointPlace) {
+		was, ok := newest[instance]
+		// In one frame an event's checkpoint lies behind the one that it began with.
+		if !ok || p.position > was.position || p.position == was.position && p.index < was.index {
+			newest[instance] = p
+		}
+	}
+	rows, err := l.read.QueryContext(ctx, `SELECT `+epochColumns+` FROM `+epochTables+` WHERE e.partition = ? AND e.agent = ? AND e.counted_by = ?`,
+		agent.Partition(), string(agent), byVector)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var e epoch
+		if err := e.scan(rows); err != nil {
+			return nil, err
+		}
+		if !e.closed && e.sequence > 0 {
+			take(e.instance, checkpointPlace{e.epoch, place{e.position, -1}})
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	rows, err = l.read.QueryContext(ctx, `SELECT instance, position, idx FROM checkpoints WHERE partition = ? AND agent = ?`, agent.Partition(), string(agent))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var instance odometer.InstanceID
+		var p checkpointPlace
+		if err := rows.Scan(&instance, &p.position, &p.index); err != nil {
+			return nil, err
+		}
+		take(instance, p)
+	}
+	return newest, rows.Err()
 }

@@ -37,6 +37,7 @@ type epoch struct {
 
 	held  int // events of this epoch that are held
 	dirty bool
+	fresh bool // not in the tables yet
 }
 
 // How an epoch's usage is counted.
@@ -55,20 +56,19 @@ type bucket struct {
 
 func (b *bucket) empty() bool { return b.sums == (odometer.Usage{}) && b.recovered == 0 }
 
-const epochColumns = `partition, epoch_no, epoch, instance, agent, counted_by, started_us, sequence, end_us, vector, closed, position, open_hour, open_user, open_org, open_sums, open_recovered_us, digests`
+const (
+	epochColumns = `e.partition, e.epoch_no, e.epoch, e.instance, e.agent, e.counted_by, e.started_us, s.open_hour, s.body`
+	epochTables  = `epochs e JOIN state s ON s.id = (e.partition << 40) + e.epoch_no`
+)
 
 func (e *epoch) scan(row interface{ Scan(...any) error }) error {
-	var vector, sums []byte
-	err := row.Scan(&e.partition, &e.no, &e.epoch, &e.instance, &e.agent, &e.countedBy, &e.started, &e.sequence, &e.end, &vector,
-		&e.closed, &e.position, &e.open.hour, &e.open.owner.User, &e.open.owner.Org, &sums, &e.open.recovered, &e.digests)
+	var body []byte
+	err := row.Scan(&e.partition, &e.no, &e.epoch, &e.instance, &e.agent, &e.countedBy, &e.started, &e.open.hour, &body)
 	if err != nil {
 		return err
 	}
-	if e.vector, _, err = odometer.CutUsage(vector); err != nil {
-		return fmt.Errorf("watermark of epoch %s: %w", e.epoch, err)
-	}
-	if e.open.sums, _, err = odometer.CutUsage(sums); err != nil {
-		return fmt.Errorf("open hour of epoch %s: %w", e.epoch, err)
+	if err := e.cutState(body); err != nil {
+		return fmt.Errorf("state of epoch %s: %w", e.epoch, err)
 	}
 	return nil
 }
@@ -76,7 +76,7 @@ func (e *epoch) scan(row interface{ Scan(...any) error }) error {
 // load reads an epoch from the tables; nil when there is none.
 func loadEpoch(ctx context.Context, db queryer, key epochKey) (*epoch, error) {
 	e := new(epoch)
-	err := e.scan(db.QueryRowContext(ctx, `SELECT `+epochColumns+` FROM epochs WHERE partition = ? AND epoch = ?`, key.partition, string(key.epoch)))
+	err := e.scan(db.QueryRowContext(ctx, `SELECT `+epochColumns+` FROM `+epochTables+` WHERE e.partition = ? AND e.epoch = ?`, key.partition, string(key.epoch)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}

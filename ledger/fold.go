@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"example.org/odometer"
 )
@@ -36,6 +37,7 @@ type fold struct {
 	dirtyEpochs []*epoch
 	dirtyCounts map[countKey]bool
 	dirtySpools map[spoolKey]int64 // time of the change
+	buf         []byte             // of the row being written
 	stale       bool
 	db          *sql.DB
 }
@@ -106,7 +108,7 @@ func (f *fold) forget() { f.stale, f.tx = true, nil }
 // the cache; their watermarks stay in the table.
 func (f *fold) committed() {
 	for _, e := range f.dirtyEpochs {
-		e.dirty = false
+		e.dirty, e.fresh = false, false
 		if e.closed {
 			delete(f.epochs, e.epochKey)
 		}
@@ -140,7 +142,11 @@ func (f *fold) epoch(key epochKey) (*epoch, error) {
 func (f *fold) newEpoch(key epochKey, ev *odometer.Event, countedBy string) *epoch {
 	h := f.head(key.partition)
 	h.epochNo++
-	e := &epoch{epochKey: key, no: h.epochNo, instance: ev.Instance, agent: ev.Agent, countedBy: countedBy, started: ev.EpochStart, end: ev.EpochStart}
+	key.epoch = odometer.Epoch(strings.Clone(string(key.epoch))) // they outlive the frame they came in
+	e := &epoch{
+		epochKey: key, no: h.epochNo, fresh: true, countedBy: countedBy, started: ev.EpochStart, end: ev.EpochStart,
+		instance: odometer.InstanceID(strings.Clone(string(ev.Instance))), agent: odometer.AgentID(strings.Clone(string(ev.Agent))),
+	}
 	f.epochs[key] = e
 	f.touch(e)
 	return e

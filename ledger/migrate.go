@@ -36,6 +36,8 @@ const SchemaVersion = 2
 var migrations = map[int][]step{
 	1: {
 		{"heads of a pruned journal", addHeads},
+		{"state of epochs", copyState},
+		{"identity of epochs", splitEpochs},
 	},
 }
 

@@ -150,8 +150,21 @@ func (u *usageQuery) hours(from, to int64) error {
 // open adds the open hours within [from, to).
 func (u *usageQuery) open(from, to int64) error {
 	cond, args := u.where()
-	return u.each(`SELECT e.open_hour, e.instance, e.open_user, e.open_org, e.open_sums, e.open_recovered_us FROM epochs e
-		WHERE e.open_hour >= ? AND e.open_hour < ?`+cond, append([]any{from, to}, args...))
+	rows, err := u.tx.QueryContext(u.ctx, `SELECT `+epochColumns+` FROM `+epochTables+` WHERE s.open_hour >= ? AND s.open_hour < ?`+cond, append([]any{from, to}, args...)...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var e epoch
+		if err := e.scan(rows); err != nil {
+			return err
+		}
+		if o := &e.open; o.sums != (odometer.Usage{}) {
+			u.add(e.instance, o.owner, o.hour, &o.sums, o.recovered)
+		}
+	}
+	return rows.Err()
 }
 
 func (u *usageQuery) each(query string, args []any) error {

@@ -178,7 +178,6 @@ func (r *record) whyBroken() error {
 // comparisons are the tables that must agree row by row. Rows are compared
 // without the numbers that only link tables.
 var comparisons = []struct{ name, query string }{
-	{"epochs", `SELECT partition || ' ' || epoch, instance || ' ' || agent || ' ' || counted_by || ' ' || started_us || ' ' || sequence || ' ' || end_us || ' ' || hex(vector) || ' ' || closed || ' ' || position || ' ' || hex(digests) FROM epochs`},
 	{"digests", `SELECT d.partition || ' ' || e.epoch || ' ' || d.chunk, hex(d.data) FROM digests d JOIN epochs e ON e.partition = d.partition AND e.epoch_no = d.epoch_no`},
 	{"spools", `SELECT partition || ' ' || agent || ' ' || spool, CAST(position AS TEXT) FROM spools`},
 	{"counts", `SELECT partition || ' ' || outcome, CAST(n AS TEXT) FROM counts`},
@@ -201,11 +200,20 @@ func compare(ctx context.Context, stands, anew queryer, report *Report) error {
 		}
 		compareMaps(c.name, a, b, report)
 	}
-	a, err := hourSums(ctx, stands)
+	a, err := watermarks(ctx, stands)
 	if err != nil {
 		return err
 	}
-	b, err := hourSums(ctx, anew)
+	b, err := watermarks(ctx, anew)
+	if err != nil {
+		return err
+	}
+	compareMaps("state", a, b, report)
+	a, err = hourSums(ctx, stands)
+	if err != nil {
+		return err
+	}
+	b, err = hourSums(ctx, anew)
 	if err != nil {
 		return err
 	}
@@ -241,6 +249,25 @@ func textRows(ctx context.Context, db queryer, query string) (map[string]string,
 			return nil, err
 		}
 		m[k] = v
+	}
+	return m, rows.Err()
+}
+
+// watermarks returns where each epoch stands, apart from its open hour.
+func watermarks(ctx context.Context, db queryer) (map[string]string, error) {
+	rows, err := db.QueryContext(ctx, `SELECT `+epochColumns+` FROM `+epochTables)
+	if err != nil {
+		return nil, fmt.Errorf("watermarks: %w", err)
+	}
+	defer rows.Close()
+	m := map[string]string{}
+	for rows.Next() {
+		var e epoch
+		if err := e.scan(rows); err != nil {
+			return nil, fmt.Errorf("watermarks: %w", err)
+		}
+		e.open = bucket{}
+		m[fmt.Sprintf("%d %s", e.partition, e.epoch)] = fmt.Sprintf("%s %s %s %d %x", e.instance, e.agent, e.countedBy, e.started, e.appendState(nil))
 	}
 	return m, rows.Err()
 }

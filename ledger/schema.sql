@@ -43,30 +43,27 @@ CREATE TABLE heads (
   signature BLOB    NOT NULL  -- of body
 );
 
--- Open state: the watermark of each epoch and the hour it is in.
+-- Who an epoch is of: written once.
 CREATE TABLE epochs (
-  partition         INTEGER NOT NULL,
-  epoch_no          INTEGER NOT NULL, -- dense from 1 within the partition
-  epoch             TEXT    NOT NULL,
-  instance          TEXT    NOT NULL,
-  agent             TEXT    NOT NULL,
-  counted_by        TEXT    NOT NULL, -- vector, or time for version 1.0
-  started_us        INTEGER NOT NULL,
-  sequence          INTEGER NOT NULL, -- watermark: the last event that is booked,
-  end_us            INTEGER NOT NULL, -- the end of its span,
-  vector            BLOB    NOT NULL, -- and the odometer there
-  closed            INTEGER NOT NULL,
-  position          INTEGER NOT NULL, -- journal position of that event
-  open_hour         INTEGER NOT NULL,
-  open_user         TEXT    NOT NULL,
-  open_org          TEXT    NOT NULL,
-  open_sums         BLOB    NOT NULL,
-  open_recovered_us INTEGER NOT NULL,
-  digests           BLOB    NOT NULL, -- the unfinished chunk, see digests
+  partition  INTEGER NOT NULL,
+  epoch_no   INTEGER NOT NULL, -- dense from 1 within the partition
+  epoch      TEXT    NOT NULL,
+  instance   TEXT    NOT NULL,
+  agent      TEXT    NOT NULL,
+  counted_by TEXT    NOT NULL, -- vector, or time for version 1.0
+  started_us INTEGER NOT NULL,
   PRIMARY KEY (partition, epoch_no),
   UNIQUE (partition, epoch)
 );
 CREATE INDEX epochs_instance ON epochs (instance);
+
+-- Open state: the watermark of each epoch and the hour it is in. It is what
+-- every commit writes, one row an epoch, and therefore as small as it can be.
+CREATE TABLE state (
+  id        INTEGER PRIMARY KEY, -- partition × 2^40 + epoch_no
+  open_hour INTEGER NOT NULL,    -- 0 for none
+  body      BLOB    NOT NULL     -- see appendState in state.go
+);
 
 -- Finished chunks of content digests, so that an old event that comes again is
 -- told from one that changed: 32 sequence numbers a row.

@@ -125,18 +125,18 @@ func (f *fold) flush() error {
 }
 
 func (f *fold) storeEpoch(e *epoch) error {
-	if e.digests == nil {
-		e.digests = []byte{}
+	if e.fresh {
+		_, err := f.exec(`INSERT INTO epochs (partition, epoch_no, epoch, instance, agent, counted_by, started_us) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+			e.partition, e.no, string(e.epoch), string(e.instance), string(e.agent), e.countedBy, e.started)
+		if err != nil {
+			return fmt.Errorf("store epoch %s: %w", e.epoch, err)
+		}
 	}
-	_, err := f.exec(`INSERT INTO epochs (`+epochColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (partition, epoch_no) DO UPDATE SET sequence = excluded.sequence, end_us = excluded.end_us, vector = excluded.vector,
-		closed = excluded.closed, position = excluded.position, open_hour = excluded.open_hour, open_user = excluded.open_user,
-		open_org = excluded.open_org, open_sums = excluded.open_sums, open_recovered_us = excluded.open_recovered_us, digests = excluded.digests`,
-		e.partition, e.no, string(e.epoch), string(e.instance), string(e.agent), e.countedBy, e.started, e.sequence, e.end,
-		e.vector.AppendBinary(nil), e.closed, e.position, e.open.hour, string(e.open.owner.User), string(e.open.owner.Org),
-		e.open.sums.AppendBinary(nil), e.open.recovered, e.digests)
+	f.buf = e.appendState(f.buf[:0])
+	_, err := f.exec(`INSERT INTO state (id, open_hour, body) VALUES (?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET open_hour = excluded.open_hour, body = excluded.body`, e.id(), e.open.hour, f.buf)
 	if err != nil {
-		return fmt.Errorf("store epoch %s: %w", e.epoch, err)
+		return fmt.Errorf("store the state of epoch %s: %w", e.epoch, err)
 	}
 	return nil
 }

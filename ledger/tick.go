@@ -73,7 +73,7 @@ func (f *fold) decideHeld(now int64) error {
 // divided between its open part and its pieces is no fact about usage: it is
 // not in the journal.
 func (f *fold) sealSilent(now int64) error {
-	rows, err := f.tx.QueryContext(f.ctx, `SELECT partition, epoch FROM epochs WHERE open_hour > 0 AND open_hour <= ?`, odometer.Hour(now-odometer.HourMicros-sealAfter))
+	rows, err := f.tx.QueryContext(f.ctx, `SELECT e.partition, e.epoch FROM `+epochTables+` WHERE s.open_hour > 0 AND s.open_hour <= ?`, odometer.Hour(now-odometer.HourMicros-sealAfter))
 	if err != nil {
 		return fmt.Errorf("find silent epochs: %w", err)
 	}
