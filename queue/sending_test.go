@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -594,7 +595,7 @@ func TestAnEventIsSentWithoutACheckpointThatIsTooLarge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s := newWire(t), newSpool()
 		s.append(3)
-		s.records[1].Checkpoint = fmt.Appendf(nil, `{"pad":"%0*d"}`, odometer.MaxFrameUnpacked, 0)
+		s.records[1].Checkpoint = []byte(`{"pad":"` + strings.Repeat("0", odometer.MaxFrameUnpacked) + `"}`)
 		p := publishing(t, w, s, PublisherOptions{Linger: -1})
 		time.Sleep(time.Second)
 		synctest.Wait()
