@@ -204,7 +204,7 @@ func (p *replay) checkEpochs() {
 		case r.vector != w.vector:
 			rep.find("epochs", "epoch %s: the table's vector is not the last reading that was booked: %s", id, difference(&r.vector, &w.vector))
 		case !w.byTime && !slices.Contains(w.started, r.started):
-			rep.find("epochs", "epoch %s began at %d, the table says %d", id, w.started[0], r.started)
+			rep.find("epochs", "epoch %s: the table says that it began at %d, its events say %d", id, r.started, w.started)
 		}
 		if r.memory != w.memory {
 			rep.find("digests", "epoch %s: the digests that tell a repeated event from a changed one are not those of its events", id)

@@ -86,7 +86,7 @@ func TestCannotRun(t *testing.T) {
 	}
 }
 
-func statement(t *testing.T, db *sql.DB, query string) {
+func statement(t testing.TB, db *sql.DB, query string) {
 	t.Helper()
 	if _, err := db.Exec(query); err != nil {
 		t.Fatal(err)
