@@ -375,7 +375,7 @@ func sampled[T any](list []T, n int) []T {
 
 // Sizes of the samples in the quick form.
 const (
-	sampleJournal = 3000
+	sampleJournal = 1000
 	sampleState   = 3000
 	sampleFile    = 3000
 )
