@@ -59,10 +59,9 @@ var queueBugs = []bug{
 `, ``,
 		"queue.TestFeedRewindsWhenTheTopicIsLost"},
 	{"a delivery is acknowledged as it is received", "queue/receiver.go",
-		`	format := m.Headers().Get(headerFormat)
-`, `	format := m.Headers().Get(headerFormat)
-	_ = m.Ack()
-`,
+		`	if meta, err := m.Metadata(); err == nil {`,
+		`	_ = m.Ack()
+	if meta, err := m.Metadata(); err == nil {`,
 		"queue.TestADeliveryComesAgainUntilItIsAcknowledged"},
 	{"a delivery is made once only", "queue/receiver.go",
 		`MaxDeliver:    -1,`,

@@ -57,4 +57,22 @@ var vocabularyBugs = []bug{
 		`length > 0 && elapsed != SumOf(length)`,
 		`length > 0 && elapsed.Cmp(SumOf(length)) > 0`,
 		"odometer.TestHostileEventsAreRefusedWithTheReason"},
+	{"a frame's checksum is not compared", "wire_binary.go",
+		`binary.LittleEndian.Uint32(sum); got != want {`,
+		`binary.LittleEndian.Uint32(sum); got != want && len(body) == 0 {`,
+		"odometer.TestATurnedBitIsSeen"},
+	{"the binary form leaves out a step of the clock", "binary.go",
+		`		e.Span.Step = d.int()
+`, `		d.int()
+`,
+		"odometer.TestGoldenEventsSurviveTheBinaryForm"},
+	{"the binary form takes the first reading for the last", "binary.go",
+		`			end.Vector[q] = start.Vector[q] + u.Vector[q]
+`, `			end.Vector[q] = start.Vector[q]
+`,
+		"odometer.TestGoldenEventsSurviveTheBinaryForm"},
+	{"a frame may end before its last position", "wire_binary.go",
+		`	case next != f.Last+1:`,
+		`	case next > f.Last+1:`,
+		"odometer.TestBinaryFramesAreRefusedWithTheReason"},
 }
