@@ -44,11 +44,13 @@ type ConnectOptions struct {
 	Token  string // not needed with Server
 	// Agent, where set, connects as that agent, which an embedded server
 	// then holds to the agent's own subjects.
-	Agent    odometer.AgentID
-	Name     string // for those who look at the server's connections
-	TLS      *tls.Config
-	Logger   *slog.Logger
-	Replicas int    // of each stream that is created; 0 for 1
+	Agent  odometer.AgentID
+	Name   string // for those who look at the server's connections
+	TLS    *tls.Config
+	Logger *slog.Logger
+	// Replicas is how many servers of a cluster keep a copy of each stream. 0
+	// leaves a stream that exists as it is and creates others with one copy.
+	Replicas int
 	Limits   Limits // of the streams; zero fields for the defaults
 }
 
@@ -87,7 +89,7 @@ func Connect(o ConnectOptions) (*Conn, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Conn{agent: o.Agent, replicas: max(1, o.Replicas), limits: o.Limits.orDefaults(), log: o.Logger}
+	c := &Conn{agent: o.Agent, replicas: o.Replicas, limits: o.Limits.orDefaults(), log: o.Logger}
 	c.status.Since = time.Now()
 	opts, err := c.options(o)
 	if err != nil {

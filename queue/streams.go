@@ -62,12 +62,18 @@ func (c *Conn) ingestConfig() jetstream.StreamConfig {
 		MaxBytes:   c.limits.IngestBytes,
 		MaxAge:     c.limits.IngestAge,
 		Storage:    jetstream.FileStorage,
-		Replicas:   c.replicas,
+		Replicas:   max(1, c.replicas),
 		Duplicates: usageDuplicates, // frames carry no message ids: the ledger knows duplicates
 	}
 }
 
 func (c *Conn) usageConfig() jetstream.StreamConfig {
+	// One copy need not wait for the disk, since the ledger can feed it again.
+	// Several copies have a log between them that does, and take no such wish.
+	persist := jetstream.AsyncPersistMode
+	if c.replicas > 1 {
+		persist = jetstream.DefaultPersistMode
+	}
 	return jetstream.StreamConfig{
 		Name:        UsageStream,
 		Description: "Entries as the ledger booked them, one a message, in ledger order",
@@ -77,9 +83,9 @@ func (c *Conn) usageConfig() jetstream.StreamConfig {
 		MaxBytes:    c.limits.UsageBytes,
 		MaxAge:      c.limits.UsageAge,
 		Storage:     jetstream.FileStorage,
-		PersistMode: jetstream.AsyncPersistMode, // the ledger can feed it again
+		PersistMode: persist,
 		Compression: jetstream.S2Compression,
-		Replicas:    c.replicas,
+		Replicas:    max(1, c.replicas),
 		Duplicates:  usageDuplicates,
 	}
 }
@@ -99,12 +105,19 @@ func (c *Conn) ensure(ctx context.Context, want jetstream.StreamConfig) (jetstre
 	switch {
 	case err == nil:
 		cfg := have.CachedInfo().Config
+		if c.replicas == 0 {
+			want.Replicas = cfg.Replicas
+		}
 		if cfg.MaxBytes == want.MaxBytes && cfg.MaxAge == want.MaxAge && cfg.Replicas == want.Replicas && cfg.Discard == want.Discard &&
 			cfg.Duplicates == want.Duplicates && cfg.Compression == want.Compression && len(cfg.Subjects) == 1 && cfg.Subjects[0] == want.Subjects[0] {
 			return have, nil
 		}
 		// What cannot be changed stays as it is.
 		want.Retention, want.PersistMode, want.Storage = cfg.Retention, cfg.PersistMode, cfg.Storage
+		if want.Replicas > 1 && cfg.PersistMode == jetstream.AsyncPersistMode {
+			return nil, fmt.Errorf("queue: stream %s was created for one copy and cannot have %d: delete it, and it is created and fed again: %w",
+				want.Name, want.Replicas, odometer.ErrConflict)
+		}
 	case !errors.Is(err, jetstream.ErrStreamNotFound):
 		return nil, unavailable("look for stream "+want.Name, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -28,6 +29,7 @@ type serveConfig struct {
 	// addresses of an external one, which then needs the token of that file.
 	NATS          string
 	NATSTokenFile string
+	NATSReplicas  int  // copies of each stream on an external cluster; 0 leaves them as they are
 	NoAgent       bool // do not meter this machine
 	LogLevel      string
 	listenFlags
@@ -56,6 +58,7 @@ Ctrl-C ends it within five seconds; nothing is lost.`,
 	flags.StringVar(&c.HTTP, "http", defaultHTTP, "address of the API")
 	flags.StringVar(&c.NATS, "nats", defaultNATS, "address of the embedded queue, or nats:// address of an external one")
 	flags.StringVar(&c.NATSTokenFile, "nats-token-file", "", "file that holds the token of an external queue")
+	flags.IntVar(&c.NATSReplicas, "nats-replicas", 0, "copies of each stream on an external cluster: 3 survive the loss of a server (default: 1 where a stream is created)")
 	flags.BoolVar(&c.NoAgent, "no-agent", false, "do not meter this machine")
 	c.meterFlags.register(flags)
 	c.listenFlags.register(flags)
@@ -89,10 +92,19 @@ func (c *serveConfig) complete() error {
 		if c.NATSTokenFile != "" {
 			add(errors.New("--nats-token-file is for an external queue; --nats names none"))
 		}
+		if c.NATSReplicas != 0 {
+			add(errors.New("--nats-replicas is for an external queue; --nats names none"))
+		}
+	}
+	if c.NATSReplicas < 0 || c.NATSReplicas > maxReplicas {
+		add(fmt.Errorf("--nats-replicas %d: a stream has 1 to %d copies", c.NATSReplicas, maxReplicas))
 	}
 	add(c.meterFlags.check())
 	return misuse(errors.Join(errs...))
 }
+
+// maxReplicas is the most copies of a stream that JetStream keeps.
+const maxReplicas = 5
 
 const (
 	// stopWithin is how long the end may take altogether.
@@ -224,7 +236,7 @@ func (sv *server) openQueue(ctx context.Context) error {
 		return err
 	}
 	if sv.config.external() {
-		options.TLS = trust
+		options.TLS, options.Replicas = trust, sv.config.NATSReplicas
 		if sv.config.NATSTokenFile != "" {
 			if options.Token, err = readToken(sv.config.NATSTokenFile); err != nil {
 				return err
