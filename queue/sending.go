@@ -65,6 +65,7 @@ type sending struct {
 
 	// Asking the server for the last receipt.
 	asking    bool
+	askedAt   odometer.Receipt // the last receipt when the question was put
 	lastAsked time.Time
 	started   bool // the first answer has come, or will not
 }
@@ -370,8 +371,11 @@ func (r *sending) resend(why string) {
 	r.rewound, r.progress = true, r.now()
 }
 
-// receipt takes what the ledger says. Asked receipts may be overtaken by
-// others; those that came by themselves are in the order of commits.
+// receipt takes what the ledger says. A receipt may be overtaken by another:
+// one that came by itself where the server changed to another node of the
+// queue in between. So what says less than is known is not believed, unless it
+// answers a question that was put when that much was known already: then the
+// ledger has lost it.
 func (r *sending) receipt(x odometer.Receipt, asked bool) {
 	if x.Spool != r.spool.ID() || x.Agent != r.o.Agent {
 		return // of a spool that this agent had before
@@ -382,8 +386,11 @@ func (r *sending) receipt(x odometer.Receipt, asked bool) {
 	switch {
 	case !same && !first && x.Ledger == r.last.Ledger && x.Generation < r.last.Generation:
 		return // sent before the ledger was restored
-	case same && asked && x.Position < r.last.Position:
-		return // overtaken
+	case same && x.Position < r.last.Position && !asked:
+		r.ask()
+		return
+	case same && x.Position < r.last.Position && (r.askedAt.Ledger != x.Ledger || r.askedAt.Generation != x.Generation || x.Position >= r.askedAt.Position):
+		return
 	}
 	if err := r.spool.Ack(x); err != nil {
 		r.log.Error("the spool does not take a receipt: it frees nothing for now", "position", x.Position, "err", err)
@@ -432,7 +439,7 @@ func (r *sending) ask() {
 	if r.asking {
 		return
 	}
-	r.asking = true
+	r.asking, r.askedAt = true, r.last
 	r.world.Ask(r.o.Agent, r.spool.ID(), askWithin, func(x odometer.Receipt, err error) { r.answered(answer{x, err}) })
 }
 

@@ -437,26 +437,33 @@ func TestReceiptsThatGoBack(t *testing.T) {
 		receipt func() odometer.Receipt
 		want    []string
 		at      uint64
+		stale   bool // the ledger is not where the receipt says
 	}{
-		{"a ledger that was restored is offered again what lies beyond", func() odometer.Receipt { return receipt(2, 2) }, []string{"1-4", "3-4"}, 4},
-		{"a ledger that lost its last commits is, too", func() odometer.Receipt { return receipt(2, 1) }, []string{"1-4", "3-4"}, 4},
+		{"a ledger that was restored is offered again what lies beyond", func() odometer.Receipt { return receipt(2, 2) }, []string{"1-4", "3-4"}, 4, false},
+		{"a ledger that lost its last commits is, too", func() odometer.Receipt { return receipt(2, 1) }, []string{"1-4", "3-4"}, 4, false},
 		{"a ledger that has something missing is, too", func() odometer.Receipt {
 			r := receipt(1, 1)
 			r.Ahead = true
 			return r
-		}, []string{"1-4", "2-4"}, 4},
+		}, []string{"1-4", "2-4"}, 4, false},
 		{"another ledger is offered everything", func() odometer.Receipt {
 			r := receipt(0, 1)
 			r.Ledger = "another"
 			return r
-		}, []string{"1-4", "1-4"}, 4},
-		{"a receipt from before the restore is ignored", func() odometer.Receipt { return receipt(1, 0) }, []string{"1-4"}, 4},
+		}, []string{"1-4", "1-4"}, 4, false},
+		{"a receipt from before the restore is ignored", func() odometer.Receipt { return receipt(1, 0) }, []string{"1-4"}, 4, false},
 		{"a receipt for a spool of the past is ignored", func() odometer.Receipt {
 			r := receipt(1, 1)
 			r.Spool = "another"
 			return r
-		}, []string{"1-4"}, 4},
-		{"a receipt beyond what was sent moves on", func() odometer.Receipt { return receipt(9, 1) }, []string{"1-4"}, 9},
+		}, []string{"1-4"}, 4, false},
+		{"a receipt that others have overtaken is ignored", func() odometer.Receipt { return receipt(2, 1) }, []string{"1-4"}, 4, true},
+		{"so is one that says something was missing", func() odometer.Receipt {
+			r := receipt(2, 1)
+			r.Ahead = true
+			return r
+		}, []string{"1-4"}, 4, true},
+		{"a receipt beyond what was sent moves on", func() odometer.Receipt { return receipt(9, 1) }, []string{"1-4"}, 9, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -467,7 +474,9 @@ func TestReceiptsThatGoBack(t *testing.T) {
 				same(t, "receipted", p.Stats().Receipted, 4)
 				r := c.receipt()
 				w.ledger.mu.Lock()
-				w.ledger.positions[testSpool] = r.Position
+				if !c.stale {
+					w.ledger.positions[testSpool] = r.Position
+				}
 				if r.Generation > 0 {
 					w.ledger.id, w.ledger.generation = r.Ledger, r.Generation
 				}
