@@ -134,7 +134,17 @@ type end struct {
 	stream jetstream.Stream
 	id     string
 	seq    uint64                      // of the last message
-	hold   [odometer.Partitions]uint64 // entries up to here are in the stream already
+	from   uint64                      // message behind which hold was read
+	hold   [odometer.Partitions]uint64 // entries up to here are in the stream already; 0 once they are passed
+}
+
+// noted returns the message behind which everything lies that is published
+// and beyond the cursor: what a feed that is interrupted now must read back.
+func (e *end) noted() uint64 {
+	if e.hold == ([odometer.Partitions]uint64{}) {
+		return e.seq
+	}
+	return e.from
 }
 
 // follow publishes from the cursor on, until something fails or the stream
@@ -172,7 +182,7 @@ func (f *Feed) follow(ctx context.Context) (progress bool, err error) {
 		if err != nil {
 			return progress, err
 		}
-		if err := advance(ctx, at.id, at.seq); err != nil {
+		if err := advance(ctx, at.id, at.noted()); err != nil {
 			return progress, fmt.Errorf("feed: move the cursor: %w", err)
 		}
 	}
@@ -210,10 +220,9 @@ func (f *Feed) open(ctx context.Context) (*end, error) {
 	if err != nil {
 		return nil, fmt.Errorf("feed: read the cursor: %w", err)
 	}
-	from := uint64(0)
 	switch {
 	case noted == at.id && seq <= at.seq:
-		from = seq
+		at.from = seq
 	case noted != "":
 		f.log.Warn("the topic was lost: it is fed again from the first entry", "stream", UsageStream, "was", noted, "message", seq, "is", at.id, "last", at.seq)
 		if err := f.source.Rewind(ctx); err != nil {
@@ -221,17 +230,18 @@ func (f *Feed) open(ctx context.Context) (*end, error) {
 		}
 		f.count(func(s *FeedStats) { s.Rewinds++ })
 	}
-	if err := f.readBack(ctx, at, from, info.State.FirstSeq); err != nil {
+	if err := f.readBack(ctx, at, info.State.FirstSeq); err != nil {
 		return nil, err
 	}
 	return at, nil
 }
 
-// readBack notes which entries lie in the stream beyond a message. Since each
-// partition is published in order, the last entry of it says it all, also of
-// those that have gone by age.
-func (f *Feed) readBack(ctx context.Context, at *end, from, first uint64) error {
-	if from = max(from+1, first); from > at.seq {
+// readBack notes which entries lie in the stream behind message at.from. Since
+// each partition is published in order, the last entry of it says it all, also
+// of those that have gone by age.
+func (f *Feed) readBack(ctx context.Context, at *end, first uint64) error {
+	from := max(at.from+1, first)
+	if from > at.seq {
 		return nil
 	}
 	consumer, err := at.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
@@ -241,7 +251,7 @@ func (f *Feed) readBack(ctx context.Context, at *end, from, first uint64) error 
 		return unavailable("read "+UsageStream+" back", err)
 	}
 	if consumer.CachedInfo().NumPending == 0 {
-		return nil // somebody deleted them
+		return f.readToEnd(ctx, at, from-1)
 	}
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(2000))
 	if err != nil {
@@ -263,9 +273,25 @@ func (f *Feed) readBack(ctx context.Context, at *end, from, first uint64) error 
 			at.hold[id.Partition] = max(at.hold[id.Partition], id.Number)
 		}
 		if meta.NumPending == 0 || meta.Sequence.Stream >= at.seq {
-			return nil
+			return f.readToEnd(ctx, at, meta.Sequence.Stream)
 		}
 	}
+}
+
+// readToEnd makes sure that the stream holds nothing behind message last. A
+// server that has just started was seen to say so while messages were still
+// to come, and what is overlooked here is published twice.
+func (f *Feed) readToEnd(ctx context.Context, at *end, last uint64) error {
+	if last >= at.seq {
+		return nil
+	}
+	switch _, err := at.stream.GetMsg(ctx, at.seq); {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return nil // somebody deleted them
+	case err != nil:
+		return unavailable("read "+UsageStream+" back", err)
+	}
+	return fmt.Errorf("queue: read %s back: it ends at message %d and was read up to %d: %w", UsageStream, at.seq, last, odometer.ErrUnavailable)
 }
 
 // unchanged reports whether the stream is still as the feed left it.
@@ -312,7 +338,12 @@ func (f *Feed) publish(ctx context.Context, at *end, entries []odometer.Entry) (
 		if e.ID.Partition < 0 || e.ID.Partition >= odometer.Partitions {
 			return n, fmt.Errorf("feed: entry %s has no such partition: %w", e.ID, odometer.ErrInvalid)
 		}
-		if e.ID.Number <= at.hold[e.ID.Partition] {
+		hold := &at.hold[e.ID.Partition]
+		held := e.ID.Number <= *hold
+		if e.ID.Number >= *hold {
+			*hold = 0
+		}
+		if held {
 			skipped++
 			continue
 		}

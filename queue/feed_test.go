@@ -306,6 +306,42 @@ func TestFeedRewindsWhenTheTopicIsLost(t *testing.T) {
 	}
 }
 
+// A feed that was interrupted while it passed over what the topic has after a
+// rewind must read all of that back: the cursor is far behind the topic's end.
+func TestFeedInterruptedWhileItCatchesUpPublishesNothingTwice(t *testing.T) {
+	srv := serving(t, t.TempDir(), anyPort)
+	conn := connect(t, ConnectOptions{Server: srv})
+	s := newSource()
+	s.book(1, 3*feedBatch)
+	s.book(2, 10)
+	_, stop := feeding(t, conn, s)
+	eventually(t, "all is published", s.caughtUp)
+	stop()
+	// As after a power failure that took the end of the topic: the cursor
+	// names a message that is no longer there.
+	s.mu.Lock()
+	s.seq += 5
+	moved := 0
+	s.fail = func(what string) error { // the process dies after the first batch
+		if moved += map[string]int{"advanced": 1}[what]; moved > 0 {
+			return errors.New("killed")
+		}
+		return nil
+	}
+	s.mu.Unlock()
+	_, stop = feeding(t, conn, s)
+	eventually(t, "it is interrupted", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return moved > 0 })
+	stop()
+	s.mu.Lock()
+	s.fail = nil
+	s.mu.Unlock()
+	feed, _ := feeding(t, conn, s)
+	s.book(1, 3)
+	eventually(t, "all is published again", s.caughtUp)
+	checkTopic(t, conn, s)
+	same(t, "published by the last", feed.Stats().Published, 3)
+}
+
 func TestFeedFillsATopicThatLostItsEnd(t *testing.T) {
 	srv := serving(t, t.TempDir(), anyPort)
 	conn := connect(t, ConnectOptions{Server: srv})
