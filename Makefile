@@ -1,6 +1,6 @@
 # make test is what CI runs; see CONTRIBUTING.md.
 
-.PHONY: build test lint fuzz bench mutants sweep
+.PHONY: build test lint fuzz bench mutants sweep power
 
 build:
 	go build -o odometer ./cmd/odometer
@@ -31,3 +31,7 @@ mutants:
 # Kills the real program at every call that changes a file.
 sweep:
 	go run ./crash sweep
+
+# Cuts the power at every call of a recorded server run.
+power:
+	go run ./crash power
