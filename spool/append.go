@@ -181,7 +181,7 @@ func (s *Spool) roll() error {
 	segs := slices.Clone(s.index.segs)
 	replaced := ""
 	if n := len(segs); n > 0 && segs[n-1].first == g.first { // it has no records
-		g.gen = segs[n-1].gen + 1
+		g.gen = s.later()
 		replaced = segs[n-1].name
 		segs = segs[:n-1]
 	}
@@ -208,6 +208,13 @@ func (s *Spool) roll() error {
 		_ = s.fs.Remove(s.path(replaced)) // where it stays, the generation tells
 	}
 	return nil
+}
+
+// later returns a generation after every one that was tried: what came of an
+// attempt that failed may come back after a power cut.
+func (s *Spool) later() uint32 {
+	s.generation++
+	return s.generation
 }
 
 // begin writes a header and makes the file and its name durable.
