@@ -32,6 +32,8 @@ mutants:
 sweep:
 	go run ./crash sweep
 
-# Cuts the power at every call of a recorded server run.
+# Cuts the power at every call of a recorded server run, and of many runs of the
+# spool, in every way.
 power:
 	go run ./crash power
+	go test ./spool -run 'PowerCuts|Bit' -long -v -timeout 60m

@@ -133,11 +133,7 @@ func (s *Spool) write(b []byte) error {
 			return err
 		}
 		s.expire()
-		if err := s.copyDoubtful(); err != nil {
-			// What it holds was synced before; it is only less safe.
-			s.log.Error("a segment whose fsync failed could not be copied", "err", err)
-			s.doubtful = ""
-		}
+		s.secure()
 	}
 	g := s.active()
 	n, err := s.file.Write(b)
@@ -228,19 +224,17 @@ func (s *Spool) begin(f File, h header) error {
 	return s.fs.SyncDir(s.dir)
 }
 
-// copyDoubtful copies what can be read of the segment whose sync failed.
-func (s *Spool) copyDoubtful() error {
-	if s.doubtful == "" {
-		return nil
-	}
+// secure copies what can be read of the segment whose sync failed, if there is
+// one.
+func (s *Spool) secure() {
 	i := slices.IndexFunc(s.index.segs, func(g *segment) bool { return g.name == s.doubtful })
-	if i >= 0 {
-		if _, err := s.rewrite(i, i+1, asIs, nil); err != nil {
-			return err
-		}
+	if s.doubtful = ""; i < 0 {
+		return
 	}
-	s.doubtful = ""
-	return nil
+	if _, err := s.rewrite(i, i+1, asIs, nil); err != nil {
+		// What it holds was synced before; it is only less safe.
+		s.log.Error("a segment whose fsync failed could not be copied", "err", err)
+	}
 }
 
 // limit makes room for n bytes where MaxBytes wants that, with some to spare

@@ -237,10 +237,11 @@ func (s *Spool) open() error {
 	s.report(x)
 	s.stats.Corrupt = x.lost
 	s.restoreAckedAt()
+	s.makeReserve(true)
 	if err := s.openLast(); err != nil {
 		return err
 	}
-	s.makeReserve(true)
+	s.makeReserve(true) // where openLast took it
 	s.measure()
 	return nil
 }
@@ -400,10 +401,11 @@ func (s *Spool) openLast() error {
 		s.log.Warn("torn tail: an append that never returned is left out",
 			"segment", x.segs[len(x.segs)-1].name, "offset", x.torn.off, "bytes", s.stats.TornBytes, "reason", x.torn.reason, "next_position", s.next)
 	}
-	if err := s.roll(); err != nil {
+	if err := s.inReserve(s.roll); err != nil {
 		return err
 	}
-	return s.copyDoubtful()
+	s.secure()
+	return nil
 }
 
 // report logs what a scan could not read.
