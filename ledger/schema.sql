@@ -30,6 +30,7 @@ CREATE TABLE journal (
   body        BLOB    NOT NULL,
   result      BLOB    NOT NULL,    -- JSON, see result in journal.go
   hash        BLOB    NOT NULL,
+  checksum    INTEGER NOT NULL DEFAULT -1, -- CRC-32C over every column before it but id, compared whenever the row is read
   UNIQUE (partition, position)
 );
 CREATE INDEX journal_time ON journal (max_us);
@@ -41,16 +42,6 @@ CREATE TABLE heads (
   body      BLOB    NOT NULL, -- JSON: what follows from the records that are gone
   key       BLOB    NOT NULL, -- Ed25519 public key
   signature BLOB    NOT NULL  -- of body
-);
-
--- Where each generation after the first begins, see generation.go: position of
--- the record that says so, and the last entry before it.
-CREATE TABLE generations (
-  partition  INTEGER NOT NULL,
-  generation INTEGER NOT NULL,
-  position   INTEGER NOT NULL,
-  entry      INTEGER NOT NULL,
-  PRIMARY KEY (partition, generation)
 );
 
 -- Who an epoch is of: written once.

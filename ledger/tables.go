@@ -142,9 +142,9 @@ func (f *fold) storeEpoch(e *epoch) error {
 }
 
 func (f *fold) insertRecord(r *record) error {
-	res, err := f.exec(`INSERT INTO journal (partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		r.partition, r.position, r.kind, r.at, r.sender, r.spool, r.first, r.last, r.minUS, r.maxUS, r.firstEntry, r.entries, r.body, r.result, r.hash)
+	res, err := f.exec(`INSERT INTO journal (partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash, checksum)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		r.partition, r.position, r.kind, r.at, r.sender, r.spool, r.first, r.last, r.minUS, r.maxUS, r.firstEntry, r.entries, r.body, r.result, r.hash, r.checksum())
 	if err != nil {
 		return fmt.Errorf("append to the journal: %w", err)
 	}
