@@ -83,6 +83,7 @@ var raises = map[string]func(*Report) *int64{
 
 	// Things that must be equal and are not.
 	"journal_chain":    unreconciled, // the hash does not follow from the record and its predecessor
+	"journal_checksum": unreconciled, // the checksum is not that of the record
 	"journal_body":     unreconciled, // what was received cannot be read
 	"journal_result":   unreconciled, // what was decided cannot be read
 	"journal_span":     unreconciled, // min_us, max_us are not the span of the entries
@@ -102,7 +103,6 @@ var raises = map[string]func(*Report) *int64{
 	"checkpoints":      unreconciled, // a checkpoint's place is wrong
 	"table":            unreconciled, // a row cannot be read
 	"storage":          unreconciled, // the database contradicts itself: an index says something else than its table
-	"generation":       unreconciled, // the table of generations is not what the journal says
 	"feed_cursor":      unreconciled, // the feed claims to have published what is not booked
 	"topic_missing":    unreconciled, // an entry was published and is not in the topic
 	"topic_differs":    unreconciled, // a message is not the entry that it names
