@@ -1,6 +1,6 @@
 # make test is what CI runs; see CONTRIBUTING.md.
 
-.PHONY: build test lint fuzz bench mutants sweep power
+.PHONY: build test lint fuzz bench corruption mutants sweep
 
 build:
 	go build -o odometer ./cmd/odometer
@@ -24,6 +24,11 @@ fuzz:
 bench:
 	go run ./bench
 
+# Flips every bit of a small ledger, in its rows and in its file.
+corruption:
+	go test -count=1 -timeout 6h -v -run 'TestEveryBitOfTheJournal|TestBitsOfTheTables|TestBitsOfTheFile' ./audit -every-bit
+	go test -count=1 -v -run 'TestADamagedRecordIsNotRead' ./ledger
+
 # Plants every bug of the table and demands that each is caught.
 mutants:
 	go run ./mutants
@@ -31,9 +36,3 @@ mutants:
 # Kills the real program at every call that changes a file.
 sweep:
 	go run ./crash sweep
-
-# Cuts the power at every call of a recorded server run, and of many runs of the
-# spool, in every way.
-power:
-	go run ./crash power
-	go test ./spool -run 'PowerCuts|Bit' -long -v -timeout 60m

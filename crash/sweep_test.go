@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -12,11 +11,8 @@ import (
 	"example.org/odometer/crash/trace"
 )
 
-var (
-	binary string // the real program, built once for all tests
-	bg     = context.Background()
-	atEnd  []func()
-)
+// binary is the real program, built once for all tests.
+var binary string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -29,11 +25,6 @@ func TestMain(m *testing.M) {
 			os.Stderr.WriteString(err.Error() + "\n")
 			return 1
 		}
-		defer func() {
-			for _, f := range atEnd {
-				f()
-			}
-		}()
 		return m.Run()
 	}())
 }

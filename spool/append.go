@@ -133,7 +133,11 @@ func (s *Spool) write(b []byte) error {
 			return err
 		}
 		s.expire()
-		s.secure()
+		if err := s.copyDoubtful(); err != nil {
+			// What it holds was synced before; it is only less safe.
+			s.log.Error("a segment whose fsync failed could not be copied", "err", err)
+			s.doubtful = ""
+		}
 	}
 	g := s.active()
 	n, err := s.file.Write(b)
@@ -177,7 +181,7 @@ func (s *Spool) roll() error {
 	segs := slices.Clone(s.index.segs)
 	replaced := ""
 	if n := len(segs); n > 0 && segs[n-1].first == g.first { // it has no records
-		g.gen = s.later()
+		g.gen = segs[n-1].gen + 1
 		replaced = segs[n-1].name
 		segs = segs[:n-1]
 	}
@@ -206,13 +210,6 @@ func (s *Spool) roll() error {
 	return nil
 }
 
-// later returns a generation after every one that was tried: what came of an
-// attempt that failed may come back after a power cut.
-func (s *Spool) later() uint32 {
-	s.generation++
-	return s.generation
-}
-
 // begin writes a header and makes the file and its name durable.
 func (s *Spool) begin(f File, h header) error {
 	if _, err := f.Write(h.append(nil)); err != nil {
@@ -224,17 +221,19 @@ func (s *Spool) begin(f File, h header) error {
 	return s.fs.SyncDir(s.dir)
 }
 
-// secure copies what can be read of the segment whose sync failed, if there is
-// one.
-func (s *Spool) secure() {
+// copyDoubtful copies what can be read of the segment whose sync failed.
+func (s *Spool) copyDoubtful() error {
+	if s.doubtful == "" {
+		return nil
+	}
 	i := slices.IndexFunc(s.index.segs, func(g *segment) bool { return g.name == s.doubtful })
-	if s.doubtful = ""; i < 0 {
-		return
+	if i >= 0 {
+		if _, err := s.rewrite(i, i+1, asIs, nil); err != nil {
+			return err
+		}
 	}
-	if _, err := s.rewrite(i, i+1, asIs, nil); err != nil {
-		// What it holds was synced before; it is only less safe.
-		s.log.Error("a segment whose fsync failed could not be copied", "err", err)
-	}
+	s.doubtful = ""
+	return nil
 }
 
 // limit makes room for n bytes where MaxBytes wants that, with some to spare
