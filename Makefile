@@ -1,6 +1,6 @@
 # make test is what CI runs; see CONTRIBUTING.md.
 
-.PHONY: build test lint fuzz bench corruption mutants sweep
+.PHONY: build test lint fuzz bench corruption mutants sweep power
 
 build:
 	go build -o odometer ./cmd/odometer
@@ -36,3 +36,9 @@ mutants:
 # Kills the real program at every call that changes a file.
 sweep:
 	go run ./crash sweep
+
+# Cuts the power at every call of a recorded server run, and of many runs of the
+# spool, in every way.
+power:
+	go run ./crash power
+	go test ./spool -run 'PowerCuts|Bit' -long -v -timeout 60m

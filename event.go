@@ -190,12 +190,25 @@ func round6(f float64) float64 { return math.Round(f*1e6) / 1e6 }
 // It needs no knowledge of other events.
 func (e *Event) Check() error { return checkEvent(e) }
 
-// EntryID names one entry of the ledger: dense from 1 within its partition.
-// In text it is "partition-number", such as "17-4211".
+// EntryID names one entry of the ledger, for ever. In the ledger's first
+// generation numbers are dense from 1 within a partition. In a later one (after
+// it was restored from a backup) the number is
+// generation · GenerationEntries + ordinal, where ordinals go on densely from
+// where the backup stood.
 type EntryID struct {
 	Partition int
 	Number    uint64
 }
+
+// GenerationEntries is how many entries a partition can have: a million a day
+// for 270 years. Generations are less than 2^63 / GenerationEntries.
+const GenerationEntries = 100_000_000_000
+
+// Generation returns the generation of the ledger in which the entry was booked.
+func (id EntryID) Generation() uint64 { return max(1, id.Number/GenerationEntries) }
+
+// Ordinal returns which of its partition's entries it is, from 1 on.
+func (id EntryID) Ordinal() uint64 { return id.Number % GenerationEntries }
 
 func (id EntryID) String() string { return fmt.Sprintf("%d-%d", id.Partition, id.Number) }
 

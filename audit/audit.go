@@ -92,6 +92,8 @@ type audit struct {
 	instances map[odometer.InstanceID]struct{}
 	gap       int64 // µs
 	topic     *topicCheck
+	begins    map[int64][]begin // of generations, by partition
+	begun     int               // of them, those that the journal has
 	done, all int64
 }
 
@@ -153,6 +155,9 @@ func (a *audit) run(ctx context.Context) error {
 	for _, flaw := range flaws {
 		a.report.find("storage", "%s", flaw)
 	}
+	if err := a.loadGenerations(ctx); err != nil {
+		return err
+	}
 	// The topic first: the moment of the ledger is fixed already, so what the
 	// topic must have by then is known, and it can only have more.
 	if err := a.readTopic(ctx); err != nil {
@@ -167,6 +172,7 @@ func (a *audit) run(ctx context.Context) error {
 			return err
 		}
 	}
+	a.checkGenerations()
 	if err := a.checkReceipts(ctx); err != nil {
 		return err
 	}

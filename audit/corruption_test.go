@@ -642,6 +642,9 @@ var corruptions = []struct {
 	{"a checkpoint was forgotten", "checkpoints", func(f *forger) {
 		f.exec(-1, `DELETE FROM checkpoints`)
 	}},
+	{"the table has a generation that the journal does not begin", "generation", func(f *forger) {
+		f.exec(1, `INSERT INTO generations (partition, generation, position, entry) VALUES (7, 30000000, 1, 0)`)
+	}},
 	{"the feed claims to have published what is not booked", "feed_cursor", func(f *forger) {
 		f.exec(1, `INSERT INTO feed VALUES ('usage', ?, 9999, 9999)`, one)
 	}},

@@ -286,7 +286,7 @@ func (a *audit) readJournal(ctx context.Context, partition int64, do func(*row) 
 		if r.id <= id {
 			rep.find("journal_position", "%s has the id %d after the id %d: it is read before its turn", r, r.id, id)
 		}
-		if r.firstEntry != entry+1 {
+		if r.firstEntry != a.nextEntry(r, entry) {
 			rep.find("journal_entries", "%s begins with entry %d after entry %d", r, r.firstEntry, entry)
 		}
 		if !bytes.Equal(r.hash, r.link(prev)) {

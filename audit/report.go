@@ -103,6 +103,7 @@ var raises = map[string]func(*Report) *int64{
 	"checkpoints":      unreconciled, // a checkpoint's place is wrong
 	"table":            unreconciled, // a row cannot be read
 	"storage":          unreconciled, // the database contradicts itself: an index says something else than its table
+	"generation":       unreconciled, // the table of generations is not what the journal says
 	"feed_cursor":      unreconciled, // the feed claims to have published what is not booked
 	"topic_missing":    unreconciled, // an entry was published and is not in the topic
 	"topic_differs":    unreconciled, // a message is not the entry that it names

@@ -29,6 +29,7 @@ type Topic struct {
 	Entries   int64  `json:"entries"`   // different ones among them
 	Owners    int64  `json:"owners"`    // whose sums were compared
 	Published int64  `json:"published"` // entries that the feed's cursor says are published
+	Void      int64  `json:"void"`      // messages of entries that the ledger forgot when it was restored
 }
 
 // errUnavailable marks a topic that cannot be read: a warning, no finding.
@@ -71,13 +72,17 @@ func (a *audit) readTopic(ctx context.Context) error {
 	}
 	rep := a.report
 	for _, n := range t.cursor {
-		rep.Topic.Published += int64(n)
+		rep.Topic.Published += int64((odometer.EntryID{Number: n}).Ordinal())
 	}
 	var lo, hi [odometer.Partitions]uint64
 	var beyond odometer.EntryID
 	state, err := a.messages(ctx, func(m message) error {
 		e := t.decode(m)
 		if e == nil {
+			return nil
+		}
+		if a.void(e.ID) {
+			rep.Topic.Void++
 			return nil
 		}
 		p, n := e.ID.Partition, e.ID.Number

@@ -28,6 +28,8 @@ func main() {
 	switch os.Args[1] {
 	case "sweep":
 		err = sweepCommand(ctx, os.Args[2:])
+	case "power":
+		err = powerCommand(ctx, os.Args[2:])
 	default:
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
@@ -59,4 +61,16 @@ func sweepCommand(ctx context.Context, args []string) error {
 		return fmt.Errorf("there is no run %q", *only)
 	}
 	return sweep(ctx, o)
+}
+
+func powerCommand(ctx context.Context, args []string) error {
+	o := powerOptions{Out: os.Stdout, Progress: progress()}
+	flags := flag.NewFlagSet("power", flag.ExitOnError)
+	flags.IntVar(&o.Sample, "sample", 0, "cut the power so often, evenly spread; 0 for after every call, with every fate")
+	flags.IntVar(&o.Whole, "whole", 10, "start the whole program on one of so many states; 0 for none")
+	flags.Uint64Var(&o.Seed, "seed", 0, "which states a sample takes, and what is drawn at random in them")
+	flags.IntVar(&o.Parallel, "parallel", max(2, runtime.NumCPU()), "states at once")
+	flags.StringVar(&o.Keep, "keep", "", "directory for the states that are not recovered from")
+	flags.Parse(args)
+	return power(ctx, o)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -11,8 +12,11 @@ import (
 	"example.org/odometer/crash/trace"
 )
 
-// binary is the real program, built once for all tests.
-var binary string
+var (
+	binary string // the real program, built once for all tests
+	bg     = context.Background()
+	atEnd  []func()
+)
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -25,6 +29,11 @@ func TestMain(m *testing.M) {
 			os.Stderr.WriteString(err.Error() + "\n")
 			return 1
 		}
+		defer func() {
+			for _, f := range atEnd {
+				f()
+			}
+		}()
 		return m.Run()
 	}())
 }

@@ -17,12 +17,24 @@ import (
 // biller is a billing system that knows only docs/billing.md. What it has is
 // stored with its place in one step, so that it may be killed at any message.
 type biller struct {
-	last   map[string]uint64  // by partition
-	totals map[string]amounts // by owner
+	last    map[string]uint64  // number, by partition
+	totals  map[string]amounts // by owner
+	counted []counted          // what the totals are made of
+	voided  int
 }
 
+// counted is an entry in the totals.
+type counted struct {
+	partition string
+	ordinal   uint64
+	owner     string
+	usage     amounts
+}
+
+func newBiller() *biller { return &biller{last: map[string]uint64{}, totals: map[string]amounts{}} }
+
 func (b *biller) clone() *biller {
-	c := &biller{last: map[string]uint64{}, totals: map[string]amounts{}}
+	c := newBiller()
 	for k, v := range b.last {
 		c.last[k] = v
 	}
@@ -32,7 +44,17 @@ func (b *biller) clone() *biller {
 			c.totals[k][q] = n
 		}
 	}
+	c.counted, c.voided = append(c.counted, b.counted...), b.voided
 	return c
+}
+
+func (b *biller) add(e counted, sign int64) {
+	if b.totals[e.owner] == nil {
+		b.totals[e.owner] = amounts{}
+	}
+	for q, n := range e.usage {
+		b.totals[e.owner][q] += sign * n
+	}
 }
 
 func (b *biller) take(data []byte) error {
@@ -50,26 +72,38 @@ func (b *biller) take(data []byte) error {
 	if !ok || err != nil {
 		return fmt.Errorf("entry id %q: %w", e.EntryID, err)
 	}
-	if n <= b.last[partition] {
+	const size = 100_000_000_000
+	last := b.last[partition]
+	switch {
+	case n <= last:
 		return nil
+	case n/size > last/size: // another generation: what was counted from here on is void
+		kept := b.counted[:0]
+		for _, c := range b.counted {
+			if c.partition == partition && c.ordinal >= n%size {
+				b.add(c, -1)
+				b.voided++
+			} else {
+				kept = append(kept, c)
+			}
+		}
+		b.counted = kept
+		last = min(last%size, n%size-1)
 	}
-	if n != b.last[partition]+1 {
-		return fmt.Errorf("entry %s after %d: something is missing", e.EntryID, b.last[partition])
+	if n%size != last%size+1 {
+		return fmt.Errorf("entry %s after %d: something is missing", e.EntryID, last)
 	}
-	owner := "/" + e.User
+	c := counted{partition, n % size, "/" + e.User, amounts{}}
 	if e.Org != nil {
-		owner = *e.Org + owner
-	}
-	if b.totals[owner] == nil {
-		b.totals[owner] = amounts{}
+		c.owner = *e.Org + c.owner
 	}
 	for q, raw := range e.Usage {
-		v, err := strconv.ParseInt(strings.Trim(string(raw), `"`), 10, 64)
-		if err != nil {
+		if c.usage[q], err = strconv.ParseInt(strings.Trim(string(raw), `"`), 10, 64); err != nil {
 			return err
 		}
-		b.totals[owner][q] += v
 	}
+	b.add(c, 1)
+	b.counted = append(b.counted, c)
 	b.last[partition] = n
 	return nil
 }
@@ -127,34 +161,35 @@ func TestBillingConsumer(t *testing.T) {
 	s := newSite(t)
 	server := s.serve("--no-agent")
 	run(t, "replay", "--server", "nats://"+s.nats, "--token-file", filepath.Join(s.dir, "admin.token"), "--data-dir", filepath.Join(t.TempDir(), "replay"), path)
-	b := &biller{last: map[string]uint64{}, totals: map[string]amounts{}}
+	b := newBiller()
 	for _, killAfter := range []int{100, 333, 0} {
 		err := b.consume(t, s, killAfter)
 		if err != nil && !errors.Is(err, errKilled) {
 			t.Fatal(err)
 		}
 	}
-	owner := func(row map[string]any) string {
+	b.agrees(t, s)
+	server.stop()
+	s.audit()
+}
+
+// agrees compares the totals with the ledger's, owner by owner.
+func (b *biller) agrees(t *testing.T, s *site) {
+	t.Helper()
+	ledger := s.usage("user,org", func(row map[string]any) string {
 		if row["org"] == nil {
 			return "/" + fmt.Sprint(row["user"])
 		}
 		return fmt.Sprint(row["org"]) + "/" + fmt.Sprint(row["user"])
+	})
+	if len(ledger) == 0 || len(ledger) != len(b.totals) {
+		t.Errorf("owners: the ledger has %d, billing has %d", len(ledger), len(b.totals))
 	}
-	ledger := s.usage("user,org", owner)
-	check := func() {
-		t.Helper()
-		if len(ledger) == 0 || len(ledger) != len(b.totals) {
-			t.Errorf("owners: the ledger has %d, billing has %d", len(ledger), len(b.totals))
-		}
-		for who, want := range ledger {
-			for _, q := range []string{"cpu_us", "memory_mib_s", "storage_mib_s", "network_egress_bytes", "network_ingress_bytes"} {
-				if got := b.totals[who][q]; got != want[q] || want[q] == 0 {
-					t.Errorf("%s of %s: billing has %d, the ledger has %d", q, who, got, want[q])
-				}
+	for who, want := range ledger {
+		for _, q := range []string{"cpu_us", "memory_mib_s", "storage_mib_s", "network_egress_bytes", "network_ingress_bytes"} {
+			if got := b.totals[who][q]; got != want[q] || want[q] == 0 {
+				t.Errorf("%s of %s: billing has %d, the ledger has %d", q, who, got, want[q])
 			}
 		}
 	}
-	check()
-	server.stop()
-	s.audit()
 }

@@ -243,3 +243,14 @@ func run(t *testing.T, args ...string) string {
 	}
 	return string(out)
 }
+
+// eventually waits until something is so, for as long as a busy machine may
+// take.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for begin := time.Now(); !is(); time.Sleep(100 * time.Millisecond) {
+		if time.Since(begin) > 2*time.Minute {
+			t.Fatalf("waited two minutes in vain: %s", what)
+		}
+	}
+}

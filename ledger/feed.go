@@ -138,9 +138,9 @@ func (l *Ledger) FeedStream(ctx context.Context, name string) (stream string, se
 
 // FeedLag returns how many entries the named feed has not published yet.
 func (l *Ledger) FeedLag(ctx context.Context, name string) (lag int64, err error) {
-	err = l.read.QueryRowContext(ctx, `SELECT coalesce(sum(p.entry - coalesce(f.entry, 0)), 0)
+	err = l.read.QueryRowContext(ctx, `SELECT coalesce(sum(p.entry % ? - coalesce(f.entry, 0) % ?), 0)
 		FROM (SELECT partition, max(first_entry + entries) - 1 AS entry FROM journal GROUP BY partition) p
-		LEFT JOIN feed f ON f.partition = p.partition AND f.name = ?`, name).Scan(&lag)
+		LEFT JOIN feed f ON f.partition = p.partition AND f.name = ?`, odometer.GenerationEntries, odometer.GenerationEntries, name).Scan(&lag)
 	return lag, err
 }
 

@@ -200,6 +200,8 @@ type decision struct {
 	Epoch    odometer.Epoch `json:"epoch,omitempty"`
 	No       int64          `json:"no,omitempty"` // of the quarantine
 	Actor    string         `json:"actor,omitempty"`
+	// Generation that begins.
+	Generation uint64 `json:"generation,omitempty"`
 }
 
 // The decisions there are.
@@ -208,6 +210,7 @@ const (
 	decideClock    = "clock"    // the time of held events has come
 	decideUnset    = "unset"    // held events from a clock never set go to quarantine
 	decideReleased = "released" // a person released an event from quarantine
+	decideRestored = "restored" // the ledger was restored from a backup
 )
 
 // decide folds a decision. rec has everything but its result and entries.
@@ -223,6 +226,9 @@ func (f *fold) decide(rec *record) (odometer.Result, error) {
 			return res, err
 		}
 		return res, f.finish(w)
+	}
+	if d.Decision == decideRestored {
+		return odometer.Result{}, f.beginGeneration(w, d.Generation)
 	}
 	e, err := f.epoch(epochKey{rec.partition, d.Epoch})
 	if err != nil {

@@ -35,8 +35,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"strconv"
 	"sync"
 	"time"
 
@@ -118,6 +116,9 @@ func open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	if o.Random == nil {
 		o.Random = rand.Reader
 	}
+	if !exists(o.Path) && exists(o.Path+restoring) {
+		return nil, errors.New("restoring it from a backup was interrupted; `odometer restore` does it again")
+	}
 	write, err := connectBy(o.Driver, o.Path, "rwc", 1)
 	if err != nil {
 		return nil, err
@@ -139,8 +140,10 @@ func open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	if err := l.identify(ctx); err != nil {
 		return nil, err
 	}
-	l.fold, err = newFold(ctx, write, o.Bounds)
-	return l, err
+	if l.fold, err = newFold(ctx, write, o.Bounds); err != nil {
+		return nil, err
+	}
+	return l, l.nextGeneration(ctx)
 }
 
 // connect opens the SQLite database with the settings that the durability of
@@ -187,14 +190,10 @@ func (l *Ledger) identify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	gen, err := l.meta(ctx, "generation")
-	if err != nil {
+	if l.gen, err = generationOf(ctx, l.write); err != nil {
 		return err
 	}
 	l.id = odometer.LedgerID(id)
-	if l.gen, err = strconv.ParseUint(gen, 10, 64); err != nil {
-		return fmt.Errorf("generation: %w", err)
-	}
 	l.token = randomHex(l.random)
 	_, err = l.write.ExecContext(ctx, `UPDATE meta SET value = ? WHERE key = 'writer'`, l.token)
 	return err
@@ -219,22 +218,6 @@ func (l *Ledger) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return errors.Join(l.read.Close(), l.write.Close())
-}
-
-// Restored tells the ledger that it was brought back from a backup: its
-// generation is raised, by which agents know to offer again what they sent
-// since.
-func Restored(ctx context.Context, path string) error {
-	if _, err := os.Stat(path); err != nil {
-		return err
-	}
-	db, err := connect(path, "rw", 1)
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	_, err = db.ExecContext(ctx, `UPDATE meta SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE key = 'generation'`)
-	return err
 }
 
 // transact runs do in one transaction, after checking that this process is
@@ -334,9 +317,9 @@ func (l *Ledger) Stats(ctx context.Context) (Stats, error) {
 		return s, fmt.Errorf("ledger statistics: %w", err)
 	}
 	err = l.read.QueryRowContext(ctx, `SELECT
-		(SELECT coalesce(sum(n), 0) FROM (SELECT max(first_entry + entries) - 1 AS n FROM journal GROUP BY partition)),
+		(SELECT coalesce(sum(n % ?), 0) FROM (SELECT max(first_entry + entries) - 1 AS n FROM journal GROUP BY partition)),
 		(SELECT count(DISTINCT instance) FROM epochs), (SELECT count(*) FROM epochs),
-		(SELECT count(*) FROM quarantine WHERE released_us = 0)`).Scan(&s.Entries, &s.Instances, &s.Epochs, &s.Quarantine)
+		(SELECT count(*) FROM quarantine WHERE released_us = 0)`, odometer.GenerationEntries).Scan(&s.Entries, &s.Instances, &s.Epochs, &s.Quarantine)
 	if err != nil {
 		return s, fmt.Errorf("ledger statistics: %w", err)
 	}

@@ -486,8 +486,8 @@ func TestReceipts(t *testing.T) {
 	}
 	d.Ledger = nil
 	d.reopen()
-	if r := d.Receipt("host-1", spool); r.Generation != 2 {
-		t.Errorf("generation after a restore: got %d, want 2", r.Generation)
+	if r := d.Receipt("host-1", spool); r.Generation <= 1 {
+		t.Errorf("generation after a restore: got %d, want a later one than 1", r.Generation)
 	}
 }
 

@@ -38,6 +38,7 @@ var migrations = map[int][]step{
 		{"heads of a pruned journal", addHeads},
 		{"state of epochs", copyState},
 		{"identity of epochs", splitEpochs},
+		{"generations", addGenerations},
 		{"checksums of the journal", addChecksums},
 	},
 }
@@ -389,6 +390,19 @@ func addHeads(ctx context.Context, tx *sql.Tx, _ string) (string, error) {
   body      BLOB    NOT NULL,
   key       BLOB    NOT NULL,
   signature BLOB    NOT NULL
+)`)
+	return "", err
+}
+
+// addGenerations makes the table of generations. Whatever was restored by the
+// older version left no trace in the journal and is not in it.
+func addGenerations(ctx context.Context, tx *sql.Tx, _ string) (string, error) {
+	_, err := tx.ExecContext(ctx, `CREATE TABLE generations (
+  partition  INTEGER NOT NULL,
+  generation INTEGER NOT NULL,
+  position   INTEGER NOT NULL,
+  entry      INTEGER NOT NULL,
+  PRIMARY KEY (partition, generation)
 )`)
 	return "", err
 }

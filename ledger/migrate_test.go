@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -150,27 +148,21 @@ func refused(t *testing.T, path, how string) {
 // transaction once not persisted and once persisted, and opens again.
 func TestMigrationIsGoneOnWith(t *testing.T) {
 	want := goldenAccount(t, 1)
-	interrupted := errors.New("interrupted")
 	points := 0
 	for n := 1; ; n++ {
 		path := unpackGolden(t, 1)
-		passed, where := 0, ""
-		_, err := openGolden(t, path, func(point string) error {
-			if passed++; passed == n {
-				where = fmt.Sprintf("point %d, %s", n, point)
-				return interrupted
-			}
-			return nil
-		})
-		if where == "" {
-			points = passed
+		point, where := failAt(n, errInterrupted)
+		l, err := openGolden(t, path, point)
+		if where() == "" {
+			points = n - 1
+			l.Close()
 			break
 		}
-		if !errors.Is(err, interrupted) {
-			t.Fatalf("%s: got %v, want %v", where, err, interrupted)
+		if !errors.Is(err, errInterrupted) {
+			t.Fatalf("%s: got %v, want %v", where(), err, errInterrupted)
 		}
-		refused(t, path, where)
-		settled(t, path, where, want)
+		refused(t, path, where())
+		settled(t, path, where(), want)
 	}
 	if points < 4 {
 		t.Errorf("got %d points, want at least those of two transactions", points)
@@ -180,15 +172,8 @@ func TestMigrationIsGoneOnWith(t *testing.T) {
 
 // TestMigrationIsKilled is the same with a process that dies of SIGKILL.
 func TestMigrationIsKilled(t *testing.T) {
-	if path := os.Getenv("MIGRATE_AND_DIE"); path != "" {
-		die, _ := strconv.Atoi(os.Getenv("MIGRATE_DIE_AT"))
-		passed := 0
-		l, err := openGolden(t, path, func(string) error {
-			if passed++; passed == die {
-				syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			}
-			return nil
-		})
+	if n := dying(); n > 0 {
+		l, err := openGolden(t, os.Getenv("MIGRATE"), dieAt(n))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -198,14 +183,8 @@ func TestMigrationIsKilled(t *testing.T) {
 	want := goldenAccount(t, 1)
 	for n := 1; ; n++ {
 		path := unpackGolden(t, 1)
-		cmd := exec.Command(os.Args[0], "-test.run=^TestMigrationIsKilled$")
-		cmd.Env = append(os.Environ(), "MIGRATE_AND_DIE="+path, "MIGRATE_DIE_AT="+strconv.Itoa(n))
-		out, err := cmd.CombinedOutput()
-		if err == nil {
+		if !killed(t, "TestMigrationIsKilled", n, "MIGRATE="+path) {
 			break // there are no more points
-		}
-		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
-			t.Fatalf("point %d: %v: %s", n, err, out)
 		}
 		how := fmt.Sprintf("being killed at point %d", n)
 		refused(t, path, how)

@@ -184,6 +184,7 @@ var comparisons = []struct{ name, query string }{
 	{"held", `SELECT partition || ' ' || epoch || ' ' || first || ' ' || sequence, position || ' ' || idx || ' ' || reason || ' ' || hex(digest) FROM held`},
 	{"quarantine", `SELECT partition || ' ' || no, position || ' ' || idx || ' ' || reason || ' ' || event_id || ' ' || hex(digest) || ' ' || released_us FROM quarantine`},
 	{"coverage", `SELECT partition || ' ' || instance || ' ' || source || ' ' || start_us, end_us || ' ' || hex(digest) FROM coverage`},
+	{"generations", `SELECT partition || ' ' || generation, position || ' ' || entry FROM generations`},
 	{"checkpoints", `SELECT partition || ' ' || agent || ' ' || instance, position || ' ' || idx FROM checkpoints`},
 }
 

@@ -44,6 +44,16 @@ CREATE TABLE heads (
   signature BLOB    NOT NULL  -- of body
 );
 
+-- Where each generation after the first begins, see generation.go: position of
+-- the record that says so, and the last entry before it.
+CREATE TABLE generations (
+  partition  INTEGER NOT NULL,
+  generation INTEGER NOT NULL,
+  position   INTEGER NOT NULL,
+  entry      INTEGER NOT NULL,
+  PRIMARY KEY (partition, generation)
+);
+
 -- Who an epoch is of: written once.
 CREATE TABLE epochs (
   partition  INTEGER NOT NULL,

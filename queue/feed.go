@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -25,6 +26,12 @@ const (
 	// feedCheck is how often an idle feed looks whether its stream is still
 	// the one that it published to.
 	feedCheck = 10 * time.Second
+	// unreadMost times in a row a topic that answers may not be readable; then
+	// it is taken for lost. With the waits between them that is a minute.
+	unreadMost = 8
+	// firstKey names in a stream's metadata the number of the first message
+	// that a feed published to it since it emptied it.
+	firstKey = "odometer-first"
 	// lagEvery is how often entries are counted while the feed is behind.
 	lagEvery = 2 * time.Second
 )
@@ -63,13 +70,16 @@ type Source interface {
 // publishing and moving the cursor reads back what lies beyond the cursor's
 // message and does not publish it again. A stream that is new, or that ends
 // before the cursor's message, was lost: the feed rewinds to the first entry,
-// and publishes what the stream does not hold.
+// and publishes what the stream does not hold. A stream that lacks messages
+// before its end, other than by age, or that cannot be read, is emptied and fed
+// from the first entry, so that entries never stand in it out of order.
 type Feed struct {
 	c      *Conn
 	source Source
 	log    *slog.Logger
 	check  time.Duration // feedCheck
 	looked time.Time     // at the lag; owned by Run
+	unread int           // times in a row that the stream could not be read back; owned by Run
 
 	mu    sync.Mutex
 	stats FeedStats
@@ -135,6 +145,8 @@ type end struct {
 	id     string
 	seq    uint64                      // of the last message
 	from   uint64                      // message behind which hold was read
+	begun  mark                        // the end as it was first seen
+	looked time.Time                   // at the stream
 	hold   [odometer.Partitions]uint64 // entries up to here are in the stream already; 0 once they are passed
 }
 
@@ -145,6 +157,37 @@ func (e *end) noted() uint64 {
 		return e.seq
 	}
 	return e.from
+}
+
+// mark is a message and when it was stored.
+type mark struct {
+	seq  uint64
+	time time.Time
+}
+
+// errEmptied has the stream looked at again after it was emptied.
+var errEmptied = fmt.Errorf("feed: the topic was emptied to be fed again: %w", odometer.ErrUnavailable)
+
+// torn says what a stream lacks before its end, "" for nothing. Messages go
+// by age, from the front, and in no other way.
+func torn(info *jetstream.StreamInfo, begun mark) string {
+	st, age := info.State, info.Config.MaxAge
+	first, err := strconv.ParseUint(info.Config.Metadata[firstKey], 10, 64)
+	if err != nil {
+		first = 1
+	}
+	young := func(t time.Time) bool { return age == 0 || time.Since(t) < age }
+	switch {
+	case st.LastSeq == 0 || st.LastSeq+1 == first && st.Msgs == 0:
+		return ""
+	case st.Msgs != st.LastSeq+1-st.FirstSeq:
+		return fmt.Sprintf("it has %d messages from %d to %d", st.Msgs, st.FirstSeq, st.LastSeq)
+	case st.FirstSeq < first:
+		return fmt.Sprintf("it begins with message %d, and was to be emptied up to %d", st.FirstSeq, first)
+	case st.FirstSeq > first && (young(info.Created) || st.FirstSeq > begun.seq && begun.seq > 0 && young(begun.time)):
+		return fmt.Sprintf("it begins with message %d, and %d was not old enough to go", st.FirstSeq, st.FirstSeq-1)
+	}
+	return ""
 }
 
 // follow publishes from the cursor on, until something fails or the stream
@@ -185,6 +228,11 @@ func (f *Feed) follow(ctx context.Context) (progress bool, err error) {
 		if err := advance(ctx, at.id, at.noted()); err != nil {
 			return progress, fmt.Errorf("feed: move the cursor: %w", err)
 		}
+		if time.Since(at.looked) >= f.check {
+			if same, err := f.unchanged(ctx, at); err != nil || !same {
+				return progress, err
+			}
+		}
 	}
 }
 
@@ -215,7 +263,10 @@ func (f *Feed) open(ctx context.Context) (*end, error) {
 	if err != nil {
 		return nil, unavailable("look at stream "+UsageStream, err)
 	}
-	at := &end{stream: stream, id: streamID(info), seq: info.State.LastSeq}
+	at := &end{stream: stream, id: streamID(info), seq: info.State.LastSeq, begun: mark{info.State.LastSeq, info.State.LastTime}, looked: time.Now()}
+	if why := torn(info, mark{}); why != "" {
+		return nil, f.empty(ctx, at, info, why)
+	}
 	noted, seq, err := f.source.Position(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("feed: read the cursor: %w", err)
@@ -231,9 +282,38 @@ func (f *Feed) open(ctx context.Context) (*end, error) {
 		f.count(func(s *FeedStats) { s.Rewinds++ })
 	}
 	if err := f.readBack(ctx, at, info.State.FirstSeq); err != nil {
+		if f.unread++; f.unread >= unreadMost {
+			return nil, f.empty(ctx, at, info, err.Error())
+		}
 		return nil, err
 	}
+	f.unread = 0
 	return at, nil
+}
+
+// empty begins a topic anew in the same stream, so that its consumers keep
+// their places and are given everything again. Interrupted after any step, it
+// is begun again: the stream is then torn still.
+func (f *Feed) empty(ctx context.Context, at *end, info *jetstream.StreamInfo, why string) error {
+	f.log.Warn("the topic has lost messages: it is emptied and fed again from the first entry", "stream", UsageStream, "why", why)
+	if err := f.source.Rewind(ctx); err != nil {
+		return fmt.Errorf("feed: rewind: %w", err)
+	}
+	f.count(func(s *FeedStats) { s.Rewinds++ })
+	config := info.Config
+	config.Metadata = maps.Clone(config.Metadata)
+	if config.Metadata == nil {
+		config.Metadata = map[string]string{}
+	}
+	config.Metadata[firstKey] = strconv.FormatUint(info.State.LastSeq+1, 10)
+	if _, err := f.c.js.UpdateStream(ctx, config); err != nil {
+		return unavailable("note where "+UsageStream+" begins", err)
+	}
+	if err := at.stream.Purge(ctx, jetstream.WithPurgeSequence(info.State.LastSeq+1)); err != nil {
+		return unavailable("empty "+UsageStream, err)
+	}
+	f.unread = 0
+	return errEmptied
 }
 
 // readBack notes which entries lie in the stream behind message at.from. Since
@@ -304,7 +384,8 @@ func (f *Feed) unchanged(ctx context.Context, at *end) (bool, error) {
 		return false, unavailable("look at stream "+UsageStream, err)
 	}
 	info := stream.CachedInfo()
-	return streamID(info) == at.id && info.State.LastSeq == at.seq, nil
+	at.looked = time.Now()
+	return streamID(info) == at.id && info.State.LastSeq == at.seq && torn(info, at.begun) == "", nil
 }
 
 // publish publishes entries in order, skipping those that the stream has, and

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.org/odometer"
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -259,6 +260,18 @@ func TestFeedAfterACrashBetweenPublishingAndAdvancing(t *testing.T) {
 	}
 }
 
+func purging(what ...jetstream.StreamPurgeOpt) func(*testing.T, *Server, *Conn, string) {
+	return func(t *testing.T, _ *Server, c *Conn, _ string) {
+		stream, err := c.js.Stream(t.Context(), UsageStream)
+		if err == nil {
+			err = stream.Purge(t.Context(), what...)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestFeedRewindsWhenTheTopicIsLost(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -280,6 +293,18 @@ func TestFeedRewindsWhenTheTopicIsLost(t *testing.T) {
 		}, false},
 		{"the stream is deleted while nothing happens", func(t *testing.T, s *Server, c *Conn, dir string) {
 			if err := c.js.DeleteStream(t.Context(), UsageStream); err != nil {
+				t.Fatal(err)
+			}
+		}, true},
+		{"the stream is purged", purging(), false},
+		{"the stream is purged while nothing happens", purging(), true},
+		{"the stream loses its beginning", purging(jetstream.WithPurgeSequence(100)), true},
+		{"the stream loses a message in its middle", func(t *testing.T, s *Server, c *Conn, dir string) {
+			stream, err := c.js.Stream(t.Context(), UsageStream)
+			if err == nil {
+				err = stream.DeleteMsg(t.Context(), 150)
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
 		}, true},
@@ -430,4 +455,51 @@ func TestHeaderValue(t *testing.T) {
 	for in, want := range map[string]string{"vm-7": "vm-7", "a b%c": "a%20b%25c", "ü": "%C3%BC", "x\r\ny\"": "x%0D%0Ay%22"} {
 		same(t, "header value of "+in, headerValue(in), want)
 	}
+}
+
+// TestFeedEmptiesATopicThatCannotBeRead has a topic that answers and lets
+// nobody read it, as one does whose blocks are damaged on every copy.
+func TestFeedEmptiesATopicThatCannotBeRead(t *testing.T) {
+	opts := &server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(),
+		Users: []*server.User{
+			{Username: "all", Password: "x"},
+			{Username: "blind", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$JS.API.CONSUMER.CREATE.>"}}}},
+		},
+	}
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	if !srv.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the server does not start")
+	}
+	as := func(user string) *Conn {
+		return connect(t, ConnectOptions{URL: "nats://" + user + ":x@" + srv.Addr().String()})
+	}
+	all, blind := as("all"), as("blind")
+	s := newSource()
+	s.book(1, 20)
+	_, stop := feeding(t, all, s)
+	eventually(t, "all is published", s.caughtUp)
+	stop()
+	s.mu.Lock()
+	s.seq -= 5 // as if it had been stopped between publishing and moving the cursor
+	s.mu.Unlock()
+	f := NewFeed(blind, s)
+	f.unread = unreadMost - 2
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	eventually(t, "the topic is fed again", func() bool { return f.Stats().Published == 20 && s.caughtUp() })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if n := f.Stats().Rewinds; n != 1 {
+		t.Errorf("rewinds: got %d, want 1", n)
+	}
+	checkTopic(t, all, s)
 }

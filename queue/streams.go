@@ -69,10 +69,12 @@ func (c *Conn) ingestConfig() jetstream.StreamConfig {
 
 func (c *Conn) usageConfig() jetstream.StreamConfig {
 	// One copy need not wait for the disk, since the ledger can feed it again.
-	// Several copies have a log between them that does, and take no such wish.
-	persist := jetstream.AsyncPersistMode
+	// Several copies have a log between them that does, and take no such wish;
+	// and a copy that is brought back to what the others have became unreadable
+	// where its blocks were compressed (2.15.2: "s2: unsupported input").
+	persist, compression := jetstream.AsyncPersistMode, jetstream.S2Compression
 	if c.replicas > 1 {
-		persist = jetstream.DefaultPersistMode
+		persist, compression = jetstream.DefaultPersistMode, jetstream.NoCompression
 	}
 	return jetstream.StreamConfig{
 		Name:        UsageStream,
@@ -84,7 +86,7 @@ func (c *Conn) usageConfig() jetstream.StreamConfig {
 		MaxAge:      c.limits.UsageAge,
 		Storage:     jetstream.FileStorage,
 		PersistMode: persist,
-		Compression: jetstream.S2Compression,
+		Compression: compression,
 		Replicas:    max(1, c.replicas),
 		Duplicates:  usageDuplicates,
 	}
@@ -112,8 +114,8 @@ func (c *Conn) ensure(ctx context.Context, want jetstream.StreamConfig) (jetstre
 			cfg.Duplicates == want.Duplicates && cfg.Compression == want.Compression && len(cfg.Subjects) == 1 && cfg.Subjects[0] == want.Subjects[0] {
 			return have, nil
 		}
-		// What cannot be changed stays as it is.
-		want.Retention, want.PersistMode, want.Storage = cfg.Retention, cfg.PersistMode, cfg.Storage
+		// What cannot be changed stays as it is, and what others noted.
+		want.Retention, want.PersistMode, want.Storage, want.Metadata = cfg.Retention, cfg.PersistMode, cfg.Storage, cfg.Metadata
 		if want.Replicas > 1 && cfg.PersistMode == jetstream.AsyncPersistMode {
 			return nil, fmt.Errorf("queue: stream %s was created for one copy and cannot have %d: delete it, and it is created and fed again: %w",
 				want.Name, want.Replicas, odometer.ErrConflict)

@@ -50,7 +50,7 @@ func (s *Spool) Ack(r odometer.Receipt) error {
 	case r.Spool != s.id:
 		return nil
 	case r.Ledger == c.ledger && (r.Generation < c.generation || r.Generation == c.generation && r.Position <= c.position):
-		return nil
+		return s.keepCursor()
 	case r.Position > maxPosition || r.Ledger == "" || len(r.Ledger) > odometer.MaxIDBytes:
 		return fmt.Errorf("receipt for position %d of ledger %q: %w", r.Position, r.Ledger, odometer.ErrInvalid)
 	}
@@ -94,7 +94,7 @@ func (s *Spool) ack(r odometer.Receipt) error {
 	// The receipt stands; what follows is housekeeping, and is tried again
 	// with the next one.
 	s.measure()
-	if now.position+1 < s.index.segs[0].first {
+	if now.position < max(s.index.segs[0].first-1, s.index.freed) { // it asks for what is gone
 		if err := s.rescan(); err != nil {
 			s.log.Error("the spool cannot be read", "err", err)
 		}
@@ -178,19 +178,26 @@ func (s *Spool) saveCursor(c cursor) error {
 	return nil
 }
 
+// keepCursor makes the cursor durable where it may not be: what was found at
+// open, or remained of a write that failed, may be read and not be on the disk.
+func (s *Spool) keepCursor() error {
+	if s.cursorFile != nil || s.cursor.ledger == "" {
+		return nil
+	}
+	return s.inReserve(func() error { return s.saveCursor(s.cursor) })
+}
+
 // replace writes a file and renames it over the one of that name, and returns
 // it open for appending. After an error either of the two may stand.
-func (s *Spool) replace(name string, chunks ...[]byte) (File, error) {
+func (s *Spool) replace(name string, content []byte) (File, error) {
 	temp := s.path(name + tempSuffix)
 	f, err := s.fs.Create(temp)
 	if err != nil {
 		return nil, err
 	}
 	err = func() error {
-		for _, b := range chunks {
-			if _, err := f.Write(b); err != nil {
-				return err
-			}
+		if _, err := f.Write(content); err != nil {
+			return err
 		}
 		if err := f.Sync(); err != nil { // before the rename: the name must never stand for half of it
 			return err
@@ -328,9 +335,12 @@ func (s *Spool) expire() bool {
 	return true
 }
 
-// free removes the k oldest segments. Checkpoints that lie nowhere else are
-// saved before.
+// free removes the k oldest segments. The receipts that free them and
+// checkpoints that lie nowhere else are saved before.
 func (s *Spool) free(k int) error {
+	if err := s.keepCursor(); err != nil {
+		return err
+	}
 	gone := s.index.segs[:k]
 	if s.checks.only(gone[k-1].top) {
 		if err := s.inReserve(s.saveCheckpoints); err != nil {

@@ -2,6 +2,7 @@ package spool
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -244,5 +245,36 @@ func TestCheckpointsOfEndedEpochsAreForgottenInTheEnd(t *testing.T) {
 	}
 	if s.checks.bytes != size {
 		t.Errorf("they take %d bytes, %d are counted", size, s.checks.bytes)
+	}
+}
+
+// A power cut between two removals may bring back the older segment and not the
+// newer one. What is gone is receipted: it is no damage before a restored ledger
+// asks for it.
+func TestAFreedHoleIsNoDamageUntilTheLedgerAsks(t *testing.T) {
+	fs := memfs.New()
+	s := open(t, fs, roomy())
+	fill(t, s, newSource(1), 1, 14)
+	gone := s.index.segs[1]
+	hole := fmt.Sprintf("positions %d to %d are lost", gone.first, gone.top)
+	ack(t, s, receipt(s, 12))
+	_ = s.Close()
+	fs.Drop(s.path(gone.name))
+	s = open(t, fs, roomy())
+	if st := s.Stats(); st.Corrupt != 0 || len(st.Damage) != 0 {
+		t.Errorf("%d corrupt, %v", st.Corrupt, st.Damage)
+	}
+	if rs := all(t, s, 12); len(rs) != 2 || rs[0].Resumes {
+		t.Errorf("after the receipt: %s", ids(rs))
+	}
+	back := receipt(s, gone.first-1)
+	back.Generation = 2
+	ack(t, s, back)
+	st := s.Stats()
+	if st.Corrupt != gone.top-gone.first+1 || len(st.Damage) != 1 || !strings.Contains(st.Damage[0].String(), hole) {
+		t.Errorf("when the ledger asks: %d corrupt, %v, want %s", st.Corrupt, st.Damage, hole)
+	}
+	if rs := all(t, s, back.Position); len(rs) == 0 || rs[0].First != gone.first || !rs[0].Resumes {
+		t.Errorf("when the ledger asks: %s", ids(rs))
 	}
 }

@@ -133,11 +133,7 @@ func (s *Spool) write(b []byte) error {
 			return err
 		}
 		s.expire()
-		if err := s.copyDoubtful(); err != nil {
-			// What it holds was synced before; it is only less safe.
-			s.log.Error("a segment whose fsync failed could not be copied", "err", err)
-			s.doubtful = ""
-		}
+		s.secure()
 	}
 	g := s.active()
 	n, err := s.file.Write(b)
@@ -181,7 +177,7 @@ func (s *Spool) roll() error {
 	segs := slices.Clone(s.index.segs)
 	replaced := ""
 	if n := len(segs); n > 0 && segs[n-1].first == g.first { // it has no records
-		g.gen = segs[n-1].gen + 1
+		g.gen = s.later()
 		replaced = segs[n-1].name
 		segs = segs[:n-1]
 	}
@@ -210,6 +206,13 @@ func (s *Spool) roll() error {
 	return nil
 }
 
+// later returns a generation after every one that was tried: what came of an
+// attempt that failed may come back after a power cut.
+func (s *Spool) later() uint32 {
+	s.generation++
+	return s.generation
+}
+
 // begin writes a header and makes the file and its name durable.
 func (s *Spool) begin(f File, h header) error {
 	if _, err := f.Write(h.append(nil)); err != nil {
@@ -221,19 +224,17 @@ func (s *Spool) begin(f File, h header) error {
 	return s.fs.SyncDir(s.dir)
 }
 
-// copyDoubtful copies what can be read of the segment whose sync failed.
-func (s *Spool) copyDoubtful() error {
-	if s.doubtful == "" {
-		return nil
-	}
+// secure copies what can be read of the segment whose sync failed, if there is
+// one.
+func (s *Spool) secure() {
 	i := slices.IndexFunc(s.index.segs, func(g *segment) bool { return g.name == s.doubtful })
-	if i >= 0 {
-		if _, err := s.rewrite(i, i+1, asIs, nil); err != nil {
-			return err
-		}
+	if s.doubtful = ""; i < 0 {
+		return
 	}
-	s.doubtful = ""
-	return nil
+	if _, err := s.rewrite(i, i+1, asIs, nil); err != nil {
+		// What it holds was synced before; it is only less safe.
+		s.log.Error("a segment whose fsync failed could not be copied", "err", err)
+	}
 }
 
 // limit makes room for n bytes where MaxBytes wants that, with some to spare

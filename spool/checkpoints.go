@@ -109,28 +109,11 @@ func (s *Spool) Checkpoints() []json.RawMessage {
 
 // saveCheckpoints writes the snapshot. The caller holds writing.
 func (s *Spool) saveCheckpoints() error {
-	chunks := [][]byte{header{kind: kindCheckpoints, last: s.last, spool: s.id}.append(nil)}
-	var b []byte
-	n, first, last := 0, uint64(0), uint64(0)
-	flush := func() {
-		if n > 0 {
-			endBatch(b, n, first, last)
-			chunks = append(chunks, b)
-			b, n = nil, 0
-		}
-	}
+	w := batches{b: header{kind: kindCheckpoints, last: s.last, spool: s.id}.append(make([]byte, 0, headerSize+s.checks.bytes))}
 	for _, p := range s.checks.sorted() {
-		if n == 0 {
-			b, first = beginBatch(make([]byte, 0, batchTarget)), p.position
-		}
-		b = p.append(b)
-		n, last = n+1, p.position
-		if len(b) > batchTarget {
-			flush()
-		}
+		w.add(&p.entry)
 	}
-	flush()
-	f, err := s.replace(checkpointsName, chunks...)
+	f, err := s.replace(checkpointsName, w.end())
 	if err != nil {
 		return fmt.Errorf("write checkpoints: %w", err)
 	}

@@ -1,7 +1,9 @@
 package spool
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 
 	"example.org/odometer"
@@ -127,10 +129,15 @@ func (s *Spool) collect(m *merger, i int) error {
 	}
 }
 
+// errMayComeBack says of a file that its name may be on the disk: it was removed,
+// and a power cut may bring it back.
+var errMayComeBack = errors.New("its name may come back after a power cut")
+
 // rewrite replaces the segments i to j-1 by one: written beside them, synced,
 // renamed, the directory synced, and only then are they removed. Before that
 // last step both may be there after a crash, and the new one's generation
 // tells. It needs a reserve where the disk is full. It returns the bytes freed.
+// Where the last segment is among them, the new one is appended to from then on.
 func (s *Spool) rewrite(i, j int, l level, m *merger) (freed int64, err error) {
 	group := s.index.segs[i:j]
 	if m == nil {
@@ -141,13 +148,14 @@ func (s *Spool) rewrite(i, j int, l level, m *merger) (freed int64, err error) {
 			}
 		}
 	}
-	limit := s.last + 1
-	if j < len(s.index.segs) {
-		limit = s.index.segs[j].first
+	g := &segment{header: header{kind: kindSegment, gen: s.later(), first: group[0].first, spool: s.id}, flaws: map[int64]bool{}}
+	active := j == len(s.index.segs)
+	if active {
+		g.next = s.next
+	} else {
+		g.header.last = s.index.segs[j].first - 1
 	}
-	g := &segment{header: header{kind: kindSegment, first: group[0].first, last: limit - 1, spool: s.id}, flaws: map[int64]bool{}}
 	for _, old := range group {
-		g.gen = max(g.gen, old.gen+1)
 		if g.ackedAt = old.ackedAt; old.top > s.cursor.position {
 			g.ackedAt = 0
 		}
@@ -156,16 +164,23 @@ func (s *Spool) rewrite(i, j int, l level, m *merger) (freed int64, err error) {
 	b := m.encode(g)
 	g.size, g.disk = int64(len(b)), int64(len(b))
 
+	var doubt error
 	err = s.inReserve(func() error {
 		f, err := s.replace(g.name, b)
 		if err != nil {
-			_ = s.fs.Remove(s.path(g.name)) // where only the directory's sync failed
+			if gone := s.fs.Remove(s.path(g.name)); !errors.Is(gone, fs.ErrNotExist) {
+				doubt = errMayComeBack // only the directory's sync failed
+			}
 			return err
+		}
+		if active {
+			s.file = f
+			return nil
 		}
 		return f.Close()
 	})
 	if err != nil {
-		return 0, fmt.Errorf("rewrite segment %s: %w", g.name, err)
+		return 0, fmt.Errorf("rewrite segment %s: %w", g.name, errors.Join(err, doubt))
 	}
 	for _, old := range group {
 		freed += old.disk
@@ -304,15 +319,7 @@ func (m *merger) merge(previous, next *out) bool {
 
 // encode writes the segment and fills in what g says of it.
 func (m *merger) encode(g *segment) []byte {
-	b := g.header.append(make([]byte, 0, m.size+m.size/64+4096))
-	start, n := -1, 0
-	var first, last uint64
-	flush := func() {
-		if start >= 0 {
-			endBatch(b[start:], n, first, last)
-			start, n = -1, 0
-		}
-	}
+	w := batches{b: g.header.append(make([]byte, 0, m.size+m.size/64+4096))}
 	previous, h := g.first-1, 0
 	for i := range m.outs {
 		o := &m.outs[i]
@@ -327,19 +334,12 @@ func (m *merger) encode(g *segment) []byte {
 			o.flags |= flagAfterLoss
 		}
 		previous = o.position
-		if start < 0 {
-			start, first = len(b), o.first
-			g.add(mark{o.position, int64(start), g.count}, 0, g.top)
-			b = beginBatch(b)
+		if w.n == 0 {
+			g.add(mark{o.position, int64(len(w.b)), g.count}, 0, g.top)
 		}
-		b = o.append(b)
 		g.count++
 		g.top = o.position
-		n, last = n+1, o.position
-		if len(b)-start > batchTarget {
-			flush()
-		}
+		w.add(&o.entry)
 	}
-	flush()
-	return b
+	return w.end()
 }

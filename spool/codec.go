@@ -273,6 +273,35 @@ func endBatch(b []byte, count int, first, last uint64) {
 	le.PutUint32(b[28:], crc32.Checksum(b[:28], castagnoli))
 }
 
+// batches appends records in batches that are about as long as a page: where a
+// sector cannot be read, what follows it in its batch is lost with it.
+type batches struct {
+	b           []byte
+	start, n    int // of the open batch, which has n records
+	first, last uint64
+}
+
+func (w *batches) add(e *entry) {
+	if w.n == 0 {
+		w.start, w.first = len(w.b), e.first
+		w.b = beginBatch(w.b)
+	}
+	w.b = e.append(w.b)
+	w.n, w.last = w.n+1, e.position
+	if len(w.b)-w.start >= page {
+		w.end()
+	}
+}
+
+// end closes the open batch and returns all of them.
+func (w *batches) end() []byte {
+	if w.n > 0 {
+		endBatch(w.b[w.start:], w.n, w.first, w.last)
+		w.n = 0
+	}
+	return w.b
+}
+
 type batchHeader struct {
 	count       int
 	length      int64

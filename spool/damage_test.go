@@ -323,10 +323,10 @@ func TestUnreadableSector(t *testing.T) {
 	o.SegmentBytes = 32 << 10
 	s := open(t, fs, o)
 	fill(t, s, newSource(1), 1, 20)
-	name := s.active().name
+	first := s.active().name
 	_ = s.Close()
 	for _, when := range []string{"at open", "while open"} {
-		fs := fs.Restarted()
+		fs, name := fs.Restarted(), first
 		bad := func(file string, off int64, n int) error {
 			if file == name && off < 3*page && off+int64(n) > 2*page {
 				return errIO
@@ -337,7 +337,10 @@ func TestUnreadableSector(t *testing.T) {
 			fs.Unreadable = bad
 		}
 		s := open(t, fs, o)
-		fs.Unreadable = bad
+		if when == "while open" {
+			name = s.active().name
+			fs.Unreadable = bad
+		}
 		rs := all(t, s, 0)
 		st := s.Stats()
 		if len(rs)+int(st.Corrupt) != 20 || st.Corrupt < 2 || st.Corrupt > 6 || rs[19-st.Corrupt].Position != 20 {

@@ -63,8 +63,8 @@
 //	8     body: first, position (8 each), time of Append (8, µs), flags (1), lengths of
 //	      instance, agent, epoch (1 each) and event (4), then these four, then the checkpoint
 //
-// The event is in the form of odometer.Event.AppendBinary, the checkpoint JSON. A cursor continues with entries framed
-// like records, whose body is time (8, µs), position (8), generation (8) and the
+// The event is in the form of odometer.Event.AppendBinary, the checkpoint JSON. A
+// cursor continues with entries framed like records, whose body is time (8, µs), position (8), generation (8) and the
 // ledger's id; the last one counts.
 //
 // # Segments and generations
@@ -72,15 +72,24 @@
 // A segment holds the positions from its first to the one before the next
 // segment's first; what lies in it beyond that is what remains of an Append
 // that failed. A segment is only appended to, and only the last one. A
-// rewritten segment (merged, or copied after a failed fsync) is written beside
-// the old ones under the next generation, synced, renamed to its name, the
-// directory synced, and then the old ones are removed: a crash in between
-// leaves both, and at open the higher generation stands for all segments
-// whose positions it covers.
+// rewritten segment (merged, or copied) is written beside the old ones under the
+// next generation, synced, renamed to its name, the directory synced, and then
+// the old ones are removed: a crash in between leaves both, and at open the
+// higher generation stands for all segments whose positions it covers.
+//
+// A power cut may also bring back a name that was removed and not synced. A file
+// in which nothing is, whose beginning had failed, bounds no other one; of
+// segments that overlap, the later attempt counts; and positions that are
+// receipted and lie in no file were freed.
+//
+// What a process finds at open it reads from the page cache, and where the fsync
+// of the process before had failed that never gets to the disk. The last segment
+// is therefore copied before it is appended to, and the cursor is written anew
+// before anything is freed for it or a receipt is said to be durable.
 //
 // Unreadable bytes after the last good batch of the last segment are a torn
-// tail: an Append that never returned. They are left where they are and a new
-// segment is begun; since they could also be an accepted batch that rotted, the
-// positions they may have held are not given again. Unreadable bytes anywhere
-// else are corruption.
+// tail: an Append that never returned. A new segment is begun; since they could
+// also be an accepted batch that rotted, the positions they may have held are not
+// given again. Unreadable bytes anywhere else are corruption, and are left where
+// they are.
 package spool

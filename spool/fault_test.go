@@ -228,3 +228,51 @@ func TestSyncFailsAtOpen(t *testing.T) {
 		}
 	}
 }
+
+// An agent that was killed in an append on a full disk starts all the same: the
+// reserve has space for what opening has to write.
+func TestOpenOnAFullDisk(t *testing.T) {
+	for _, torn := range []bool{false, true} {
+		for _, reserve := range []bool{true, false} {
+			fs := memfs.New()
+			s := open(t, fs, roomy())
+			fill(t, s, newSource(1), 1, 9)
+			path := s.path(s.active().name)
+			_ = s.Close()
+			if torn {
+				fs.Set(path, append(fs.Data(path), "half of a batch"...))
+			}
+			if !reserve {
+				fs.Drop(s.path(reserveName))
+			}
+			for _, name := range fs.Names() {
+				fs.Limit += int64(len(fs.Data(name)))
+			}
+			o := roomy()
+			o.Dir, o.FS = testDir, fs
+			s, err := Open(o)
+			if torn && !reserve {
+				if !noSpace(err) {
+					t.Errorf("with a torn tail and no reserve: got %v, want that there is no space", err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatalf("torn %v, reserve %v: %v", torn, reserve, err)
+			}
+			if got := len(all(t, s, 0)); got != 9 {
+				t.Errorf("torn %v, reserve %v: %d records, want 9", torn, reserve, got)
+			}
+			if err := s.Append([]odometer.Record{newSource(1).record(10)}); (err == nil) != reserve {
+				t.Errorf("torn %v, reserve %v: append: %v", torn, reserve, err)
+			}
+			_ = s.Close()
+			fs.Limit = 0
+			s = open(t, fs, roomy())
+			fill(t, s, newSource(1), 11, 11)
+			if got := all(t, s, 0); got[0].Event.FirstSequence != 1 || got[len(got)-1].Event.Sequence != 11 || s.Stats().Corrupt != 0 {
+				t.Errorf("torn %v, reserve %v: when there is space %s", torn, reserve, ids(got))
+			}
+		}
+	}
+}

@@ -32,6 +32,21 @@ type segment struct {
 	barren  [levels]barren // see coalesce.go
 }
 
+// sound reports whether it has records, all of them readable, and no more than
+// can be copied at once.
+func (g *segment) sound() bool {
+	return g.count > 0 && g.bad == nil && len(g.flaws) == 0 && g.size <= maxGroup
+}
+
+// void reports whether nothing was ever written to it.
+func (g *segment) void() bool { return g.header.last == 0 && g.size <= headerSize }
+
+// overlaps reports whether one of the two covers the other's first position.
+// How far one reaches that was not rewritten is not known.
+func (g *segment) overlaps(o *segment) bool {
+	return g.first == o.first || g.first < o.first && o.first <= g.header.last || o.first < g.first && g.first <= o.header.last
+}
+
 // mark says that the batch at off begins with the record of this position,
 // which has ordinal records before it in the segment.
 type mark struct {
@@ -112,12 +127,20 @@ type index struct {
 
 	damage []Damage
 	lost   uint64 // positions
+	acked  uint64 // receipts reach this far
+	freed  uint64 // the last position of what is gone between receipted segments
 	torn   *flaw  // tail of the last segment
 	burnt  uint64 // with torn: no position below may be given any more
 }
 
-// gap notes that the positions first to last are gone.
+// gap notes that the positions first to last are gone. Where they are receipted
+// and nothing unreadable is in their place they were freed: a power cut may bring
+// back the name of an older segment and not theirs.
 func (x *index) gap(first, last uint64, where []Damage) {
+	if last <= x.acked && len(where) == 0 {
+		x.freed = last
+		return
+	}
 	x.since = map[string]bool{}
 	x.lost += last - first + 1
 	if len(where) == 0 {
@@ -142,7 +165,7 @@ func (x *index) see(e *entry) {
 // found; later, sizes and positions are known. See is called for every readable
 // record in order.
 func (s *Spool) scan(segs []*segment, opening bool, see func(*entry)) (*index, error) {
-	x := &index{segs: segs, resumes: map[uint64]bool{}}
+	x := &index{segs: segs, resumes: map[uint64]bool{}, acked: s.cursor.position}
 	if len(segs) == 0 {
 		s.last, s.next = s.cursor.position, s.cursor.position+1
 		x.top = s.last

@@ -83,6 +83,7 @@ type Spool struct {
 	writing      sync.Mutex
 	file         File   // the last segment, for appending; nil when it may not be used
 	doubtful     string // the segment whose fsync failed, until it is copied
+	generation   uint32 // the highest of a segment that is or was to be
 	cursorFile   File   // nil when it must be written anew
 	cursorLen    int    // entries in it
 	reserved     bool
@@ -236,10 +237,11 @@ func (s *Spool) open() error {
 	s.report(x)
 	s.stats.Corrupt = x.lost
 	s.restoreAckedAt()
+	s.makeReserve(true)
 	if err := s.openLast(); err != nil {
 		return err
 	}
-	s.makeReserve(true)
+	s.makeReserve(true) // where openLast took it
 	s.measure()
 	return nil
 }
@@ -268,19 +270,12 @@ func (s *Spool) list() ([]*segment, error) {
 		}
 		segs = append(segs, g)
 	}
-	slices.SortFunc(segs, func(a, b *segment) int {
-		if a.first != b.first {
-			return cmp.Compare(a.first, b.first)
-		}
-		return cmp.Compare(b.gen, a.gen)
-	})
-	kept := segs[:0]
+	kept, superseded := standing(segs)
+	for _, g := range superseded {
+		stale = append(stale, g.name)
+	}
 	for _, g := range segs {
-		if n := len(kept); n > 0 && (kept[n-1].first == g.first || kept[n-1].header.last >= g.first && kept[n-1].gen > g.gen) {
-			stale = append(stale, g.name)
-			continue
-		}
-		kept = append(kept, g)
+		s.generation = max(s.generation, g.gen)
 	}
 	for _, name := range stale {
 		if err := s.fs.Remove(s.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -293,6 +288,43 @@ func (s *Spool) list() ([]*segment, error) {
 		}
 	}
 	return kept, nil
+}
+
+// standing returns those segments that count, in order of position, and the
+// others, whose names a crash or a power cut has left or has brought back:
+//
+//   - One in which nothing is bounds no other: its beginning may have failed, and
+//     the segment before it may have been used on. It counts where no other does,
+//     since it tells the next position.
+//   - Of those that cover the same positions the later generation counts, which
+//     was made from the others, or after the attempt at the others had failed.
+func standing(segs []*segment) (kept, superseded []*segment) {
+	slices.SortFunc(segs, func(a, b *segment) int {
+		return cmp.Or(cmp.Compare(b.gen, a.gen), cmp.Compare(b.first, a.first))
+	})
+	var void *segment
+	for _, g := range segs {
+		if g.void() {
+			if void == nil || g.first > void.first {
+				g, void = void, g
+			}
+		} else if !slices.ContainsFunc(kept, g.overlaps) {
+			kept = append(kept, g)
+			g = nil
+		}
+		if g != nil {
+			superseded = append(superseded, g)
+		}
+	}
+	slices.SortFunc(kept, func(a, b *segment) int { return cmp.Compare(a.first, b.first) })
+	switch {
+	case void == nil:
+	case len(kept) == 0:
+		kept = append(kept, void)
+	default:
+		superseded = append(superseded, void)
+	}
+	return kept, superseded
 }
 
 func (s *Spool) readSegmentHeader(g *segment) error {
@@ -333,33 +365,47 @@ func (s *Spool) belongs(id odometer.SpoolID) error {
 }
 
 // openLast makes the last segment ready for appending, or begins a new one.
+//
+// What a process before this one had written may be read and yet never get to
+// the disk, whatever a sync says now: because its own sync had failed. The
+// segment is therefore copied. Where there is no space for a copy a sync has to
+// do.
 func (s *Spool) openLast() error {
 	x := &s.index
-	if n := len(x.segs); n > 0 && x.torn == nil && x.segs[n-1].bad == nil && x.segs[n-1].version == version && s.next == s.last+1 && x.segs[n-1].header.last == 0 {
-		g := x.segs[n-1]
-		f, err := s.fs.Append(s.path(g.name))
-		if err != nil {
-			return err
-		}
-		// What a killed process had written and not yet synced is readable:
-		// it must be durable before anybody reads it.
-		if err := f.Sync(); err == nil {
-			s.file = f
+	n := len(x.segs)
+	if n > 0 && x.torn == nil && x.segs[n-1].sound() && x.segs[n-1].header.last == 0 && s.next == s.last+1 {
+		_, err := s.rewrite(n-1, n, asIs, nil)
+		if err == nil {
 			return nil
 		}
-		_ = f.Close()
-		s.log.Warn("fsync failed; the segment is copied", "segment", g.name, "err", err)
-		s.doubtful = g.name
+		g := x.segs[n-1]
+		s.log.Warn("the last segment could not be copied", "segment", g.name, "err", err)
+		if noSpace(err) && !errors.Is(err, errMayComeBack) && g.version == version {
+			f, err := s.fs.Append(s.path(g.name))
+			if err != nil {
+				return err
+			}
+			if err = f.Sync(); err == nil {
+				s.file = f
+				return nil
+			}
+			_ = f.Close()
+			s.log.Warn("fsync failed; the segment is not appended to any more", "segment", g.name, "err", err)
+		}
+	}
+	if n > 0 && x.segs[n-1].sound() {
+		s.doubtful = x.segs[n-1].name // else what is unreadable is left where it is
 	}
 	if x.torn != nil {
 		s.stats.TornBytes = x.torn.end - x.torn.off
 		s.log.Warn("torn tail: an append that never returned is left out",
 			"segment", x.segs[len(x.segs)-1].name, "offset", x.torn.off, "bytes", s.stats.TornBytes, "reason", x.torn.reason, "next_position", s.next)
 	}
-	if err := s.roll(); err != nil {
+	if err := s.inReserve(s.roll); err != nil {
 		return err
 	}
-	return s.copyDoubtful()
+	s.secure()
+	return nil
 }
 
 // report logs what a scan could not read.

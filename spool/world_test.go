@@ -94,8 +94,10 @@ type world struct {
 	t       testing.TB
 	name    string
 	fs      *memfs.FS
+	layer   func(*memfs.FS) FS // what the spool sees of fs, nil for itself
 	opts    Options
 	spool   *Spool
+	at      time.Time // its clock, which goes on by a second whenever it is read
 	sources []source
 
 	// The agent: what it has told the spool, and what the spool has accepted.
@@ -108,8 +110,10 @@ type world struct {
 	marks     map[odometer.Epoch]uint64
 	sums      map[odometer.Epoch]odometer.Usage
 	recovered int
-	given     map[uint64]span // what was seen at each position
+	given     map[uint64]span // what could be read at each position
 	receipted uint64          // what Ack has accepted
+	// generation is of the ledger, acked the one that Ack has accepted.
+	generation, acked uint64
 }
 
 // span is a range of one epoch's sequences.
@@ -120,7 +124,7 @@ type span struct {
 
 func newWorld(t testing.TB, fs *memfs.FS, instances int, o Options) *world {
 	w := &world{
-		t: t, fs: fs, opts: o,
+		t: t, fs: fs, opts: o, at: time.UnixMicro(epochStart), generation: 1,
 		offered: map[odometer.Epoch]uint64{}, accepted: map[odometer.Epoch]uint64{},
 		marks: map[odometer.Epoch]uint64{}, sums: map[odometer.Epoch]odometer.Usage{}, given: map[uint64]span{},
 	}
@@ -139,6 +143,10 @@ func (w *world) fatalf(format string, args ...any) {
 func (w *world) start() error {
 	o := w.opts
 	o.Dir, o.FS = testDir, w.fs
+	o.Now = func() time.Time { w.at = w.at.Add(time.Second); return w.at }
+	if w.layer != nil {
+		o.FS = w.layer(w.fs)
+	}
 	s, err := Open(o)
 	if err != nil {
 		return err
@@ -184,6 +192,7 @@ func (w *world) tick(n int) error {
 	for _, r := range rs {
 		w.offered[r.Event.Epoch]++
 		w.accepted[r.Event.Epoch] = w.offered[r.Event.Epoch]
+		w.see(&r)
 	}
 	return nil
 }
@@ -191,10 +200,12 @@ func (w *world) tick(n int) error {
 // deliver gives the ledger up to n records after its receipt and takes in the
 // receipt.
 func (w *world) deliver(n int) error {
-	from := w.spool.Stats().Acked
-	if w.committed > from && from == 0 {
-		from = 0 // the cursor was lost: everything again
+	if w.spool.Stats().Generation < w.generation && w.committed > 0 {
+		if err := w.receipt(); err != nil {
+			return err
+		}
 	}
+	from := w.spool.Stats().Acked
 	previous := from
 	for r, err := range w.spool.After(from) {
 		if err != nil {
@@ -212,11 +223,35 @@ func (w *world) deliver(n int) error {
 	if w.spool.ID() != w.id {
 		w.fatalf("the spool is %s, it was %s", w.spool.ID(), w.id)
 	}
-	if err := w.spool.Ack(odometer.Receipt{Agent: "h1", Spool: w.id, Position: w.committed, Ledger: "ledger", Generation: 1}); err != nil {
+	return w.receipt()
+}
+
+// receipt tells the spool how far the ledger is.
+func (w *world) receipt() error {
+	if err := w.spool.Ack(odometer.Receipt{Agent: "h1", Spool: w.id, Position: w.committed, Ledger: "ledger", Generation: w.generation}); err != nil {
 		return err
+	}
+	if w.acked != w.generation {
+		w.acked, w.receipted = w.generation, 0
 	}
 	w.receipted = max(w.receipted, w.committed)
 	return nil
+}
+
+// see notes what can be read at a position: nothing else ever can, but the
+// same with what lay before it merged into it.
+func (w *world) see(r *odometer.Record) {
+	now := span{r.Event.Epoch, r.Event.FirstSequence, r.Event.Sequence}
+	if old, ok := w.given[r.Position]; ok && (old.epoch != now.epoch || now.first > old.first || now.last != old.last) {
+		w.fatalf("position %d was %v and is now %v", r.Position, old, now)
+	}
+	w.given[r.Position] = now
+}
+
+// restored is the ledger as it was in the backup, under its next generation.
+func (w *world) restored(backup *world) {
+	w.committed, w.marks, w.sums = backup.committed, cloneMap(backup.marks), cloneMap(backup.sums)
+	w.generation++
 }
 
 // take is the ledger.
@@ -232,11 +267,7 @@ func (w *world) take(r odometer.Record) {
 	if e == nil {
 		return
 	}
-	now := span{e.Epoch, e.FirstSequence, e.Sequence}
-	if old, ok := w.given[r.Position]; ok && (old.epoch != now.epoch || now.first > old.first || now.last != old.last) {
-		w.fatalf("position %d was %v and is now %v", r.Position, old, now)
-	}
-	w.given[r.Position] = now
+	w.see(&r)
 	mark := w.marks[e.Epoch]
 	if e.FirstSequence > mark+1 {
 		if !r.Resumes {
@@ -244,20 +275,21 @@ func (w *world) take(r odometer.Record) {
 		}
 		w.recovered++
 	}
-	if e.Sequence <= mark {
-		return
-	}
-	// What lies beyond the watermark is booked, by difference.
 	i := slices.IndexFunc(w.sources, func(s source) bool { return s.epoch == e.Epoch })
-	booked := w.sums[e.Epoch]
+	if want := w.sources[i].total(e.FirstSequence - 1); e.Readings.Start != want {
+		w.fatalf("event %s starts at %v, want %v", e.ID(), e.Readings.Start, want)
+	}
 	if want := w.sources[i].total(e.Sequence); e.Readings.End != want {
 		w.fatalf("event %s ends at %v, want %v", e.ID(), e.Readings.End, want)
 	}
 	if got, want := e.Usage, e.Readings.End.Sub(e.Readings.Start); got != want {
 		w.fatalf("event %s has usage %v, want %v", e.ID(), got, want)
 	}
+	if e.Sequence <= mark {
+		return
+	}
+	// What lies beyond the watermark is booked, by difference.
 	w.sums[e.Epoch] = e.Readings.End
-	_ = booked
 	w.marks[e.Epoch] = e.Sequence
 }
 
@@ -325,8 +357,8 @@ func (w *world) again(fs *memfs.FS, name string) {
 	if err := w.start(); err != nil {
 		w.fatalf("open: %v", err)
 	}
-	if got := w.spool.Stats().Acked; got < w.receipted {
-		w.fatalf("receipts reach %d after the restart, %d was acknowledged", got, w.receipted)
+	if st := w.spool.Stats(); st.Acked < w.receipted && st.Generation <= w.acked {
+		w.fatalf("receipts reach %d after the restart, %d was acknowledged", st.Acked, w.receipted)
 	}
 	for n := range 6 {
 		if err := w.tick(n); err != nil {

@@ -136,7 +136,7 @@ func replay(ctx context.Context, s streams, c replayConfig, names []string) (err
 		},
 	}, sources...)
 	// What was read before an error is worth its receipts all the same.
-	waitErr := awaitReceipts(run, box, bar)
+	waitErr := awaitReceipts(run, box, func() bool { return !up.stats().LastReceipt.IsZero() }, bar)
 	bar.end()
 	endErr := sending.end(stopWithin)
 	if ctx.Err() == nil && run.Err() != nil {
@@ -185,13 +185,19 @@ func (u *uplink) answers(ctx context.Context) error {
 	}
 }
 
+// hearWithin bounds how long a replay with nothing left to send waits for the
+// ledger to confirm it.
+const hearWithin = 10 * time.Second
+
 // awaitReceipts returns when the ledger has everything that lies in the spool.
-func awaitReceipts(ctx context.Context, box *spool.Spool, bar *progress) error {
+// What earlier runs were told is not enough: the ledger may have been restored
+// from a backup since, and then wants it again.
+func awaitReceipts(ctx context.Context, box *spool.Spool, heard func() bool, bar *progress) error {
 	first := box.Stats()
 	bar.restart()
-	for {
+	for deadline := time.Now().Add(hearWithin); ; {
 		st := box.Stats()
-		if st.Unacked == 0 {
+		if st.Unacked == 0 && (heard() || time.Now().After(deadline)) {
 			return nil
 		}
 		bar.set(int64(st.Acked-min(st.Acked, first.Acked)), int64(st.Last-min(st.Last, first.Acked)), fmt.Sprintf("%d records wait for their receipt", st.Unacked))

@@ -50,7 +50,7 @@ and a key of the YAML file that --config names, in this order of precedence.`,
 	root.AddCommand(
 		newServe(s), newAgent(s), newReplay(s),
 		newUsage(s), newEvent(s), newQuarantine(s), newStatus(s),
-		newAudit(s), newRebuild(s), newDoctor(s), newVersion(s),
+		newAudit(s), newRebuild(s), newBackup(s), newRestore(s), newDoctor(s), newVersion(s),
 	)
 	return root
 }
