@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"syscall"
+	"time"
 
 	"golang.org/x/term"
 )
@@ -30,6 +31,10 @@ func main() {
 		err = sweepCommand(ctx, os.Args[2:])
 	case "power":
 		err = powerCommand(ctx, os.Args[2:])
+	case "soak":
+		err = soakCommand(ctx, os.Args[2:])
+	case "nats": // the external queue of a soak
+		err = serveNATS(ctx, os.Args[2:])
 	default:
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
@@ -56,7 +61,11 @@ func sweepCommand(ctx context.Context, args []string) error {
 	flags.IntVar(&o.Parallel, "parallel", max(2, runtime.NumCPU()), "attempts at once")
 	only := flags.String("run", "", "only the run of this name")
 	flags.Parse(args)
-	o.Runs = slices.DeleteFunc(slices.Clone(runs), func(r *run) bool { return *only != "" && r.name != *only })
+	all, err := allRuns()
+	if err != nil {
+		return err
+	}
+	o.Runs = slices.DeleteFunc(all, func(r *run) bool { return *only != "" && r.name != *only })
 	if len(o.Runs) == 0 {
 		return fmt.Errorf("there is no run %q", *only)
 	}
@@ -73,4 +82,18 @@ func powerCommand(ctx context.Context, args []string) error {
 	flags.StringVar(&o.Keep, "keep", "", "directory for the states that are not recovered from")
 	flags.Parse(args)
 	return power(ctx, o)
+}
+
+func soakCommand(ctx context.Context, args []string) error {
+	o := soakOptions{Out: os.Stdout, Progress: progress()}
+	flags := flag.NewFlagSet("soak", flag.ExitOnError)
+	flags.DurationVar(&o.For, "for", 10*time.Minute, "how long to kill")
+	flags.Uint64Var(&o.Seed, "seed", 1, "of the load, and of what is killed when")
+	flags.IntVar(&o.Feeders, "feeders", 2, "replays at once")
+	flags.Parse(args)
+	s, err := soak(ctx, o)
+	if err == nil {
+		fmt.Fprintln(o.Out, s)
+	}
+	return err
 }

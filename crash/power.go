@@ -165,11 +165,12 @@ func (rec *recording) outages(o powerOptions, each func(*outage) bool) (exist, d
 	if o.Sample > 0 {
 		want = min(o.Sample, exist)
 	}
-	// Point k of the sample lies at k*exist/want, shifted by the seed.
-	shift := int(o.Seed*2654435761) % (exist / want)
+	// One of each of so many equal parts, so that calls and fates are spread.
 	chosen := make([]bool, exist)
+	draw := rand.New(rand.NewPCG(o.Seed, 0))
 	for k := range want {
-		chosen[(k*exist/want+shift)%exist] = true
+		from, to := k*exist/want, (k+1)*exist/want
+		chosen[from+draw.IntN(to-from)] = true
 	}
 	d, seen := newDisk(), map[uint64]bool{}
 	receipts, answers := 0, 0
@@ -241,10 +242,10 @@ func power(ctx context.Context, o powerOptions) error {
 	fmt.Fprintf(o.Out, "recorded %d calls (%d fsyncs), %d receipts, %d answers; replayed they give the directory to the byte\n",
 		len(rec.calls), synced, len(rec.receipts), len(rec.answers))
 	r, err := rec.cut(ctx, filepath.Join(dir, "cuts"), o)
+	r.report(o.Out, time.Since(begin)) // also of what was done before it was interrupted
 	if err != nil {
 		return err
 	}
-	r.report(o.Out, time.Since(begin))
 	if len(r.failed) > 0 {
 		return fmt.Errorf("%d of %d power cuts were not recovered from", len(r.failed), r.tested)
 	}

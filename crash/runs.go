@@ -137,8 +137,8 @@ var serverRun = &run{
 	server: "data",
 	prepare: func(_ context.Context, _, dir string) (truth, error) {
 		begin := time.Date(2026, 1, 1, 22, 0, 0, 0, time.UTC)
-		first := load{name: "one", host: "host-1", seed: 1, instances: 8, ticks: 60, begin: begin, step: time.Minute, restarts: 40}
-		second := load{name: "two", host: "host-2", seed: 2, instances: 8, ticks: 240, begin: begin, step: time.Minute, restarts: 100}
+		first := load{name: "one", host: "host-1", seed: 1, instances: 6, ticks: 40, begin: begin, step: time.Minute, restarts: 40}
+		second := load{name: "two", host: "host-2", seed: 2, instances: 6, ticks: 120, begin: begin, step: 2 * time.Minute, restarts: 50}
 		t1, err1 := first.write(filepath.Join(dir, "one.ndjson"))
 		t2, err2 := second.write(filepath.Join(dir, "two.ndjson"))
 		byHand := truth{"by-hand": {"cpu_us": 1e15}, "late": {"cpu_us": 12e6}}

@@ -87,9 +87,6 @@ func sweep(ctx context.Context, o sweepOptions) error {
 		s := p.sweep(ctx, points, o)
 		p.report(o.Out, s)
 		tried, killed, failed = tried+s.tried, killed+s.tried-s.missed, failed+len(s.failed)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 	}
 	fmt.Fprintf(o.Out, "%d kill points exist, %d tried, %d reached, %d failed, in %.0f s", all, tried, killed, failed, time.Since(begin).Seconds())
 	if failed == 0 && killed > 0 {
@@ -99,7 +96,7 @@ func sweep(ctx context.Context, o sweepOptions) error {
 	if failed > 0 {
 		return fmt.Errorf("%d of %d kills were not survived", failed, killed)
 	}
-	return nil
+	return ctx.Err() // interrupted: what was done before was reported
 }
 
 // plan is a run that has been prepared and played once.
@@ -190,6 +187,9 @@ func (p *plan) sweep(ctx context.Context, points []point, o sweepOptions) *swept
 		all.Go(func() {
 			for at := range work {
 				call, err := p.kill(ctx, at, o.spoil)
+				if ctx.Err() != nil {
+					continue // it was interrupted, which says nothing about it
+				}
 				mu.Lock()
 				s.tried++
 				switch {

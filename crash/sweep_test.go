@@ -18,7 +18,15 @@ var (
 	atEnd  []func()
 )
 
+// TestMain is also the external queue of a soak.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "nats" {
+		if err := serveNATS(bg, os.Args[2:]); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(func() int {
 		dir, err := workDir()
 		if err == nil {
@@ -61,7 +69,11 @@ func planned(t *testing.T, r *run) *plan {
 // TestKillAtACall kills each program at a few of its calls. `make sweep` does
 // it at all of them.
 func TestKillAtACall(t *testing.T) {
-	for _, r := range runs {
+	all, err := allRuns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range all {
 		t.Run(r.name, func(t *testing.T) {
 			p := planned(t, r)
 			s := p.sweep(t.Context(), sample(p.points(), 4, 1), sweepOptions{Parallel: 2})

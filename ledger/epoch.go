@@ -1,7 +1,10 @@
 package ledger
 
 import (
+	"context"
+	"database/sql"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"example.org/odometer"
@@ -70,20 +73,17 @@ func (e *epoch) scan(row interface{ Scan(...any) error }) error {
 	return nil
 }
 
-// loadEpoch reads an epoch from the tables; nil when there is none.
-func (f *fold) loadEpoch(key epochKey) (*epoch, error) {
+// load reads an epoch from the tables; nil when there is none.
+func loadEpoch(ctx context.Context, db queryer, key epochKey) (*epoch, error) {
 	e := new(epoch)
-	rows, err := f.query(`SELECT `+epochColumns+` FROM `+epochTables+` WHERE e.partition = ? AND e.epoch = ?`, key.partition, string(key.epoch))
+	err := e.scan(db.QueryRowContext(ctx, `SELECT `+epochColumns+` FROM `+epochTables+` WHERE e.partition = ? AND e.epoch = ?`, key.partition, string(key.epoch)))
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("epoch %s: %w", key.epoch, err)
 	}
-	defer rows.Close()
-	if !rows.Next() {
-		e = nil
-	} else if err := e.scan(rows); err != nil {
-		return nil, fmt.Errorf("epoch %s: %w", key.epoch, err)
-	}
-	return e, rows.Err()
+	return e, nil
 }
 
 // digestsPerChunk is how many sequence numbers share a chunk of digests: a

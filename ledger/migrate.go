@@ -39,7 +39,6 @@ var migrations = map[int][]step{
 		{"state of epochs", copyState},
 		{"identity of epochs", splitEpochs},
 		{"generations", addGenerations},
-		{"checksums of the journal", addChecksums},
 	},
 }
 
