@@ -1,6 +1,6 @@
 # make test is what CI runs; see CONTRIBUTING.md.
 
-.PHONY: build test lint fuzz bench mutants sweep power soak
+.PHONY: build test lint fuzz bench corruption mutants sweep power soak
 
 build:
 	go build -o odometer ./cmd/odometer
@@ -24,6 +24,11 @@ fuzz:
 bench:
 	go run ./bench
 
+# Flips every bit of a small ledger, in its rows and in its file.
+corruption:
+	go test -count=1 -timeout 6h -v -run 'TestEveryBitOfTheJournal|TestBitsOfTheTables|TestBitsOfTheFile' ./audit -every-bit
+	go test -count=1 -v -run 'TestADamagedRecordIsNotRead' ./ledger
+
 # Plants every bug of the table and demands that each is caught.
 mutants:
 	go run ./mutants
@@ -36,8 +41,8 @@ sweep:
 # spool, in every way.
 power:
 	go run ./crash power
+	go test ./spool -run 'PowerCuts|Bit' -long -v -timeout 60m
 
 # Kills server, agents and an external queue at random for a while.
 soak:
 	go run ./crash soak -for $${SOAKTIME:-10m}
-	go test ./spool -run 'PowerCuts|Bit' -long -v -timeout 60m

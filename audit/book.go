@@ -163,7 +163,7 @@ func (w *watermark) no() int64 {
 
 func hourKey(partition, epoch, hour int64, o odometer.Owner) []byte {
 	b := make([]byte, 0, 64)
-	b = append(b, byte(partition))
+	b = binary.BigEndian.AppendUint64(b, uint64(partition))
 	b = binary.BigEndian.AppendUint64(b, uint64(epoch))
 	b = binary.BigEndian.AppendUint64(b, uint64(hour))
 	return appendOwner(b, o)

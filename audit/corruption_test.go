@@ -313,8 +313,8 @@ var corruptions = []struct {
 			f.t.Fatal(err)
 		}
 		result = bytes.Replace(result, []byte(`"entry":1}`), []byte(`"entry":`+itoa(entry)+`}`), 1)
-		f.exec(1, `INSERT INTO journal (partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash)
-				SELECT partition, ?, kind, at_us, sender, spool, first, last, min_us, max_us, ?, entries, body, ?, hash FROM journal WHERE partition = ? AND position = 1`,
+		f.exec(1, `INSERT INTO journal (partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash, checksum)
+				SELECT partition, ?, kind, at_us, sender, spool, first, last, min_us, max_us, ?, entries, body, ?, hash, 0 FROM journal WHERE partition = ? AND position = 1`,
 			last+1, entry, result, one)
 		f.rehash(int64(one))
 	}},
@@ -436,6 +436,9 @@ var corruptions = []struct {
 	{"an outcome has no meaning", "journal_runs", func(f *forger) {
 		f.rewrite(`"outcome":"covered"`, `"outcome":"mislaid"`)
 	}},
+	{"a record's checksum is another's", "journal_checksum", func(f *forger) {
+		f.exec(1, `UPDATE journal SET checksum = (SELECT checksum FROM journal WHERE partition = ? AND position = 4) WHERE partition = ? AND position = 5`, one, one)
+	}},
 	{"a record is read before its turn", "journal_position", func(f *forger) {
 		f.exec(1, `UPDATE journal SET id = -1 WHERE partition = ? AND position = 5`, one)
 	}},
@@ -553,6 +556,15 @@ var corruptions = []struct {
 	{"a state of no epoch", "table", func(f *forger) {
 		f.exec(1, `INSERT INTO state SELECT id + 1000, open_hour, body FROM state WHERE id = (? << 40) + 1`, two)
 	}},
+	{"an epoch began at another time", "epochs", func(f *forger) {
+		f.exec(1, `UPDATE epochs SET started_us = started_us + 1 WHERE epoch_no = 1 AND partition = ?`, two)
+	}},
+	{"an epoch of version 1.0 began at another time", "epochs", func(f *forger) {
+		f.exec(1, `UPDATE epochs SET started_us = started_us + 1 WHERE counted_by = 'time'`)
+	}},
+	{"the table has an epoch that was never heard of", "epochs", func(f *forger) {
+		f.exec(1, `INSERT INTO epochs SELECT partition, 99, '00000000000000000000000000000000', instance, agent, counted_by, started_us FROM epochs WHERE epoch_no = 1 AND partition = ?`, two)
+	}},
 	{"an epoch is missing", "epochs", func(f *forger) {
 		f.exec(1, `DELETE FROM epochs WHERE epoch_no = 1 AND partition = ?`, two)
 	}},
@@ -569,6 +581,9 @@ var corruptions = []struct {
 		}
 		data[5] ^= 1
 		f.exec(1, `UPDATE digests SET data = ? WHERE chunk = 3 AND partition = ?`, data, one)
+	}},
+	{"a chunk of digests is not where it is looked for", "table", func(f *forger) {
+		f.exec(1, `UPDATE digests SET chunk = chunk - 9223372036854775807 - 1 WHERE chunk = 3 AND partition = ?`, one)
 	}},
 	{"a count is off", "counts", func(f *forger) {
 		f.exec(1, `UPDATE counts SET n = n + 1 WHERE partition = ? AND outcome = 'recorded'`, one)
@@ -596,6 +611,12 @@ var corruptions = []struct {
 	}},
 	{"a row of the quarantine is marked as released", "quarantine_table", func(f *forger) {
 		f.exec(-1, `UPDATE quarantine SET released_us = 1 WHERE released_us = 0`)
+	}},
+	{"a row of the quarantine gives another explanation", "quarantine_table", func(f *forger) {
+		f.exec(-1, `UPDATE quarantine SET detail = 'nothing' WHERE reason = 'conflict' AND partition = ?`, one)
+	}},
+	{"an hour lies in a partition that there is not", "hours", func(f *forger) {
+		f.exec(1, `UPDATE hours SET partition = partition + 256 WHERE rowid = (SELECT max(rowid) FROM hours)`)
 	}},
 	{"a row of the quarantine names another event", "quarantine_table", func(f *forger) {
 		f.exec(-1, `UPDATE quarantine SET event_id = 'vm-1/x/1' WHERE event_id <> ''`)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"example.org/odometer"
@@ -14,17 +15,14 @@ import (
 
 // epochRow is what the table epochs says of an epoch.
 type epochRow struct {
-	no        int64
-	instance  odometer.InstanceID
-	agent     odometer.AgentID
-	countedBy string
-	started   int64
-	sequence  uint64
-	end       int64
-	vector    odometer.Usage
-	closed    bool
-	position  int64
-	memory    uint64 // of digests, the rows of both tables
+	no int64
+	identity
+	sequence uint64
+	end      int64
+	vector   odometer.Usage
+	closed   bool
+	position int64
+	memory   uint64 // of digests, the rows of both tables
 }
 
 // loadEpochs reads the table epochs of the partition, and takes the open hours
@@ -147,6 +145,9 @@ func (r *epochRow) cutState(b []byte) (open odometer.Usage, recovered int64, own
 // events: place in the chunk (uvarint), sequence numbers before its last that
 // it covers (uvarint), 8 bytes of its digest.
 func (r *epochRow) recall(chunk int64, data []byte) error {
+	if chunk < 0 || chunk > math.MaxInt64/32 {
+		return fmt.Errorf("there is no chunk %d of digests", chunk)
+	}
 	w := watermark{}
 	for len(data) > 0 {
 		at, n := binary.Uvarint(data)
@@ -181,30 +182,27 @@ func (p *replay) checkEpochs() {
 			}
 		}
 		r := w.row
-		if r == nil {
-			continue // a finding with its first entry, or only ever held
-		}
-		if w.sequence == 0 {
-			// Seen and not booked: the row stands at the beginning.
-			if r.sequence != 0 || r.vector.Vector != (odometer.Vector{}) {
-				rep.find("epochs", "epoch %s stands at sequence %d, the journal books none", id, r.sequence)
-			}
+		switch {
+		case r == nil && w.sequence > 0:
+			continue // a finding with its first entry
+		case r == nil:
+			rep.find("epochs", "the table has no epoch %s, of which an event was received", id)
+			continue
+		case w.opened == (identity{}):
+			rep.find("epochs", "the table has epoch %s, of which no event was received", id)
 			continue
 		}
-		counted := "vector"
-		if w.byTime {
-			counted = "time"
+		if w.sequence == 0 { // seen and not booked: the row stands at the beginning
+			w.end = w.opened.started
 		}
 		switch {
-		case r.instance != w.instance || r.agent != w.agent || r.countedBy != counted:
-			rep.find("epochs", "epoch %s is of %s at %s, counted by %s; the table says %s at %s, %s", id, w.instance, w.agent, counted, r.instance, r.agent, r.countedBy)
+		case r.identity != w.opened:
+			rep.find("epochs", "epoch %s is of %+v; the table says %+v", id, w.opened, r.identity)
 		case r.sequence != w.sequence || r.end != w.end || r.closed != w.closed || r.position != w.position:
 			rep.find("epochs", "epoch %s: booked to sequence %d, %d µs, closed %t, record %d; the table says %d, %d µs, %t, %d",
 				id, w.sequence, w.end, w.closed, w.position, r.sequence, r.end, r.closed, r.position)
 		case r.vector != w.vector:
 			rep.find("epochs", "epoch %s: the table's vector is not the last reading that was booked: %s", id, difference(&r.vector, &w.vector))
-		case !w.byTime && !slices.Contains(w.started, r.started):
-			rep.find("epochs", "epoch %s: the table says that it began at %d, its events say %d", id, r.started, w.started)
 		}
 		if r.memory != w.memory {
 			rep.find("digests", "epoch %s: the digests that tell a repeated event from a changed one are not those of its events", id)

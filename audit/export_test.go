@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Rehash makes the hash chain of a partition fit what its records say: what a
+// Rehash makes the hash chain and the checksums of a partition fit what its records say: what a
 // forger would do who changes the journal.
 func Rehash(db *sql.DB, partition int64) error {
 	var all []*row
@@ -25,7 +25,8 @@ func Rehash(db *sql.DB, partition int64) error {
 	var prev []byte
 	for _, r := range all {
 		prev = r.link(prev)
-		if _, err := db.Exec(`UPDATE journal SET hash = ? WHERE partition = ? AND position = ?`, prev, partition, r.position); err != nil {
+		r.hash = prev
+		if _, err := db.Exec(`UPDATE journal SET hash = ?, checksum = ? WHERE partition = ? AND position = ?`, prev, r.sum(), partition, r.position); err != nil {
 			return err
 		}
 	}

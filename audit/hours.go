@@ -108,13 +108,18 @@ func eachHour(b []byte, do func(hour int64, sums *odometer.Usage, recovered int6
 	return nil
 }
 
-func cutHourKey(key string) (partition byte, epoch, time int64, owner string) {
-	partition, key = key[0], key[1:]
-	user, org, _ := strings.Cut(key[16:], "\t")
+func cutHourKey(key string) (partition, epoch, time int64, owner string) {
+	next := func() int64 {
+		n := int64(binary.BigEndian.Uint64([]byte(key)))
+		key = key[8:]
+		return n
+	}
+	partition, epoch, time = next(), next(), next()
+	user, org, _ := strings.Cut(key, "\t")
 	if org != "" {
 		user += " (" + org + ")"
 	}
-	return partition, int64(binary.BigEndian.Uint64([]byte(key))), int64(binary.BigEndian.Uint64([]byte(key[8:]))), user
+	return partition, epoch, time, user
 }
 
 // String says how far the two sides are apart.

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 
 	"example.org/odometer"
 )
@@ -23,6 +24,7 @@ type row struct {
 	minUS, maxUS        int64
 	firstEntry, entries uint64
 	body, result, hash  []byte
+	checksum            int64
 	frame               *odometer.Frame // nil unless kind is frame and the body can be read
 	decided             outcomes
 	booked              []booking // by entry number
@@ -37,6 +39,7 @@ type outcomes struct {
 		Outcome string `json:"outcome"`
 		Entry   uint64 `json:"entry"`
 		Reason  string `json:"reason"`
+		Detail  string `json:"detail"`
 	} `json:"runs"`
 	Bookings []json.RawMessage `json:"bookings"`
 	Released []struct {
@@ -52,13 +55,13 @@ type booking struct {
 	index int // -1 where the booking stands by itself
 }
 
-const rowColumns = `id, partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash`
+const rowColumns = `id, partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash, checksum`
 
 // scan reads a row. The blobs are its own.
 func (r *row) scan(rows interface{ Scan(...any) error }) error {
 	var first, last, firstEntry, entries int64
 	err := rows.Scan(&r.id, &r.partition, &r.position, &r.kind, &r.at, &r.sender, &r.spool, &first, &last,
-		&r.minUS, &r.maxUS, &firstEntry, &entries, &r.body, &r.result, &r.hash)
+		&r.minUS, &r.maxUS, &firstEntry, &entries, &r.body, &r.result, &r.hash, &r.checksum)
 	r.first, r.last, r.firstEntry, r.entries = uint64(first), uint64(last), uint64(firstEntry), uint64(entries)
 	return err
 }
@@ -90,6 +93,30 @@ func (r *row) link(prev []byte) []byte {
 	h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(r.result))))
 	h.Write(r.result)
 	return h.Sum(nil)
+}
+
+// sum returns the checksum that a record must have: CRC-32C over all columns
+// but id and checksum, in the table's order and written as for the hash.
+func (r *row) sum() int64 {
+	var b []byte
+	num := func(n uint64) { b = binary.BigEndian.AppendUint64(b, n) }
+	str := func(s string) { num(uint64(len(s))); b = append(b, s...) }
+	num(uint64(r.partition))
+	num(uint64(r.position))
+	str(r.kind)
+	num(uint64(r.at))
+	str(r.sender)
+	str(r.spool)
+	num(r.first)
+	num(r.last)
+	num(uint64(r.minUS))
+	num(uint64(r.maxUS))
+	num(r.firstEntry)
+	num(r.entries)
+	str(string(r.body))
+	str(string(r.result))
+	str(string(r.hash))
+	return int64(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
 }
 
 // records returns how many outcomes the record's runs must give.
@@ -264,6 +291,9 @@ func (a *audit) readJournal(ctx context.Context, partition int64, do func(*row) 
 		}
 		if !bytes.Equal(r.hash, r.link(prev)) {
 			rep.find("journal_chain", "%s: its hash does not follow from what it says and the record before it", r)
+		}
+		if r.checksum != r.sum() {
+			rep.find("journal_checksum", "%s: its checksum is %d, what it says has %d: the ledger does not read it", r, r.checksum, r.sum())
 		}
 		position, id, prev = r.position, max(id, r.id), r.hash
 		entry = r.firstEntry + r.entries - 1

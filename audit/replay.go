@@ -39,7 +39,7 @@ type watermark struct {
 	instance odometer.InstanceID
 	agent    odometer.AgentID
 	byTime   bool
-	started  []int64 // the beginnings that its events name
+	opened   identity // by its first event, whatever became of that
 	sequence uint64
 	end      int64
 	vector   odometer.Usage
@@ -49,9 +49,26 @@ type watermark struct {
 	memory   uint64         // of digests, see remember
 }
 
+// identity is what an epoch is of, and never changes.
+type identity struct {
+	instance  odometer.InstanceID
+	agent     odometer.AgentID
+	countedBy string
+	started   int64
+}
+
+// identityOf returns the identity of an epoch that begins with ev.
+func identityOf(r *row, ev *odometer.Event) identity {
+	if ev.Integral() {
+		return identity{ev.Instance, ev.Agent, "vector", ev.EpochStart}
+	}
+	return identity{ev.Instance, odometer.AgentID(r.sender), "time", ev.Period.Start * 1_000_000}
+}
+
 // kept is what the table quarantine must say of an event.
 type kept struct {
-	reason   string // "" where the journal does not tell
+	reason   string // "" where the journal does not tell, nor the detail
+	detail   string
 	at       int64
 	released int64
 	id       string
@@ -184,7 +201,7 @@ func (p *replay) outcomes(r *row, sources map[string]*source) error {
 	index := 0
 	for _, run := range r.decided.Runs {
 		for range run.N {
-			if err := p.outcome(r, index, run.Outcome, run.Reason, run.Entry != 0, sources); err != nil {
+			if err := p.outcome(r, index, run.Outcome, run.Reason, run.Detail, run.Entry != 0, sources); err != nil {
 				return err
 			}
 			index++
@@ -193,7 +210,7 @@ func (p *replay) outcomes(r *row, sources map[string]*source) error {
 	return nil
 }
 
-func (p *replay) outcome(r *row, index int, outcome, reason string, plain bool, sources map[string]*source) error {
+func (p *replay) outcome(r *row, index int, outcome, reason, detail string, plain bool, sources map[string]*source) error {
 	rep := p.a.report
 	ev := r.eventAt(index)
 	at := place{r.position, index}
@@ -217,10 +234,9 @@ func (p *replay) outcome(r *row, index int, outcome, reason string, plain bool, 
 	p.counts["received"]++
 	p.counts[outcome]++
 	p.place(r, index, ev)
-	if ev != nil && ev.Integral() {
-		w := p.epoch(ev.Epoch)
-		if n := len(w.started); n < 4 && (n == 0 || w.started[n-1] != ev.EpochStart) {
-			w.started = append(w.started, ev.EpochStart)
+	if ev != nil {
+		if w := p.epoch(epochOf(r, ev)); w.opened == (identity{}) {
+			w.opened = identityOf(r, ev)
 		}
 	}
 	switch odometer.Outcome(outcome) {
@@ -246,7 +262,7 @@ func (p *replay) outcome(r *row, index int, outcome, reason string, plain bool, 
 		p.held[at] = holding(r, ev, reason)
 		return p.note(r, at, ev, raw, noteKept)
 	case odometer.Quarantined:
-		p.quarantined[at] = putAside(r, ev, raw, reason)
+		p.quarantined[at] = putAside(r, ev, raw, reason, detail)
 		if reason == "conflict" {
 			rep.Conflicts++
 		}
@@ -267,8 +283,8 @@ func holding(r *row, ev *odometer.Event, reason string) heldEvent {
 	return h
 }
 
-func putAside(r *row, ev *odometer.Event, raw []byte, reason string) *kept {
-	k := &kept{reason: reason, at: r.at}
+func putAside(r *row, ev *odometer.Event, raw []byte, reason, detail string) *kept {
+	k := &kept{reason: reason, detail: detail, at: r.at}
 	if ev != nil {
 		k.id, k.instance, k.epoch, k.digest = ev.ID(), ev.Instance, ev.Epoch, ev.Content()
 		k.first, k.sequence = ev.FirstSequence, ev.Sequence
@@ -381,7 +397,7 @@ func (p *replay) releases(ctx context.Context, r *row, sources map[string]*sourc
 		case odometer.Covered:
 			p.covered(event, ev)
 		case odometer.Quarantined:
-			k := putAside(in, ev, nil, "")
+			k := putAside(in, ev, nil, "", "")
 			k.at = r.at
 			p.quarantined[at] = k
 		default:

@@ -83,6 +83,7 @@ var raises = map[string]func(*Report) *int64{
 
 	// Things that must be equal and are not.
 	"journal_chain":    unreconciled, // the hash does not follow from the record and its predecessor
+	"journal_checksum": unreconciled, // the checksum is not that of the record
 	"journal_body":     unreconciled, // what was received cannot be read
 	"journal_result":   unreconciled, // what was decided cannot be read
 	"journal_span":     unreconciled, // min_us, max_us are not the span of the entries

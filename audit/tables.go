@@ -106,7 +106,7 @@ func (p *replay) checkQuarantine(ctx context.Context) error {
 		var k kept
 		var digest []byte
 		var first, sequence int64
-		if err := rows.Scan(&no, &at.position, &at.index, &k.reason, &k.id, &k.instance, &k.epoch, &first, &sequence, &digest, &k.at, &k.released); err != nil {
+		if err := rows.Scan(&no, &at.position, &at.index, &k.reason, &k.detail, &k.id, &k.instance, &k.epoch, &first, &sequence, &digest, &k.at, &k.released); err != nil {
 			return err
 		}
 		k.first, k.sequence = uint64(first), uint64(sequence)
@@ -117,7 +117,7 @@ func (p *replay) checkQuarantine(ctx context.Context) error {
 		copy(k.digest[:], digest)
 		want := p.quarantined[at]
 		if want != nil && want.reason == "" {
-			want.reason = k.reason
+			want.reason, want.detail = k.reason, k.detail
 		}
 		if want == nil {
 			rep.find("quarantine_table", "partition %d: number %d is of record %d of %d, which the journal did not put aside", p.partition, no, at.index, at.position)
@@ -126,7 +126,7 @@ func (p *replay) checkQuarantine(ctx context.Context) error {
 		}
 		delete(p.quarantined, at)
 		return nil
-	}, `SELECT no, position, idx, reason, event_id, instance, epoch, first, sequence, digest, at_us, released_us FROM quarantine WHERE partition = ? ORDER BY no`, p.partition)
+	}, `SELECT no, position, idx, reason, detail, event_id, instance, epoch, first, sequence, digest, at_us, released_us FROM quarantine WHERE partition = ? ORDER BY no`, p.partition)
 	if err != nil {
 		return fmt.Errorf("read the quarantine: %w", err)
 	}

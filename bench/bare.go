@@ -10,22 +10,11 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	_ "modernc.org/sqlite"
-
-	"example.org/odometer"
 )
 
-// bareJetStream stores the events as packed frames in a file stream that
-// syncs every message, with 64 messages in flight.
-func bareJetStream(dir string, records []odometer.Record) (time.Duration, error) {
-	var frames [][]byte
-	for at := 0; at < len(records); at += framesEvents {
-		f := odometer.Frame{Agent: agent, Records: records[at:min(at+framesEvents, len(records))]}
-		b, err := f.Encode()
-		if err != nil {
-			return 0, err
-		}
-		frames = append(frames, b)
-	}
+// bareJetStream stores frames in a file stream that syncs every message, with
+// 64 messages in flight.
+func bareJetStream(dir string, frames []packedFrame) (time.Duration, error) {
 	s, err := server.NewServer(&server.Options{JetStream: true, StoreDir: dir, DontListen: true, SyncAlways: true, NoLog: true, NoSigs: true})
 	if err != nil {
 		return 0, err
@@ -49,8 +38,8 @@ func bareJetStream(dir string, records []odometer.Record) (time.Duration, error)
 		return 0, err
 	}
 	begin := time.Now()
-	for _, b := range frames {
-		if _, err := js.PublishAsync("bare", b, jetstream.WithStallWait(time.Minute)); err != nil {
+	for _, f := range frames {
+		if _, err := js.PublishAsync("bare", f.data, jetstream.WithStallWait(time.Minute)); err != nil {
 			return 0, err
 		}
 	}
@@ -60,7 +49,7 @@ func bareJetStream(dir string, records []odometer.Record) (time.Duration, error)
 
 // bareSQLite writes, for each event, the row of its instance's open state and
 // nothing else, 10,000 to a transaction that is synced.
-func bareSQLite(path string, records []odometer.Record) (time.Duration, error) {
+func bareSQLite(path string, rows []stateRow) (time.Duration, error) {
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
 	if err != nil {
 		return 0, err
@@ -71,7 +60,7 @@ func bareSQLite(path string, records []odometer.Record) (time.Duration, error) {
 		return 0, err
 	}
 	begin := time.Now()
-	for at := 0; at < len(records); at += 10_000 {
+	for at := 0; at < len(rows); at += 10_000 {
 		tx, err := db.Begin()
 		if err != nil {
 			return 0, err
@@ -80,8 +69,8 @@ func bareSQLite(path string, records []odometer.Record) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
-		for _, r := range records[at:min(at+10_000, len(records))] {
-			if _, err := stmt.Exec(string(r.Event.Instance), r.Event.Readings.End.AppendBinary(nil), r.Event.Usage.AppendBinary(nil)); err != nil {
+		for _, r := range rows[at:min(at+10_000, len(rows))] {
+			if _, err := stmt.Exec(r.instance, r.vector, r.sums); err != nil {
 				return 0, err
 			}
 		}

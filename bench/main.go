@@ -27,7 +27,10 @@ var figures = []struct {
 	name    string
 	measure func(*bench) error
 }{
-	{"ingest", ingestRate},
+	{"ingest_100k", ingestRate("ingest_100k", 100_000, 6, false)},
+	{"ingest_1m", ingestRate("ingest_1m", 1_000_000, 2, false)},
+	{"ingest_checkpoints", ingestRate("ingest_checkpoints", 100_000, 3, true)},
+	{"spool_recovery", recoveryTime},
 	{"query", queryTimes},
 }
 

@@ -83,7 +83,7 @@ func (f *fold) cover(w *work, e *epoch, ev *odometer.Event, digest odometer.Dige
 
 // coveredBefore returns Recorded when nothing covers any part of span.
 func (f *fold) coveredBefore(w *work, e *epoch, span odometer.Span, digest odometer.Digest) (verdict, error) {
-	rows, err := f.tx.QueryContext(f.ctx, `SELECT start_us, end_us, digest FROM coverage
+	rows, err := f.query(`SELECT start_us, end_us, digest FROM coverage
 		WHERE partition = ? AND instance = ? AND source = ? AND start_us < ? AND end_us > ? ORDER BY start_us LIMIT 2`,
 		e.partition, string(e.instance), string(e.agent), span.End, span.Start)
 	if err != nil {

@@ -1,10 +1,7 @@
 package ledger
 
 import (
-	"context"
-	"database/sql"
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"example.org/odometer"
@@ -73,17 +70,20 @@ func (e *epoch) scan(row interface{ Scan(...any) error }) error {
 	return nil
 }
 
-// load reads an epoch from the tables; nil when there is none.
-func loadEpoch(ctx context.Context, db queryer, key epochKey) (*epoch, error) {
+// loadEpoch reads an epoch from the tables; nil when there is none.
+func (f *fold) loadEpoch(key epochKey) (*epoch, error) {
 	e := new(epoch)
-	err := e.scan(db.QueryRowContext(ctx, `SELECT `+epochColumns+` FROM `+epochTables+` WHERE e.partition = ? AND e.epoch = ?`, key.partition, string(key.epoch)))
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
+	rows, err := f.query(`SELECT `+epochColumns+` FROM `+epochTables+` WHERE e.partition = ? AND e.epoch = ?`, key.partition, string(key.epoch))
 	if err != nil {
 		return nil, fmt.Errorf("epoch %s: %w", key.epoch, err)
 	}
-	return e, nil
+	defer rows.Close()
+	if !rows.Next() {
+		e = nil
+	} else if err := e.scan(rows); err != nil {
+		return nil, fmt.Errorf("epoch %s: %w", key.epoch, err)
+	}
+	return e, rows.Err()
 }
 
 // digestsPerChunk is how many sequence numbers share a chunk of digests: a

@@ -130,7 +130,7 @@ func (f *fold) epoch(key epochKey) (*epoch, error) {
 	if e := f.epochs[key]; e != nil {
 		return e, nil
 	}
-	e, err := loadEpoch(f.ctx, f.tx, key)
+	e, err := f.loadEpoch(key)
 	if e != nil {
 		e.held = f.held[key]
 		f.epochs[key] = e
@@ -310,7 +310,7 @@ func (f *fold) integral(w *work, index int, r *odometer.Record) error {
 func (f *fold) recordedBefore(e *epoch, ev *odometer.Event, digest odometer.Digest) (verdict, error) {
 	chunk := e.digests
 	if c := chunkOf(ev.Sequence); c != chunkOf(e.sequence) {
-		err := f.tx.QueryRowContext(f.ctx, `SELECT data FROM digests WHERE partition = ? AND epoch_no = ? AND chunk = ?`, e.partition, e.no, c).Scan(&chunk)
+		err := f.queryRow(`SELECT data FROM digests WHERE partition = ? AND epoch_no = ? AND chunk = ?`, []any{e.partition, e.no, c}, &chunk)
 		if errors.Is(err, sql.ErrNoRows) {
 			chunk = nil
 		} else if err != nil {

@@ -26,7 +26,7 @@ type heldEvent struct {
 const heldColumns = `partition, epoch, first, sequence, position, idx, since_us, reason, end_us, digest`
 
 func (f *fold) heldEvents(where string, args ...any) ([]heldEvent, error) {
-	rows, err := f.tx.QueryContext(f.ctx, `SELECT `+heldColumns+` FROM held `+where, args...)
+	rows, err := f.query(`SELECT `+heldColumns+` FROM held `+where, args...)
 	if err != nil {
 		return nil, fmt.Errorf("held events: %w", err)
 	}

@@ -6,7 +6,9 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"hash/crc32"
 	"iter"
 
 	"example.org/odometer"
@@ -111,11 +113,54 @@ func (r *record) chain(prev []byte) []byte {
 	return h.Sum(nil)
 }
 
-const recordColumns = `id, partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash`
+// checksum returns the CRC-32C of r, which tells a record that was read as it
+// was written from one of which a bit has changed on the disk; what a person
+// changed the hash tells. It covers every column but id and itself, in their
+// order: integers as 8 bytes, big-endian, strings and blobs after their length.
+func (r *record) checksum() uint32 {
+	var buf [512]byte
+	b := buf[:0]
+	integer := func(v uint64) { b = binary.BigEndian.AppendUint64(b, v) }
+	text := func(s string) { integer(uint64(len(s))); b = append(b, s...) }
+	integer(uint64(r.partition))
+	integer(uint64(r.position))
+	text(r.kind)
+	integer(uint64(r.at))
+	text(r.sender)
+	text(r.spool)
+	for _, v := range [...]uint64{r.first, r.last, uint64(r.minUS), uint64(r.maxUS), r.firstEntry, r.entries} {
+		integer(v)
+	}
+	sum := crc32.Checksum(b, castagnoli)
+	for _, blob := range [...][]byte{r.body, r.result, r.hash} {
+		b = binary.BigEndian.AppendUint64(b[:0], uint64(len(blob)))
+		sum = crc32.Update(crc32.Update(sum, castagnoli, b), castagnoli, blob)
+	}
+	return sum
+}
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// ErrDamaged says that a record of the journal is not what was written. What
+// it would say of usage is not told; a backup has it, and the audit names what
+// else is damaged.
+var ErrDamaged = errors.New("the record is damaged: it fails its checksum; run `odometer audit`, and restore a backup")
+
+const recordColumns = `id, partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash, checksum`
+
+// scan reads a row and compares it with its checksum.
 func (r *record) scan(rows interface{ Scan(...any) error }) error {
-	return rows.Scan(&r.id, &r.partition, &r.position, &r.kind, &r.at, &r.sender, &r.spool, &r.first, &r.last,
-		&r.minUS, &r.maxUS, &r.firstEntry, &r.entries, &r.body, &r.result, &r.hash)
+	var first, last, firstEntry, entries, sum int64
+	err := rows.Scan(&r.id, &r.partition, &r.position, &r.kind, &r.at, &r.sender, &r.spool, &first, &last,
+		&r.minUS, &r.maxUS, &firstEntry, &entries, &r.body, &r.result, &r.hash, &sum)
+	if err != nil {
+		return err
+	}
+	r.first, r.last, r.firstEntry, r.entries = uint64(first), uint64(last), uint64(firstEntry), uint64(entries)
+	if sum != int64(r.checksum()) {
+		return fmt.Errorf("journal record %d-%d: %w", r.partition, r.position, ErrDamaged)
+	}
+	return nil
 }
 
 // queryer is what a transaction and a database have in common.
@@ -124,7 +169,9 @@ type queryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// records yields the rows of the journal that match where, in its order.
+// records yields the rows of the journal that match where, in its order. A
+// row that is damaged is yielded with an error that wraps [ErrDamaged], and
+// those after it follow; every other error ends them.
 func records(ctx context.Context, db queryer, where string, args ...any) iter.Seq2[*record, error] {
 	return func(yield func(*record, error) bool) {
 		rows, err := db.QueryContext(ctx, `SELECT `+recordColumns+` FROM journal `+where, args...)
@@ -136,8 +183,10 @@ func records(ctx context.Context, db queryer, where string, args ...any) iter.Se
 		for rows.Next() {
 			r := new(record)
 			if err := r.scan(rows); err != nil {
-				yield(nil, fmt.Errorf("read journal: %w", err))
-				return
+				if !yield(r, fmt.Errorf("read journal: %w", err)) || !errors.Is(err, ErrDamaged) {
+					return
+				}
+				continue
 			}
 			if !yield(r, nil) {
 				return

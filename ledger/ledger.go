@@ -152,18 +152,26 @@ func connect(path, mode string, conns int) (*sql.DB, error) {
 	return connectBy("", path, mode, conns)
 }
 
+// writerCache keeps the pages of the open state in memory, of some 100,000
+// instances, which every commit writes again (a smaller cache is not filled,
+// and read back with a system call a page), and lets the log grow to 32 MiB
+// before its pages are copied to the database: a page that many commits
+// change is then copied once.
+const writerCache = "&_pragma=cache_size(-65536)&_pragma=wal_autocheckpoint(8192)"
+
 // connectBy is connect through a driver of that name.
 func connectBy(driver, path, mode string, conns int) (*sql.DB, error) {
-	lock, journal := "deferred", "&_pragma=journal_mode(WAL)"
+	lock, journal, cache := "deferred", "&_pragma=journal_mode(WAL)", "&_pragma=cache_size(-4000)"
 	switch mode {
 	case "rwc":
 		lock = "immediate" // the writer takes its lock at once and not halfway
+		cache = writerCache
 	case "ro":
 		journal = "" // as it is: a copy is in WAL mode only from its first opening on
 	}
 	dsn := "file:" + path + "?mode=" + mode + "&_txlock=" + lock +
 		"&_pragma=busy_timeout(5000)" + journal + "&_pragma=synchronous(FULL)" +
-		"&_pragma=foreign_keys(1)&_pragma=cache_size(-4000)"
+		"&_pragma=foreign_keys(1)" + cache
 	db, err := sql.Open(cmp.Or(driver, "sqlite"), dsn)
 	if err != nil {
 		return nil, err

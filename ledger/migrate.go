@@ -39,6 +39,7 @@ var migrations = map[int][]step{
 		{"state of epochs", copyState},
 		{"identity of epochs", splitEpochs},
 		{"generations", addGenerations},
+		{"checksums of the journal", addChecksums},
 	},
 }
 

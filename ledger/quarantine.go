@@ -28,7 +28,7 @@ func (f *fold) quarantineAt(w *work, at place, r *odometer.Record, v verdict) (a
 		id, instance, epoch, first, sequence = ev.ID(), string(ev.Instance), string(ev.Epoch), ev.FirstSequence, ev.Sequence
 	}
 	var n int
-	err = f.tx.QueryRowContext(f.ctx, `SELECT count(*) FROM quarantine WHERE partition = ? AND digest = ? AND event_id = ?`, w.rec.partition, digest[:], id).Scan(&n)
+	err = f.queryRow(`SELECT count(*) FROM quarantine WHERE partition = ? AND digest = ? AND event_id = ?`, []any{w.rec.partition, digest[:], id}, &n)
 	if err != nil {
 		return false, fmt.Errorf("look into quarantine: %w", err)
 	}
@@ -49,7 +49,7 @@ func (f *fold) quarantineAt(w *work, at place, r *odometer.Record, v verdict) (a
 // inQuarantine reports whether every sequence number from first to last of an
 // epoch lies in quarantine: the hole they leave is explained.
 func (f *fold) inQuarantine(e *epoch, first, last uint64) (bool, error) {
-	rows, err := f.tx.QueryContext(f.ctx, `SELECT first, sequence FROM quarantine
+	rows, err := f.query(`SELECT first, sequence FROM quarantine
 		WHERE partition = ? AND epoch = ? AND sequence >= ? ORDER BY first, sequence`, e.partition, string(e.epochKey.epoch), first)
 	if err != nil {
 		return false, fmt.Errorf("look into quarantine: %w", err)
@@ -77,7 +77,7 @@ func (f *fold) releaseQuarantined(w *work, no int64) (odometer.Result, error) {
 	}
 	var at place
 	var released int64
-	err := f.tx.QueryRowContext(f.ctx, `SELECT position, idx, released_us FROM quarantine WHERE partition = ? AND no = ?`, w.rec.partition, no).Scan(&at.position, &at.index, &released)
+	err := f.queryRow(`SELECT position, idx, released_us FROM quarantine WHERE partition = ? AND no = ?`, []any{w.rec.partition, no}, &at.position, &at.index, &released)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return fail(odometer.ErrNotFound)

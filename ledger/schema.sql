@@ -30,6 +30,7 @@ CREATE TABLE journal (
   body        BLOB    NOT NULL,
   result      BLOB    NOT NULL,    -- JSON, see result in journal.go
   hash        BLOB    NOT NULL,
+  checksum    INTEGER NOT NULL DEFAULT -1, -- CRC-32C over every column before it but id, compared whenever the row is read
   UNIQUE (partition, position)
 );
 CREATE INDEX journal_time ON journal (max_us);

@@ -7,8 +7,9 @@ import (
 	"example.org/odometer"
 )
 
-// exec runs a statement in the transaction at work, preparing it once.
-func (f *fold) exec(query string, args ...any) (sql.Result, error) {
+// prepare returns a statement of the transaction at work, preparing it once:
+// to parse one takes longer than to run it.
+func (f *fold) prepare(query string) (*sql.Stmt, error) {
 	stmt := f.stmts[query]
 	if stmt == nil {
 		var err error
@@ -17,7 +18,35 @@ func (f *fold) exec(query string, args ...any) (sql.Result, error) {
 		}
 		f.stmts[query] = stmt
 	}
+	return stmt, nil
+}
+
+// exec runs a statement in the transaction at work.
+func (f *fold) exec(query string, args ...any) (sql.Result, error) {
+	stmt, err := f.prepare(query)
+	if err != nil {
+		return nil, err
+	}
 	return stmt.ExecContext(f.ctx, args...)
+}
+
+// query returns the rows of a query in the transaction at work.
+func (f *fold) query(query string, args ...any) (*sql.Rows, error) {
+	stmt, err := f.prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.QueryContext(f.ctx, args...)
+}
+
+// queryRow reads the first row of a query in the transaction at work;
+// [sql.ErrNoRows] where there is none.
+func (f *fold) queryRow(query string, args []any, into ...any) error {
+	stmt, err := f.prepare(query)
+	if err != nil {
+		return err
+	}
+	return stmt.QueryRowContext(f.ctx, args...).Scan(into...)
 }
 
 // loadMirrors reads the tables that the fold keeps in memory as a whole.
@@ -142,9 +171,9 @@ func (f *fold) storeEpoch(e *epoch) error {
 }
 
 func (f *fold) insertRecord(r *record) error {
-	res, err := f.exec(`INSERT INTO journal (partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		r.partition, r.position, r.kind, r.at, r.sender, r.spool, r.first, r.last, r.minUS, r.maxUS, r.firstEntry, r.entries, r.body, r.result, r.hash)
+	res, err := f.exec(`INSERT INTO journal (partition, position, kind, at_us, sender, spool, first, last, min_us, max_us, first_entry, entries, body, result, hash, checksum)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		r.partition, r.position, r.kind, r.at, r.sender, r.spool, r.first, r.last, r.minUS, r.maxUS, r.firstEntry, r.entries, r.body, r.result, r.hash, r.checksum())
 	if err != nil {
 		return fmt.Errorf("append to the journal: %w", err)
 	}

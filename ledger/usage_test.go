@@ -189,29 +189,31 @@ func TestEntriesArePaged(t *testing.T) {
 	for range 10 {
 		d.send(a.next(30*sec, 1, 0), b.next(30*sec, 2, 0), a.next(30*sec, 1, 0))
 	}
-	var ids []string
-	for after := ""; ; {
-		page, next, err := d.Entries(t.Context(), odometer.EntryQuery{After: after, Limit: 4, Instance: "vm-a"})
-		if err != nil {
-			t.Fatal(err)
+	for _, c := range []struct {
+		instance odometer.InstanceID
+		limit    int
+		want     int
+	}{{"vm-a", 4, 20}, {"", 4, 30}, {"", 1, 30}} { // pages end within records and between them
+		seen := map[string]bool{}
+		for after := ""; ; {
+			page, next, err := d.Entries(t.Context(), odometer.EntryQuery{After: after, Limit: c.limit, Instance: c.instance})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(page) == 0 {
+				break
+			}
+			for _, e := range page {
+				if seen[e.ID.String()] {
+					t.Errorf("entry %s came twice", e.ID)
+				}
+				seen[e.ID.String()] = true
+			}
+			after = next
 		}
-		if len(page) == 0 {
-			break
+		if len(seen) != c.want {
+			t.Errorf("entries of %q by %d: got %d, want %d", c.instance, c.limit, len(seen), c.want)
 		}
-		for _, e := range page {
-			ids = append(ids, e.ID.String())
-		}
-		after = next
-	}
-	if len(ids) != 20 {
-		t.Errorf("entries of vm-a: got %d, want 20", len(ids))
-	}
-	seen := map[string]bool{}
-	for _, id := range ids {
-		if seen[id] {
-			t.Errorf("entry %s came twice", id)
-		}
-		seen[id] = true
 	}
 	page, _, err := d.Entries(t.Context(), odometer.EntryQuery{Limit: 100, From: base + 60*sec, To: base + 90*sec})
 	if err != nil || len(page) != 2 {

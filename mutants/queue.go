@@ -44,8 +44,8 @@ var queueBugs = []bug{
 		progress`,
 		"queue.TestFeedOverALedgerAndAServerThatFail"},
 	{"the feed skips an entry", "queue/feed.go",
-		`if e.ID.Number <= at.hold[e.ID.Partition] {`,
-		`if e.ID.Number <= at.hold[e.ID.Partition]+1 {`,
+		`		held := e.ID.Number <= *hold`,
+		`		held := e.ID.Number <= *hold+1`,
 		"queue.TestFeedPublishesEachEntryOnceInOrder"},
 	{"the feed publishes again what it had published before a crash", "queue/feed.go",
 		`			at.hold[id.Partition] = max(at.hold[id.Partition], id.Number)

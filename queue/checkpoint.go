@@ -64,7 +64,7 @@ func (c *Conn) requestOnce(ctx context.Context, agent odometer.AgentID) ([]byte,
 		return nil, sendError(err)
 	}
 	defer sub.Unsubscribe()
-	wait, err := c.Send(ingestPrefix+Token(string(agent)), nats.Header{headerFormat: {formatCheckpoint}, headerReply: {inbox}}, nil)
+	wait, err := c.Send(IngestSubject(agent), nats.Header{headerFormat: {formatCheckpoint}, headerReply: {inbox}}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -131,7 +131,7 @@ func NewPublisher(w Wire, s Spool, o PublisherOptions) *Publisher {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Publisher{wire: w, spool: s, o: o, log: o.Logger, subject: ingestPrefix + Token(string(o.Agent))}
+	p := &Publisher{wire: w, spool: s, o: o, log: o.Logger, subject: IngestSubject(o.Agent)}
 	p.stats = PublisherStats{
 		Position: o.Last.Position, Stored: o.Last.Position, Receipted: o.Last.Position,
 		Ledger: o.Last.Ledger, Generation: o.Last.Generation, Breaker: BreakerClosed,

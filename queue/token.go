@@ -85,6 +85,9 @@ func plainByte(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_'
 }
 
+// IngestSubject returns the subject on which an agent's frames are published.
+func IngestSubject(agent odometer.AgentID) string { return ingestPrefix + Token(string(agent)) }
+
 // UsageSubject returns the subject under which an entry is published.
 func UsageSubject(owner odometer.Owner, instance odometer.InstanceID) string {
 	return usagePrefix + Token(string(owner.Org)) + "." + Token(string(owner.User)) + "." + Token(string(instance))
