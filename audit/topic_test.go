@@ -23,21 +23,6 @@ import (
 	"example.org/odometer/queue"
 )
 
-// source joins the ledger to the queue's feed.
-type source struct{ *ledger.Ledger }
-
-func (s source) Pending(ctx context.Context, limit int) ([]odometer.Entry, func(context.Context, string, uint64) error, error) {
-	entries, at, err := s.FeedAfter(ctx, "usage", limit)
-	return entries, func(ctx context.Context, stream string, seq uint64) error {
-		return s.FeedAdvance(ctx, "usage", at, stream, seq)
-	}, err
-}
-func (s source) Position(ctx context.Context) (string, uint64, error) {
-	return s.FeedStream(ctx, "usage")
-}
-func (s source) Rewind(ctx context.Context) error       { return s.FeedRewind(ctx, "usage") }
-func (s source) Lag(ctx context.Context) (int64, error) { return s.FeedLag(ctx, "usage") }
-
 const secret = "correct-horse"
 
 // served is a data directory with a queue that runs on it.
@@ -82,7 +67,7 @@ func (s *served) feed() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- queue.NewFeed(c, source{l}).Run(ctx) }()
+	go func() { done <- queue.NewFeed(c, ledger.Feed{Ledger: l, Name: "usage"}).Run(ctx) }()
 	for ctx.Err() == nil {
 		lag, err := l.FeedLag(ctx, "usage")
 		if err != nil {

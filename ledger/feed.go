@@ -151,3 +151,30 @@ func (l *Ledger) News() <-chan struct{} {
 	defer l.mu.Unlock()
 	return l.news
 }
+
+// Feed is the ledger as one reader of its entries sees it, with the cursor of
+// that name: what the queue publishes from.
+type Feed struct {
+	*Ledger
+	Name string
+}
+
+// Pending returns entries that lie beyond the cursor, about limit of them, and
+// how to move the cursor behind them once they are published.
+func (f Feed) Pending(ctx context.Context, limit int) ([]odometer.Entry, func(ctx context.Context, stream string, seq uint64) error, error) {
+	entries, at, err := f.FeedAfter(ctx, f.Name, limit)
+	return entries, func(ctx context.Context, stream string, seq uint64) error {
+		return f.FeedAdvance(ctx, f.Name, at, stream, seq)
+	}, err
+}
+
+// Position is [Ledger.FeedStream] of this feed.
+func (f Feed) Position(ctx context.Context) (stream string, seq uint64, err error) {
+	return f.FeedStream(ctx, f.Name)
+}
+
+// Rewind is [Ledger.FeedRewind] of this feed.
+func (f Feed) Rewind(ctx context.Context) error { return f.FeedRewind(ctx, f.Name) }
+
+// Lag is [Ledger.FeedLag] of this feed.
+func (f Feed) Lag(ctx context.Context) (int64, error) { return f.FeedLag(ctx, f.Name) }

@@ -40,16 +40,17 @@ func (d deliveries) Receive(ctx context.Context) ([]ingest.Delivery, error) {
 // feedName names the cursor of the topic USAGE in the ledger.
 const feedName = "usage"
 
-// entries is the ledger as a [queue.Feed] wants it.
+// entries is the ledger as a [queue.Feed] wants it, and knows for how long the
+// topic has been behind.
 type entries struct {
-	*ledger.Ledger
+	ledger.Feed
 
 	mu     sync.Mutex
 	oldest time.Time // when the first of the entries being published was booked, zero for none
 }
 
 func (e *entries) Pending(ctx context.Context, limit int) ([]odometer.Entry, func(context.Context, string, uint64) error, error) {
-	list, at, err := e.FeedAfter(ctx, feedName, limit)
+	list, advance, err := e.Feed.Pending(ctx, limit)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -60,14 +61,13 @@ func (e *entries) Pending(ctx context.Context, limit int) ([]odometer.Entry, fun
 		}
 	}
 	e.note(oldest)
-	advance := func(ctx context.Context, stream string, seq uint64) error {
-		err := e.FeedAdvance(ctx, feedName, at, stream, seq)
+	return list, func(ctx context.Context, stream string, seq uint64) error {
+		err := advance(ctx, stream, seq)
 		if err == nil {
 			e.note(time.Time{})
 		}
 		return err
-	}
-	return list, advance, nil
+	}, nil
 }
 
 func (e *entries) note(oldest time.Time) {
@@ -81,12 +81,6 @@ func (e *entries) since() time.Time {
 	defer e.mu.Unlock()
 	return e.oldest
 }
-
-func (e *entries) Position(ctx context.Context) (string, uint64, error) {
-	return e.FeedStream(ctx, feedName)
-}
-func (e *entries) Rewind(ctx context.Context) error       { return e.FeedRewind(ctx, feedName) }
-func (e *entries) Lag(ctx context.Context) (int64, error) { return e.FeedLag(ctx, feedName) }
 
 // tickEvery is how often the ledger does what only time brings about.
 const tickEvery = time.Minute

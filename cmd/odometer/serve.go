@@ -218,7 +218,7 @@ func (sv *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	sv.ingest = ingest.New(ingest.Options{Ledger: sv.ledger, Receipts: sv.conn, Logger: sv.logger})
-	sv.entries = &entries{Ledger: sv.ledger}
+	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
 	sv.heard = queue.NewLive(sv.conn)
 	if c.NoAgent {
