@@ -27,8 +27,8 @@ type hosts struct {
 // hostsStart is when hosts begin.
 var hostsStart = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
 
-func newHosts(instances int) *hosts {
-	f := &hosts{instances: make([]odometer.Usage, instances), epochs: make([]odometer.Epoch, instances), ids: make([]odometer.InstanceID, instances)}
+func newHosts(instances int, checkpoints bool) *hosts {
+	f := &hosts{checkpoints: checkpoints, instances: make([]odometer.Usage, instances), epochs: make([]odometer.Epoch, instances), ids: make([]odometer.InstanceID, instances)}
 	for i := range f.ids {
 		f.ids[i] = odometer.InstanceID(fmt.Sprintf("%08x-3c55-4a0f-9d6e-%012x", uint32(i*2654435761), i))
 		f.epochs[i] = odometer.NewEpoch(f.ids[i], f.host(i/perFrame), "bench", "")

@@ -27,9 +27,13 @@ var figures = []struct {
 	name    string
 	measure func(*bench) error
 }{
-	{"ingest_100k", ingestRate("ingest_100k", 100_000, 6, false)},
-	{"ingest_1m", ingestRate("ingest_1m", 1_000_000, 2, false)},
-	{"ingest_checkpoints", ingestRate("ingest_checkpoints", 100_000, 3, true)},
+	{"ingest_100k", ingestRate("ingest_100k", 100_000, 6, ingestOptions{})},
+	{"ingest_1m", ingestRate("ingest_1m", 1_000_000, 2, ingestOptions{})},
+	{"ingest_checkpoints", ingestRate("ingest_checkpoints", 100_000, 3, ingestOptions{checkpoints: true})},
+	{"ingest_everything", ingestRate("ingest_everything", 100_000, 3, ingestOptions{everything: true})},
+	{"ingest_history", historyRate},
+	{"growth", growth},
+	{"audit", auditRate},
 	{"spool_recovery", recoveryTime},
 	{"query", queryTimes},
 }

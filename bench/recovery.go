@@ -54,8 +54,7 @@ func fillSpool(dir string, size int64) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	f := newHosts(1000)
-	f.checkpoints = true
+	f := newHosts(1000, true)
 	var n int64
 	for s.Stats().Bytes < size {
 		var batch []odometer.Record
