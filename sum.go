@@ -2,6 +2,7 @@ package odometer
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"math/big"
 	"math/bits"
@@ -37,6 +38,26 @@ func (s *Sum) SubSum(t Sum) {
 	lo, borrow := bits.Sub64(s.lo, t.lo, 0)
 	hi, _ := bits.Sub64(uint64(s.hi), uint64(t.hi), borrow)
 	s.hi, s.lo = int64(hi), lo
+}
+
+// AppendBinary appends s's binary form to b: the upper 64 bits as a signed
+// varint, the lower as an unsigned one. It is the form the ledger stores.
+func (s Sum) AppendBinary(b []byte) []byte {
+	return binary.AppendUvarint(binary.AppendVarint(b, s.hi), s.lo)
+}
+
+// CutSum decodes a [Sum] that AppendBinary wrote from the front of b and
+// returns it with the bytes that follow.
+func CutSum(b []byte) (Sum, []byte, error) {
+	hi, n := binary.Varint(b)
+	if n <= 0 {
+		return Sum{}, nil, fmt.Errorf("sum is cut off: %w", ErrInvalid)
+	}
+	lo, m := binary.Uvarint(b[n:])
+	if m <= 0 {
+		return Sum{}, nil, fmt.Errorf("sum is cut off: %w", ErrInvalid)
+	}
+	return Sum{hi, lo}, b[n+m:], nil
 }
 
 // Cmp returns -1, 0 or +1 as s is less than, equal to or greater than t.

@@ -21,7 +21,7 @@
 //   - counts: received = recorded + covered + duplicate + quarantined + held;
 //   - owners: each booking names one, and the sums of every owner's hours and
 //     days are what the bookings add up to;
-//   - fold: watermarks, hours, days, receipts, coverage, held events,
+//   - fold: watermarks, hours, days, months, what owners used, receipts, coverage, held events,
 //     quarantine, digests, checkpoints and counts are what the journal says,
 //     and the indexes that queries go by what the tables say;
 //   - topic: the topic USAGE carries each entry as booked, and its sum for

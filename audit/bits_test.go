@@ -317,7 +317,7 @@ func (c cell) flip(db *sql.DB) (back func() error, err error) {
 }
 
 // rowids are the columns that SQLite keeps as the number of the row.
-var rowids = map[string]string{"journal": "id", "state": "id", "heads": "partition"}
+var rowids = map[string]string{"journal": "id", "state": "id", "heads": "partition", "owners_known": "partition"}
 
 var errNotStored = fmt.Errorf("two rows of one key")
 

@@ -136,6 +136,24 @@ func (f *forger) state(where string, change func(*stateRow)) {
 	f.exec(1, `UPDATE state SET body = ? WHERE id = ?`, b, id)
 }
 
+// amount adds n to the first sum of a packed row of an owner: its lower 32 bits
+// to the lower half of the sum, the others to the upper.
+func (f *forger) amount(table, column string, n uint64) {
+	f.t.Helper()
+	var id int64
+	var blob []byte
+	if err := f.db.QueryRow(`SELECT rowid, `+column+` FROM `+table+` LIMIT 1`).Scan(&id, &blob); err != nil {
+		f.t.Fatalf("%s: %v", table, err)
+	}
+	_, known := binary.Uvarint(blob[1:])
+	at := 1 + known
+	hi, size := binary.Varint(blob[at:])
+	lo, more := binary.Uvarint(blob[at+size:])
+	changed := binary.AppendVarint(slices.Clone(blob[:at]), hi+int64(n>>32))
+	changed = binary.AppendUvarint(changed, lo+n&(1<<32-1))
+	f.exec(1, `UPDATE `+table+` SET `+column+` = ? WHERE rowid = ?`, append(changed, blob[at+size+more:]...), id)
+}
+
 // record is what a forger needs of a journal record.
 type record struct {
 	partition, position int64
@@ -229,8 +247,8 @@ func TestCleanLedger(t *testing.T) {
 		t.Fatalf("audit of an honest ledger: got %s, want ok", show(r))
 	}
 	want := audit.Report{
-		Events: 595, Instances: 6, Epochs: 7, Conflicts: 2, Quarantined: 5, GapSeconds: 90,
-		Received: 606, Recorded: 595, Covered: 1, Duplicates: 4, Held: 1,
+		Events: 598, Instances: 7, Epochs: 9, Conflicts: 2, Quarantined: 5, GapSeconds: 90,
+		Received: 609, Recorded: 598, Covered: 1, Duplicates: 4, Held: 1,
 	}
 	for _, c := range []struct {
 		name      string
@@ -363,10 +381,53 @@ var corruptions = []struct {
 		f.exec(1, `UPDATE days SET hours = x'63ff' WHERE rowid = (SELECT min(rowid) FROM days)`)
 	}},
 	{"an owner's day is off by one", "owner_days", func(f *forger) {
-		f.usage("owner_days", "sums", "1", func(u *odometer.Usage) { u.Vector[odometer.Memory]-- })
+		f.amount("owner_days", "hours", 1)
 	}},
 	{"an owner's day is missing", "owner_days", func(f *forger) {
 		f.exec(1, `DELETE FROM owner_days WHERE rowid = (SELECT min(rowid) FROM owner_days)`)
+	}},
+	{"an owner's hour is beyond what 64 bits hold", "table", func(f *forger) {
+		f.amount("owner_days", "hours", 1<<32)
+	}},
+	{"an owner's month is off by one", "owner_months", func(f *forger) {
+		f.amount("owner_months", "days", 1)
+	}},
+	{"an owner's month is charged to another", "owner_months", func(f *forger) {
+		f.exec(1, `UPDATE owner_months SET usr = 'u-mallory' WHERE rowid = (SELECT min(rowid) FROM owner_months)`)
+	}},
+	{"an owner's month cannot be read", "table", func(f *forger) {
+		f.exec(1, `UPDATE owner_months SET days = x'00ffff' WHERE rowid = (SELECT min(rowid) FROM owner_months)`)
+	}},
+	{"an owner's month does not begin with a month", "table", func(f *forger) {
+		f.exec(1, `UPDATE owner_months SET month = month + 86400000000 WHERE rowid = (SELECT min(rowid) FROM owner_months)`)
+	}},
+	{"a month of an instance is off by one", "months", func(f *forger) {
+		var id int64
+		var blob []byte
+		if err := f.db.QueryRow(`SELECT rowid, days FROM months LIMIT 1`).Scan(&id, &blob); err != nil {
+			f.t.Fatal(err)
+		}
+		u, rest, err := odometer.CutUsage(blob[1:])
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		u.Vector[odometer.Memory]--
+		f.exec(1, `UPDATE months SET days = ? WHERE rowid = ?`, append(u.AppendBinary([]byte{blob[0]}), rest...), id)
+	}},
+	{"a month of an instance is missing", "months", func(f *forger) {
+		f.exec(1, `DELETE FROM months WHERE rowid = (SELECT min(rowid) FROM months)`)
+	}},
+	{"a month has a day too many", "table", func(f *forger) {
+		f.exec(1, `UPDATE months SET days = x'1f' || substr(days, 2) WHERE rowid = (SELECT min(rowid) FROM months)`)
+	}},
+	{"a day has an hour too many", "table", func(f *forger) {
+		f.exec(1, `UPDATE days SET hours = x'18' || substr(hours, 2) WHERE rowid = (SELECT min(rowid) FROM days)`)
+	}},
+	{"an owner's index lacks an epoch", "owner_epochs", func(f *forger) {
+		f.exec(1, `DELETE FROM owner_epochs WHERE rowid = (SELECT min(rowid) FROM owner_epochs)`)
+	}},
+	{"an owner's index claims to be further than it is", "owner_epochs", func(f *forger) {
+		f.exec(1, `UPDATE owners_known SET epoch_no = 1000 WHERE partition = ?`, one)
 	}},
 	{"a record is not chained", "journal_chain", func(f *forger) {
 		f.exec(1, `UPDATE journal SET hash = zeroblob(32) WHERE partition = ? AND position = 3`, one)
@@ -443,7 +504,7 @@ var corruptions = []struct {
 		f.exec(1, `UPDATE journal SET id = -1 WHERE partition = ? AND position = 5`, one)
 	}},
 	{"the index of the journal by time lost a row", "storage", func(f *forger) {
-		f.behind("journal_time", func() {
+		f.behind("journal_short", func() {
 			f.exec(1, `UPDATE journal SET id = (SELECT max(id) + 1 FROM journal) WHERE id = (SELECT max(id) FROM journal)`)
 		})
 	}},

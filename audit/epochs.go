@@ -30,6 +30,7 @@ type epochRow struct {
 func (p *replay) loadEpochs(ctx context.Context) error {
 	rep := p.a.report
 	numbers := map[int64]*epochRow{}
+	owners := map[int64]odometer.Owner{} // of open hours
 	err := p.a.snap.each(ctx, func(rows *sql.Rows) error {
 		r := new(epochRow)
 		var id odometer.Epoch
@@ -44,6 +45,9 @@ func (p *replay) loadEpochs(ctx context.Context) error {
 		}
 		p.epochs[id] = &watermark{row: r}
 		numbers[r.no] = r
+		if owner.User != "" {
+			owners[r.no] = owner
+		}
 		if open == (odometer.Usage{}) && openRecovered == 0 {
 			return nil
 		}
@@ -85,7 +89,7 @@ func (p *replay) loadEpochs(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the digests: %w", err)
 	}
-	return nil
+	return p.checkOpenOwners(ctx, owners)
 }
 
 // cutUsage decodes a stored Usage that nothing follows.

@@ -275,6 +275,15 @@ func (s *teller) story() {
 	s.send(hostOne, recorded(1), stepped)
 	wait.next(30*sec, 1)
 	s.send(hostOne, []string{"held"}, wait.next(30*sec, 1))
+
+	// Hours that are sealed and wait to be compacted, some of it recovered, of
+	// an epoch that its owner's index has and of one that it does not have yet.
+	late := newOdo("vm-7", hostOne, one.at)
+	s.now = time.UnixMicro(late.at + 3*hour)
+	s.send(hostOne, recorded(1), late.next(30*sec, 1))
+	late.next(hour, 500_000)
+	s.commit(s.frame(hostOne, odometer.Record{Event: late.next(hour, 3), Resumes: true}), "recorded")
+	s.send(hostTwo, recorded(1), newOdo("vm-7", hostTwo, one.at).next(2*hour, 1))
 }
 
 // told returns a data directory with the story's ledger, which is closed. The

@@ -13,8 +13,8 @@ import (
 )
 
 // checkHours compares what the entries add up to for each epoch, hour and
-// owner with hours, days and the open parts; and each owner's day with the
-// days it was compacted from.
+// owner with hours, days and the open parts; and with the days what is summed
+// from them.
 func (a *audit) checkHours(ctx context.Context) error {
 	rep := a.report
 	err := a.snap.each(ctx, func(rows *sql.Rows) error {
@@ -34,7 +34,8 @@ func (a *audit) checkHours(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the hours: %w", err)
 	}
-	owners := newBalance(&a.o)
+	p := newPacked(&a.o)
+	defer p.close()
 	err = a.snap.each(ctx, func(rows *sql.Rows) error {
 		var partition, day, no int64
 		var owner odometer.Owner
@@ -43,7 +44,10 @@ func (a *audit) checkHours(ctx context.Context) error {
 			return err
 		}
 		err := eachHour(blob, func(h int64, sums *odometer.Usage, recovered int64) error {
-			if err := owners.put(hourKey(partition, 0, day, owner), true, sums, recovered); err != nil {
+			if h > 23 {
+				return fmt.Errorf("a day has an hour %d: %w", h, odometer.ErrInvalid)
+			}
+			if err := p.hour(partition, no, day, h, owner, sums, recovered); err != nil {
 				return err
 			}
 			return a.hours.put(hourKey(partition, no, day+h*odometer.HourMicros, owner), false, sums, recovered)
@@ -57,23 +61,6 @@ func (a *audit) checkHours(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the days: %w", err)
 	}
-	err = a.snap.each(ctx, func(rows *sql.Rows) error {
-		var partition, day, recovered int64
-		var owner odometer.Owner
-		var blob []byte
-		if err := rows.Scan(&partition, &day, &owner.User, &owner.Org, &blob, &recovered); err != nil {
-			return err
-		}
-		sums, err := cutUsage(blob)
-		if err != nil || day != dayOf(day) {
-			rep.find("table", "owner_days, partition %d, %s of %s: %v", partition, clock(day), owner.User, err)
-			return nil
-		}
-		return owners.put(hourKey(partition, 0, day, owner), false, &sums, recovered)
-	}, `SELECT partition, day, usr, org, sums, recovered_us FROM owner_days`)
-	if err != nil {
-		return fmt.Errorf("read the owners' days: %w", err)
-	}
 	err = a.hours.settle(func(key string, d *amount) {
 		partition, epoch, hour, owner := cutHourKey(key)
 		rep.find("hours", "partition %d, epoch number %d, hour %s, owner %s: %s", partition, epoch, clock(hour), owner, d)
@@ -81,14 +68,11 @@ func (a *audit) checkHours(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return owners.settle(func(key string, d *amount) {
-		partition, _, day, owner := cutHourKey(key)
-		rep.find("owner_days", "partition %d, day %s, owner %s, against its hours: %s", partition, clock(day), owner, d)
-	})
+	return a.checkPacked(ctx, p)
 }
 
-// eachHour decodes the hours of a compacted day: for each its number 0 to 23
-// (a byte), its sums, and the recovered time (varint).
+// eachHour decodes the hours of a day or the days of a month: for each its
+// number from 0 (a byte), its sums, and the recovered time (varint).
 func eachHour(b []byte, do func(hour int64, sums *odometer.Usage, recovered int64) error) error {
 	for len(b) > 0 {
 		hour := int64(b[0])
@@ -97,8 +81,8 @@ func eachHour(b []byte, do func(hour int64, sums *odometer.Usage, recovered int6
 			return err
 		}
 		recovered, n := binary.Varint(rest)
-		if n <= 0 || hour > 23 {
-			return fmt.Errorf("the hours of the day are damaged: %w", odometer.ErrInvalid)
+		if n <= 0 {
+			return fmt.Errorf("the hours are damaged: %w", odometer.ErrInvalid)
 		}
 		b = rest[n:]
 		if err := do(hour, &sums, recovered); err != nil {

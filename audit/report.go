@@ -94,7 +94,10 @@ var raises = map[string]func(*Report) *int64{
 	"conservation":     unreconciled, // usage is not the difference of the readings
 	"counts":           unreconciled, // received is not the sum of the outcomes, or a count is off
 	"hours":            unreconciled, // an owner's hour is not what the entries say
-	"owner_days":       unreconciled, // an owner's day is not the sum of its hours
+	"months":           unreconciled, // a day of a month is not the sum of its hours
+	"owner_days":       unreconciled, // an owner's hour is not the sum over the epochs
+	"owner_months":     unreconciled, // an owner's day is not the sum over the epochs
+	"owner_epochs":     unreconciled, // usage of an owner that questions about it do not find
 	"epochs":           unreconciled, // a watermark is not where the entries end
 	"digests":          unreconciled, // the memory of what was recorded is wrong
 	"held_table":       unreconciled, // a row of held that the journal does not know

@@ -172,16 +172,22 @@ func (s *snapshot) flaws(ctx context.Context) (flaws []string, err error) {
 	return append(flaws, more...), err
 }
 
-// journalIndexes checks that each row of the journal is found by every index,
-// and that the indexes have no other.
+// journalIndexes checks that each row of the journal is found by every index
+// that has it, and that the indexes have no other.
 func (s *snapshot) journalIndexes(ctx context.Context) (flaws []string, err error) {
 	columns := map[string][]string{}
+	which := map[string]string{} // rows an index has
 	err = s.each(ctx, func(rows *sql.Rows) error {
-		var index, column string
-		err := rows.Scan(&index, &column)
+		var index, column, text string
+		err := rows.Scan(&index, &column, &text)
 		columns[index] = append(columns[index], column)
+		which[index] = "true"
+		if _, where, partial := strings.Cut(text, " WHERE "); partial {
+			which[index] = where
+		}
 		return err
-	}, `SELECT l.name, i.name FROM pragma_index_list('journal') l, pragma_index_info(l.name) i WHERE l.partial = 0 ORDER BY l.name, i.seqno`)
+	}, `SELECT l.name, i.name, coalesce(m.sql, '') FROM pragma_index_list('journal') l, pragma_index_info(l.name) i
+		JOIN sqlite_master m ON m.type = 'index' AND m.name = l.name ORDER BY l.name, i.seqno`)
 	if err != nil {
 		return nil, fmt.Errorf("list the journal's indexes: %w", err)
 	}
@@ -191,10 +197,10 @@ func (s *snapshot) journalIndexes(ctx context.Context) (flaws []string, err erro
 			same += fmt.Sprintf(" AND k.%s = j.%s", c, c)
 		}
 		var rows, has, lost int64
-		err := s.conn.QueryRowContext(ctx, fmt.Sprintf(`SELECT (SELECT count(*) FROM journal NOT INDEXED),
-			(SELECT count(*) FROM journal INDEXED BY %[1]s WHERE %[2]s > -9e18),
-			(SELECT count(*) FROM journal j NOT INDEXED WHERE NOT EXISTS (SELECT 1 FROM journal k INDEXED BY %[1]s WHERE %[3]s))`,
-			index, columns[index][0], same)).Scan(&rows, &has, &lost)
+		err := s.conn.QueryRowContext(ctx, fmt.Sprintf(`SELECT (SELECT count(*) FROM journal NOT INDEXED WHERE %[4]s),
+			(SELECT count(*) FROM journal INDEXED BY %[1]s WHERE %[2]s > -9e18 AND %[4]s),
+			(SELECT count(*) FROM journal j NOT INDEXED WHERE %[4]s AND NOT EXISTS (SELECT 1 FROM journal k INDEXED BY %[1]s WHERE %[3]s AND %[4]s))`,
+			index, columns[index][0], same, which[index])).Scan(&rows, &has, &lost)
 		if err != nil {
 			return nil, fmt.Errorf("check the journal's index %s: %w", index, err)
 		}

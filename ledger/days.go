@@ -3,182 +3,174 @@ package ledger
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"example.org/odometer"
 )
 
-// compactAfter is how long after the end of a day its hours are compacted:
-// long enough for most late events, so that few pieces come after it.
-const compactAfter = odometer.DayMicros
+// Sealed usage lies in four tables, which all say the same at two levels of
+// time and two of detail:
+//
+//	days        the hours of a day    of one owner's use of one epoch
+//	months      the days of a month   of the same
+//	owner_days    the hours of a day    of everything an owner used
+//	owner_months  the days of a month   of the same
+//
+// A row holds its hours or days packed, so that a question about a month reads
+// one row of each epoch or owner and not 720. A piece of an hour is added to
+// all four in one transaction (compact.go): whatever is asked, and however the
+// time is put together from months, days and hours, the answer is the same.
 
-// dayHours are the 24 hours of one owner's use of one epoch on one day.
-type dayHours [24]struct {
+// slots are how many parts a packed row has at most: 24 hours or 31 days.
+const slots = 31
+
+// part is what was used in one hour or on one day.
+type part struct {
 	sums      odometer.Usage
-	recovered int64
+	recovered int64 // of the measured and estimated time, what was recovered
 }
 
-// appendDay encodes d: for each hour that has anything its number, its sums
+func (p *part) empty() bool { return p.sums == (odometer.Usage{}) }
+
+// add adds q to p.
+func (p *part) add(q *part) error {
+	if !p.sums.Add(q.sums) {
+		return fmt.Errorf("a sum overflows: %w", odometer.ErrInvalid)
+	}
+	p.recovered += q.recovered
+	return nil
+}
+
+// parts are the hours of a day or the days of a month, by number from 0.
+type parts [slots]part
+
+// appendParts encodes p: for each part that has anything its number, its sums
 // in their binary form and the recovered time as a varint.
-func appendDay(b []byte, d *dayHours) []byte {
-	for h := range d {
-		if d[h].sums == (odometer.Usage{}) {
+func appendParts(b []byte, p *parts) []byte {
+	for n := range p {
+		if p[n].empty() {
 			continue
 		}
-		b = append(b, byte(h))
-		b = d[h].sums.AppendBinary(b)
-		b = binary.AppendVarint(b, d[h].recovered)
+		b = append(b, byte(n))
+		b = p[n].sums.AppendBinary(b)
+		b = binary.AppendVarint(b, p[n].recovered)
 	}
 	return b
 }
 
-// cutDay decodes what appendDay wrote and calls each for every hour in it.
-func cutDay(b []byte, each func(hour int, sums odometer.Usage, recovered int64) error) error {
+// cutParts decodes what appendParts wrote and calls each for every part in it.
+func cutParts(b []byte, each func(n int, p *part) error) error {
+	var p part
 	for len(b) > 0 {
-		hour := int(b[0])
-		sums, rest, err := odometer.CutUsage(b[1:])
-		if err != nil || hour > 23 {
-			return fmt.Errorf("hours of a day: %w", odometer.ErrInvalid)
+		n := int(b[0])
+		rest := b[1:]
+		var err error
+		if p.sums, rest, err = odometer.CutUsage(rest); err != nil || n >= slots {
+			return fmt.Errorf("parts of a day or month: %w", odometer.ErrInvalid)
 		}
-		recovered, n := binary.Varint(rest)
-		if n <= 0 {
-			return fmt.Errorf("hours of a day: %w", odometer.ErrInvalid)
+		recovered, size := binary.Varint(rest)
+		if size <= 0 {
+			return fmt.Errorf("parts of a day or month: %w", odometer.ErrInvalid)
 		}
-		b = rest[n:]
-		if err := each(hour, sums, recovered); err != nil {
+		p.recovered, b = recovered, rest[size:]
+		if err := each(n, &p); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-type dayKey struct {
-	partition int
-	epochNo   int64
-	owner     odometer.Owner
+// amount is usage summed over epochs, which 64 bits need not hold.
+type amount struct {
+	totals    [odometer.Quantities]odometer.Sum
+	known     odometer.Known
+	recovered odometer.Sum
 }
 
-type ownerKey struct {
-	partition int
-	owner     odometer.Owner
+func (a *amount) empty() bool { return *a == amount{} }
+
+func (a *amount) add(sums *odometer.Usage, recovered int64) {
+	for q, n := range sums.Vector {
+		a.totals[q].Add(n)
+	}
+	a.known |= sums.Known
+	a.recovered.Add(recovered)
 }
 
-// compact moves the pieces of one past day, the oldest there is, into one row
-// for each epoch and owner, and adds them to the owners' totals of that day.
-// Pieces that come later for that day are compacted again.
-func (f *fold) compact(now int64) error {
-	var oldest *int64
-	if err := f.tx.QueryRowContext(f.ctx, `SELECT min(hour) FROM hours`).Scan(&oldest); err != nil {
-		return fmt.Errorf("compact: %w", err)
+func (a *amount) addAmount(b *amount) {
+	for q := range b.totals {
+		a.totals[q].AddSum(b.totals[q])
 	}
-	if oldest == nil || *oldest-*oldest%odometer.DayMicros+odometer.DayMicros+compactAfter > now {
-		return nil
+	a.known |= b.known
+	a.recovered.AddSum(b.recovered)
+}
+
+// amounts are the hours of a day or the days of a month of an owner.
+type amounts [slots]amount
+
+// appendAmounts encodes a: for each amount that has anything its number, the
+// set of what is known as an unsigned varint, the sums and the recovered time.
+func appendAmounts(b []byte, a *amounts) []byte {
+	for n := range a {
+		if a[n].empty() {
+			continue
+		}
+		b = append(b, byte(n))
+		b = binary.AppendUvarint(b, uint64(a[n].known))
+		for q := range a[n].totals {
+			b = a[n].totals[q].AppendBinary(b)
+		}
+		b = a[n].recovered.AppendBinary(b)
 	}
-	day := *oldest - *oldest%odometer.DayMicros
-	if err := f.compactDay(day); err != nil {
-		return fmt.Errorf("compact day %d: %w", day, err)
+	return b
+}
+
+// cutAmounts decodes what appendAmounts wrote and calls each for every amount
+// in it.
+func cutAmounts(b []byte, each func(n int, a *amount) error) error {
+	bad := fmt.Errorf("amounts of an owner: %w", odometer.ErrInvalid)
+	var a amount
+	for len(b) > 0 {
+		n := int(b[0])
+		known, size := binary.Uvarint(b[1:])
+		if size <= 0 || n >= slots || known > uint64(odometer.AllKnown) {
+			return bad
+		}
+		a.known, b = odometer.Known(known), b[1+size:]
+		var err error
+		for q := range a.totals {
+			if a.totals[q], b, err = odometer.CutSum(b); err != nil {
+				return bad
+			}
+		}
+		if a.recovered, b, err = odometer.CutSum(b); err != nil {
+			return bad
+		}
+		if err := each(n, &a); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (f *fold) compactDay(day int64) error {
-	rows, err := f.tx.QueryContext(f.ctx, `SELECT hour, partition, epoch_no, usr, org, sums, recovered_us FROM hours WHERE hour >= ? AND hour < ?`, day, day+odometer.DayMicros)
-	if err != nil {
-		return err
+// dayOf returns the start of the UTC day that contains an hour.
+func dayOf(hour int64) int64 {
+	d := hour - hour%odometer.DayMicros
+	if hour < 0 && d != hour {
+		d -= odometer.DayMicros
 	}
-	days := map[dayKey]*dayHours{}
-	owners := map[ownerKey]*bucket{}
-	for rows.Next() {
-		var k dayKey
-		var hour, recovered int64
-		var blob []byte
-		if err := rows.Scan(&hour, &k.partition, &k.epochNo, &k.owner.User, &k.owner.Org, &blob, &recovered); err != nil {
-			rows.Close()
-			return err
-		}
-		sums, _, err := odometer.CutUsage(blob)
-		if err != nil {
-			rows.Close()
-			return err
-		}
-		d := days[k]
-		if d == nil {
-			d = new(dayHours)
-			days[k] = d
-		}
-		ok := ownerKey{k.partition, k.owner}
-		o := owners[ok]
-		if o == nil {
-			o = new(bucket)
-			owners[ok] = o
-		}
-		h := &d[(hour-day)/odometer.HourMicros]
-		if !h.sums.Add(sums) || !o.sums.Add(sums) {
-			rows.Close()
-			return fmt.Errorf("sum overflows: %w", odometer.ErrInvalid)
-		}
-		h.recovered += recovered
-		o.recovered += recovered
-	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	for k, d := range days {
-		if err := f.mergeDay(day, k, d); err != nil {
-			return err
-		}
-	}
-	for k, o := range owners {
-		if err := f.mergeOwnerDay(day, k, o); err != nil {
-			return err
-		}
-	}
-	_, err = f.exec(`DELETE FROM hours WHERE hour >= ? AND hour < ?`, day, day+odometer.DayMicros)
-	return err
+	return d
 }
 
-// mergeDay adds d to what the day's row has already.
-func (f *fold) mergeDay(day int64, k dayKey, d *dayHours) error {
-	var blob []byte
-	err := f.tx.QueryRowContext(f.ctx, `SELECT coalesce(max(hours), x'') FROM days WHERE day = ? AND partition = ? AND epoch_no = ? AND usr = ? AND org = ?`,
-		day, k.partition, k.epochNo, string(k.owner.User), string(k.owner.Org)).Scan(&blob)
-	if err != nil {
-		return err
-	}
-	err = cutDay(blob, func(hour int, sums odometer.Usage, recovered int64) error {
-		if !d[hour].sums.Add(sums) {
-			return fmt.Errorf("sum overflows: %w", odometer.ErrInvalid)
-		}
-		d[hour].recovered += recovered
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	_, err = f.exec(`INSERT INTO days (day, partition, epoch_no, usr, org, hours) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT (day, partition, epoch_no, usr, org) DO UPDATE SET hours = excluded.hours`,
-		day, k.partition, k.epochNo, string(k.owner.User), string(k.owner.Org), appendDay(nil, d))
-	return err
+// monthOf returns the start of the UTC month that contains a day, and the
+// day's number in it from 0.
+func monthOf(day int64) (month int64, number int) {
+	number = time.UnixMicro(day).UTC().Day() - 1
+	return dayOf(day) - int64(number)*odometer.DayMicros, number
 }
 
-func (f *fold) mergeOwnerDay(day int64, k ownerKey, o *bucket) error {
-	var blob []byte
-	var recovered int64
-	err := f.tx.QueryRowContext(f.ctx, `SELECT coalesce(max(sums), x''), coalesce(max(recovered_us), 0) FROM owner_days WHERE day = ? AND partition = ? AND usr = ? AND org = ?`,
-		day, k.partition, string(k.owner.User), string(k.owner.Org)).Scan(&blob, &recovered)
-	if err != nil {
-		return err
-	}
-	if len(blob) > 0 {
-		sums, _, err := odometer.CutUsage(blob)
-		if err != nil {
-			return err
-		}
-		if !o.sums.Add(sums) {
-			return fmt.Errorf("sum overflows: %w", odometer.ErrInvalid)
-		}
-	}
-	_, err = f.exec(`INSERT INTO owner_days (day, partition, usr, org, sums, recovered_us) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT (day, partition, usr, org) DO UPDATE SET sums = excluded.sums, recovered_us = excluded.recovered_us`,
-		day, k.partition, string(k.owner.User), string(k.owner.Org), o.sums.AppendBinary(nil), o.recovered+recovered)
-	return err
+// monthAfter returns the start of the month after the one that starts at month.
+func monthAfter(month int64) int64 {
+	next, _ := monthOf(month + 31*odometer.DayMicros)
+	return next
 }

@@ -30,6 +30,8 @@ type epoch struct {
 	position int64
 
 	open    bucket
+	owner   odometer.Owner // who was last noted to have usage of it, where owned
+	owned   bool
 	digests []byte // of the unfinished chunk
 
 	held  int // events of this epoch that are held
@@ -67,6 +69,7 @@ func (e *epoch) scan(row interface{ Scan(...any) error }) error {
 	if err := e.cutState(body); err != nil {
 		return fmt.Errorf("state of epoch %s: %w", e.epoch, err)
 	}
+	e.owner, e.owned = e.open.owner, e.open.owner.User != ""
 	return nil
 }
 

@@ -25,6 +25,7 @@ type fold struct {
 	spools map[spoolKey]uint64
 	counts map[countKey]int64
 	held   map[epochKey]int // epochs with held events
+	known  map[int]int64    // by partition: up to which epoch the owners are entered
 	booked uint64           // entries booked since opening, to see news
 
 	// Cache of the table epochs: what is not here is read from there.
@@ -93,6 +94,7 @@ func (f *fold) begin(ctx context.Context, tx *sql.Tx) error {
 	f.spools = map[spoolKey]uint64{}
 	f.counts = map[countKey]int64{}
 	f.held = map[epochKey]int{}
+	f.known = map[int]int64{}
 	f.epochs = map[epochKey]*epoch{}
 	if err := f.loadMirrors(); err != nil {
 		return err
@@ -416,6 +418,9 @@ func (f *fold) apportion(e *epoch, entry *odometer.Entry) error {
 // addToHour adds b to the epoch's open hour, or beside it: a later hour seals
 // the open one, an earlier hour and another owner are pieces of their own.
 func (f *fold) addToHour(e *epoch, b bucket) error {
+	if err := f.own(e, b.owner); err != nil {
+		return err
+	}
 	o := &e.open
 	if o.empty() {
 		*o = b

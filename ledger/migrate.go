@@ -40,6 +40,10 @@ var migrations = map[int][]step{
 		{"identity of epochs", splitEpochs},
 		{"generations", addGenerations},
 		{"checksums of the journal", addChecksums},
+		{"tables of months and owners", addPacked},
+		{"indexes of the journal by time", indexJournalByTime},
+		{"months and owners from days", packDays},
+		{"owners of pieces", ownersOfPieces},
 	},
 }
 

@@ -1,22 +1,27 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
-	"encoding/base64"
+	"database/sql"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"example.org/odometer"
 )
 
-// Usage answers q from the last commit. Whole hours come from the sealed and
-// open sums; where From or To cuts an hour, the entries of that hour are read
-// from the journal and cut there, so that answers over adjoining times add up
-// to the answer over both, to the unit.
+// Usage answers q from the last commit. Whole days come from the packed months
+// (days.go) unless q asks for hours, whole hours beside them from the packed
+// days, from pieces that are not compacted yet, and from the open hours. Where
+// From or To cuts an hour, the entries of that hour are read from the journal
+// and cut there, so that answers over adjoining times add up to the answer over
+// both, to the unit.
+//
+// What is asked without instances is answered from what is summed for each
+// owner; what is asked of one instance or owner is looked up and never
+// searched for. The cost does not grow with the history before and after.
 func (l *Ledger) Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer.UsageRow, error) {
 	if q.From >= q.To {
 		return nil, fmt.Errorf("usage from %d to %d: the end must be later: %w", q.From, q.To, odometer.ErrInvalid)
@@ -26,7 +31,7 @@ func (l *Ledger) Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer.U
 		return nil, fmt.Errorf("usage: %w", err)
 	}
 	defer tx.Rollback()
-	u := &usageQuery{UsageQuery: q, ctx: ctx, tx: tx, rows: map[rowKey]*odometer.UsageRow{}}
+	u := newUsageQuery(ctx, tx, q)
 	if err := u.run(); err != nil {
 		return nil, fmt.Errorf("usage: %w", err)
 	}
@@ -35,9 +40,14 @@ func (l *Ledger) Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer.U
 
 type usageQuery struct {
 	odometer.UsageQuery
-	ctx  context.Context
-	tx   queryer
-	rows map[rowKey]*odometer.UsageRow
+	ctx     context.Context
+	tx      queryer
+	by      map[odometer.GroupBy]bool
+	epochs  string // the epochs that are asked for, as a table; "" for all
+	args    []any  // of epochs
+	rows    map[rowKey]*odometer.UsageRow
+	lastKey rowKey
+	lastRow *odometer.UsageRow
 }
 
 // rowKey is what usage is grouped by.
@@ -47,32 +57,59 @@ type rowKey struct {
 	start    int64
 }
 
+func newUsageQuery(ctx context.Context, tx queryer, q odometer.UsageQuery) *usageQuery {
+	u := &usageQuery{UsageQuery: q, ctx: ctx, tx: tx, by: map[odometer.GroupBy]bool{}, rows: map[rowKey]*odometer.UsageRow{}}
+	for _, by := range q.GroupBy {
+		u.by[by] = true
+	}
+	cond, args := u.ofOwner("o")
+	switch {
+	case q.Instance != "":
+		u.epochs = `(SELECT partition, epoch_no, instance FROM epochs WHERE instance = ?)`
+		u.args = []any{string(q.Instance)}
+	case len(args) > 0:
+		u.epochs = `(SELECT e.partition, e.epoch_no, e.instance FROM owner_epochs o CROSS JOIN epochs e
+			ON e.partition = o.partition AND e.epoch_no = o.epoch_no WHERE 1` + cond + `
+			UNION SELECT e.partition, e.epoch_no, e.instance FROM owners_known k CROSS JOIN epochs e
+			ON e.partition = k.partition AND e.epoch_no > k.epoch_no)`
+		u.args = args
+	}
+	return u
+}
+
+// ofOwner returns the condition and arguments that narrow a table to the owner
+// that is asked for.
+func (u *usageQuery) ofOwner(table string) (cond string, args []any) {
+	if u.User != "" {
+		cond += ` AND ` + table + `.usr = ?`
+		args = append(args, string(u.User))
+	}
+	if u.Org != "" {
+		cond += ` AND ` + table + `.org = ?`
+		args = append(args, string(u.Org))
+	}
+	return cond, args
+}
+
 func (u *usageQuery) run() error {
-	var first, last *int64
-	err := u.tx.QueryRowContext(u.ctx, `SELECT (SELECT min(min_us) FROM journal WHERE entries > 0), (SELECT max(max_us) FROM journal)`).Scan(&first, &last)
-	if err != nil || first == nil {
-		return err
-	}
-	// Beyond all usage, an edge inside an hour cuts nothing.
-	from, to := max(u.From, odometer.Hour(*first)), u.To
-	if to >= *last {
-		to = odometer.Hour(*last-1) + odometer.HourMicros
-	}
-	if from <= *first {
-		from = odometer.Hour(*first)
+	from, to := u.From, u.To
+	if odometer.Hour(to) != to {
+		last, err := u.last()
+		if err != nil {
+			return err
+		}
+		if to >= last { // beyond all usage, an edge inside an hour cuts nothing
+			to = ceilHour(to)
+		}
 	}
 	whole, end := ceilHour(from), odometer.Hour(to)
 	if whole >= end { // within an hour or two
 		return u.cut(from, to, whole, end)
 	}
-	if err := u.hours(whole, end); err != nil {
-		return err
-	}
-	if err := u.days(whole, end); err != nil {
-		return err
-	}
-	if err := u.open(whole, end); err != nil {
-		return err
+	for _, part := range []func(from, to int64) error{u.compacted, u.pieces, u.open} {
+		if err := part(whole, end); err != nil {
+			return err
+		}
 	}
 	return u.cut(from, to, whole, end)
 }
@@ -96,33 +133,48 @@ func ceilHour(us int64) int64 {
 	return us
 }
 
-// add adds what owner used of instance in the hour to its row.
-func (u *usageQuery) add(instance odometer.InstanceID, owner odometer.Owner, hour int64, sums *odometer.Usage, recovered int64) {
+// row returns the row to which what owner used of instance in the hour or on
+// the day belongs, nil where it was not asked for.
+func (u *usageQuery) row(instance odometer.InstanceID, owner odometer.Owner, start int64) *odometer.UsageRow {
 	if u.User != "" && owner.User != u.User || u.Org != "" && owner.Org != u.Org || u.Instance != "" && instance != u.Instance {
-		return
+		return nil
 	}
 	var k rowKey
-	for _, by := range u.GroupBy {
-		switch by {
-		case odometer.ByInstance:
-			k.instance = instance
-		case odometer.ByUser:
-			k.owner.User = owner.User
-		case odometer.ByOrg:
-			k.owner.Org = owner.Org
-		case odometer.ByHour:
-			k.start = hour
-		case odometer.ByDay:
-			k.start = hour - hour%odometer.DayMicros
-		case odometer.ByMonth:
-			t := time.UnixMicro(hour).UTC()
-			k.start = time.Date(t.Year(), t.Month(), 1, 0, 0, 0, 0, time.UTC).UnixMicro()
-		}
+	if u.by[odometer.ByInstance] {
+		k.instance = instance
+	}
+	if u.by[odometer.ByUser] {
+		k.owner.User = owner.User
+	}
+	if u.by[odometer.ByOrg] {
+		k.owner.Org = owner.Org
+	}
+	switch {
+	case u.by[odometer.ByHour]:
+		k.start = start
+	case u.by[odometer.ByDay]:
+		k.start = dayOf(start)
+	case u.by[odometer.ByMonth]:
+		k.start, _ = monthOf(dayOf(start))
+	}
+	if u.lastRow != nil && k == u.lastKey {
+		return u.lastRow
 	}
 	row := u.rows[k]
 	if row == nil {
 		row = &odometer.UsageRow{Instance: k.instance, User: k.owner.User, Org: k.owner.Org, Start: k.start}
 		u.rows[k] = row
+	}
+	u.lastKey, u.lastRow = k, row
+	return row
+}
+
+// add adds what owner used of instance in the hour or on the day that starts
+// at start.
+func (u *usageQuery) add(instance odometer.InstanceID, owner odometer.Owner, start int64, sums *odometer.Usage, recovered int64) {
+	row := u.row(instance, owner, start)
+	if row == nil {
+		return
 	}
 	for i, n := range sums.Vector {
 		row.Totals[i].Add(n)
@@ -131,34 +183,177 @@ func (u *usageQuery) add(instance odometer.InstanceID, owner odometer.Owner, hou
 	row.Known |= sums.Known
 }
 
-// where returns the condition and arguments that narrow epochs e to the
-// instance that is asked for.
-func (u *usageQuery) where() (string, []any) {
-	if u.Instance == "" {
-		return "", nil
+// addAmount adds what owner used of all instances together.
+func (u *usageQuery) addAmount(owner odometer.Owner, start int64, a *amount) {
+	row := u.row("", owner, start)
+	if row == nil {
+		return
 	}
-	return ` AND e.instance = ?`, []any{string(u.Instance)}
+	for i, n := range a.totals {
+		row.Totals[i].AddSum(n)
+	}
+	row.Recovered.AddSum(a.recovered)
+	row.Known |= a.known
 }
 
-// hours adds the sealed pieces of [from, to).
-func (u *usageQuery) hours(from, to int64) error {
-	cond, args := u.where()
-	return u.each(`SELECT h.hour, e.instance, h.usr, h.org, h.sums, h.recovered_us FROM hours h
-		JOIN epochs e ON e.partition = h.partition AND e.epoch_no = h.epoch_no WHERE h.hour >= ? AND h.hour < ?`+cond, append([]any{from, to}, args...))
+// compacted adds what is compacted of the whole hours [from, to): from months
+// where it covers whole days and hours were not asked for.
+func (u *usageQuery) compacted(from, to int64) error {
+	first, end := dayOf(from+odometer.DayMicros-1), dayOf(to)
+	if u.by[odometer.ByHour] || first >= end {
+		return u.packed(level{"days", "day", "hours", odometer.HourMicros}, from, to)
+	}
+	if err := u.packed(level{"days", "day", "hours", odometer.HourMicros}, from, first); err != nil {
+		return err
+	}
+	if err := u.packed(level{"months", "month", "days", odometer.DayMicros}, first, end); err != nil {
+		return err
+	}
+	return u.packed(level{"days", "day", "hours", odometer.HourMicros}, end, to)
+}
+
+// level is one of the packed tables; a row starts at column time and has parts
+// of a length in column packed.
+type level struct {
+	table, time, packed string
+	length              int64
+}
+
+// starts lists the rows' times that there are and that overlap [from, to).
+func (u *usageQuery) starts(v level, from, to int64) (list []string, err error) {
+	var first, last sql.NullInt64
+	if err := u.tx.QueryRowContext(u.ctx, `SELECT (SELECT min(`+v.time+`) FROM `+v.table+`), (SELECT max(`+v.time+`) FROM `+v.table+`)`).Scan(&first, &last); err != nil {
+		return nil, err
+	}
+	next := func(at int64) int64 { return at + odometer.DayMicros }
+	begin := dayOf
+	if v.time == "month" {
+		next = monthAfter
+		begin = func(at int64) int64 { m, _ := monthOf(dayOf(at)); return m }
+	}
+	if !first.Valid {
+		return nil, nil
+	}
+	for at := begin(max(from, first.Int64)); at < to && at <= last.Int64; at = next(at) {
+		list = append(list, strconv.FormatInt(at, 10))
+	}
+	return list, nil
+}
+
+// packed adds the parts of a packed table that lie in [from, to).
+func (u *usageQuery) packed(v level, from, to int64) error {
+	if from >= to {
+		return nil
+	}
+	ofOwners := u.Instance == "" && !u.by[odometer.ByInstance]
+	if ofOwners {
+		v.table = "owner_" + v.table
+	}
+	starts, err := u.starts(v, from, to)
+	if err != nil || len(starts) == 0 {
+		return err
+	}
+	if ofOwners {
+		return u.packedOfOwners(v, starts, from, to)
+	}
+	cond, args := u.ofOwner("p")
+	query := `SELECT p.` + v.time + `, e.instance, p.usr, p.org, p.` + v.packed + ` FROM `
+	if u.epochs != "" {
+		query += u.epochs + ` e CROSS JOIN ` + v.table + ` p ON p.partition = e.partition AND p.epoch_no = e.epoch_no`
+		args = append(slices.Clone(u.args), args...)
+	} else {
+		query += v.table + ` p JOIN epochs e ON e.partition = p.partition AND e.epoch_no = p.epoch_no`
+	}
+	rows, err := u.tx.QueryContext(u.ctx, query+` WHERE p.`+v.time+` IN (`+strings.Join(starts, ", ")+`)`+cond, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var at int64
+		var instance odometer.InstanceID
+		var owner odometer.Owner
+		var blob sql.RawBytes
+		if err := rows.Scan(&at, &instance, &owner.User, &owner.Org, &blob); err != nil {
+			return err
+		}
+		err := cutParts(blob, func(n int, p *part) error {
+			if start := at + int64(n)*v.length; start >= from && start < to {
+				u.add(instance, owner, start, &p.sums, p.recovered)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (u *usageQuery) packedOfOwners(v level, starts []string, from, to int64) error {
+	cond, args := u.ofOwner("p")
+	rows, err := u.tx.QueryContext(u.ctx, `SELECT p.`+v.time+`, p.usr, p.org, p.`+v.packed+` FROM `+v.table+` p
+		WHERE p.`+v.time+` IN (`+strings.Join(starts, ", ")+`)`+cond, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var at int64
+		var owner odometer.Owner
+		var blob sql.RawBytes
+		if err := rows.Scan(&at, &owner.User, &owner.Org, &blob); err != nil {
+			return err
+		}
+		err := cutAmounts(blob, func(n int, a *amount) error {
+			if start := at + int64(n)*v.length; start >= from && start < to {
+				u.addAmount(owner, start, a)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// pieces adds the sealed pieces of [from, to) that are not compacted yet.
+func (u *usageQuery) pieces(from, to int64) error {
+	cond, args := u.ofOwner("h")
+	if u.epochs == "" {
+		return u.each(`SELECT h.hour, e.instance, h.usr, h.org, h.sums, h.recovered_us FROM hours h
+			JOIN epochs e ON e.partition = h.partition AND e.epoch_no = h.epoch_no WHERE h.hour >= ? AND h.hour < ?`+cond, append([]any{from, to}, args...))
+	}
+	// Few hours have pieces: each is looked at for each epoch.
+	return u.each(`WITH RECURSIVE t (hour) AS (SELECT min(hour) FROM hours WHERE hour >= ?
+			UNION ALL SELECT (SELECT min(hour) FROM hours WHERE hour > t.hour AND hour < ?) FROM t WHERE t.hour IS NOT NULL)
+		SELECT h.hour, e.instance, h.usr, h.org, h.sums, h.recovered_us FROM t CROSS JOIN `+u.epochs+` e CROSS JOIN hours h
+			ON h.hour = t.hour AND h.partition = e.partition AND h.epoch_no = e.epoch_no WHERE t.hour < ?`+cond,
+		slices.Concat([]any{from, to}, u.args, []any{to}, args))
 }
 
 // open adds the open hours within [from, to).
 func (u *usageQuery) open(from, to int64) error {
-	cond, args := u.where()
-	rows, err := u.tx.QueryContext(u.ctx, `SELECT `+epochColumns+` FROM `+epochTables+` WHERE s.open_hour >= ? AND s.open_hour < ?`+cond, append([]any{from, to}, args...)...)
+	query := `SELECT e.instance, s.open_hour, s.body FROM `
+	if u.epochs != "" {
+		query += u.epochs + ` e CROSS JOIN state s ON s.id = (e.partition << 40) + e.epoch_no`
+	} else {
+		query += epochTables
+	}
+	rows, err := u.tx.QueryContext(u.ctx, query+` WHERE s.open_hour >= ? AND s.open_hour < ?`, slices.Concat(u.args, []any{from, to})...)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var e epoch
-		if err := e.scan(rows); err != nil {
+		var body sql.RawBytes
+		if err := rows.Scan(&e.instance, &e.open.hour, &body); err != nil {
 			return err
+		}
+		if err := e.cutState(body); err != nil {
+			return fmt.Errorf("state of an epoch of %s: %w", e.instance, err)
 		}
 		if o := &e.open; o.sums != (odometer.Usage{}) {
 			u.add(e.instance, o.owner, o.hour, &o.sums, o.recovered)
@@ -177,7 +372,7 @@ func (u *usageQuery) each(query string, args []any) error {
 		var hour, recovered int64
 		var instance odometer.InstanceID
 		var owner odometer.Owner
-		var blob []byte
+		var blob sql.RawBytes
 		if err := rows.Scan(&hour, &instance, &owner.User, &owner.Org, &blob, &recovered); err != nil {
 			return err
 		}
@@ -192,35 +387,42 @@ func (u *usageQuery) each(query string, args []any) error {
 	return rows.Err()
 }
 
-// days adds the compacted hours of [from, to).
-func (u *usageQuery) days(from, to int64) error {
-	cond, args := u.where()
-	rows, err := u.tx.QueryContext(u.ctx, `SELECT d.day, e.instance, d.usr, d.org, d.hours FROM days d
-		JOIN epochs e ON e.partition = d.partition AND e.epoch_no = d.epoch_no WHERE d.day > ? AND d.day < ?`+cond,
-		append([]any{from - odometer.DayMicros, to}, args...)...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var day int64
-		var instance odometer.InstanceID
-		var owner odometer.Owner
-		var blob []byte
-		if err := rows.Scan(&day, &instance, &owner.User, &owner.Org, &blob); err != nil {
-			return err
+// partitions lists those in which what is asked for may lie.
+func (u *usageQuery) partitions() (string, error) {
+	if u.epochs == "" {
+		list := make([]string, odometer.Partitions)
+		for p := range list {
+			list[p] = strconv.Itoa(p)
 		}
-		err := cutDay(blob, func(h int, sums odometer.Usage, recovered int64) error {
-			if hour := day + int64(h)*odometer.HourMicros; hour >= from && hour < to {
-				u.add(instance, owner, hour, &sums, recovered)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
+		return strings.Join(list, ", "), nil
 	}
-	return rows.Err()
+	var list sql.NullString
+	err := u.tx.QueryRowContext(u.ctx, `SELECT group_concat(partition, ', ') FROM (SELECT DISTINCT partition FROM `+u.epochs+`)`, u.args...).Scan(&list)
+	return list.String, err
+}
+
+// longRecord is what a record of the journal rarely covers: the indexes of the
+// journal by time tell the two kinds apart.
+const longRecord = 2 * odometer.HourMicros
+
+// The conditions of those indexes, as the schema has them.
+var (
+	shortRecords = fmt.Sprintf(`max_us - min_us <= %d`, longRecord)
+	longRecords  = fmt.Sprintf(`max_us - min_us > %d`, longRecord)
+)
+
+// last returns the end of the latest usage there is.
+func (u *usageQuery) last() (int64, error) {
+	partitions, err := u.partitions()
+	if err != nil || partitions == "" {
+		return 0, err
+	}
+	var last int64
+	err = u.tx.QueryRowContext(u.ctx, `SELECT coalesce(max(max(
+			coalesce((SELECT j.max_us FROM journal j WHERE `+shortRecords+` AND j.partition = k.partition ORDER BY j.max_us DESC LIMIT 1), 0),
+			coalesce((SELECT j.max_us FROM journal j WHERE `+longRecords+` AND j.partition = k.partition ORDER BY j.max_us DESC LIMIT 1), 0))), 0)
+		FROM owners_known k WHERE k.partition IN (`+partitions+`)`).Scan(&last)
+	return last, err
 }
 
 // entries adds what the entries of the journal say of [from, to), cut at its
@@ -229,7 +431,19 @@ func (u *usageQuery) entries(from, to int64) error {
 	if from >= to {
 		return nil
 	}
-	for r, err := range records(u.ctx, u.tx, `WHERE max_us > ? AND min_us < ? AND entries > 0`, from, to) {
+	partitions, err := u.partitions()
+	if err != nil || partitions == "" {
+		return err
+	}
+	in := `WHERE partition IN (` + partitions + `) AND max_us > ? AND min_us < ? AND entries > 0 AND `
+	if err := u.cutRecords(from, to, in+shortRecords+` AND max_us < ?`, from, to, to+longRecord+1); err != nil {
+		return err
+	}
+	return u.cutRecords(from, to, in+longRecords, from, to)
+}
+
+func (u *usageQuery) cutRecords(from, to int64, where string, args ...any) error {
+	for r, err := range records(u.ctx, u.tx, where, args...) {
 		if err != nil {
 			return err
 		}
@@ -262,83 +476,7 @@ func (u *usageQuery) result() []odometer.UsageRow {
 		list = append(list, *r)
 	}
 	slices.SortFunc(list, func(a, b odometer.UsageRow) int {
-		if a.Start != b.Start {
-			if a.Start < b.Start {
-				return -1
-			}
-			return 1
-		}
-		if c := strings.Compare(string(a.Instance), string(b.Instance)); c != 0 {
-			return c
-		}
-		if c := strings.Compare(string(a.Org), string(b.Org)); c != 0 {
-			return c
-		}
-		return strings.Compare(string(a.User), string(b.User))
+		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.Org, b.Org), cmp.Compare(a.User, b.User))
 	})
 	return list
-}
-
-// Entries returns entries in the order in which they were booked, at most
-// q.Limit, with the cursor after the last of them: "" when there was none.
-func (l *Ledger) Entries(ctx context.Context, q odometer.EntryQuery) ([]odometer.Entry, string, error) {
-	id, index, err := parseCursor(q.After)
-	if err != nil {
-		return nil, "", err
-	}
-	if q.To == 0 {
-		q.To = math.MaxInt64
-	}
-	var list []odometer.Entry
-	next := ""
-	for r, err := range records(ctx, l.read, `WHERE id >= ? AND entries > 0 AND max_us > ? AND min_us < ? ORDER BY id`, id, q.From, q.To) {
-		if err != nil {
-			return nil, "", err
-		}
-		booked, err := r.booked()
-		if err != nil {
-			return nil, "", err
-		}
-		for i, e := range booked {
-			if r.id == id && i < index {
-				continue
-			}
-			if q.Instance != "" && e.Event.Instance != q.Instance || e.Event.Span.End <= q.From || e.Event.Span.Start >= q.To {
-				continue
-			}
-			list = append(list, e)
-			next = formatCursor(r.id, i+1)
-			if len(list) >= q.Limit {
-				return list, next, nil
-			}
-		}
-	}
-	return list, next, nil
-}
-
-func formatCursor(id int64, index int) string {
-	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d.%d", id, index))
-}
-
-// parseCursor returns the journal row and the number of its entries that were
-// seen already.
-func parseCursor(s string) (id int64, index int, err error) {
-	if s == "" {
-		return 0, 0, nil
-	}
-	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err == nil {
-		a, c, ok := strings.Cut(string(b), ".")
-		id, err = strconv.ParseInt(a, 10, 64)
-		if err == nil && ok {
-			index, err = strconv.Atoi(c)
-		}
-		if !ok {
-			err = odometer.ErrInvalid
-		}
-	}
-	if err != nil || id < 0 || index < 0 {
-		return 0, 0, fmt.Errorf("cursor %q was not given out by this ledger: %w", s, odometer.ErrInvalid)
-	}
-	return id, index, nil
 }

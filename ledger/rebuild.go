@@ -219,7 +219,7 @@ func compare(ctx context.Context, stands, anew queryer, report *Report) error {
 		return err
 	}
 	compareMaps("hours", a, b, report)
-	return nil
+	return comparePacked(ctx, stands, report)
 }
 
 func compareMaps(table string, stands, anew map[string]string, report *Report) {
@@ -276,10 +276,11 @@ func watermarks(ctx context.Context, db queryer) (map[string]string, error) {
 // hourSums returns the usage of each epoch, owner and hour, however it is
 // divided between open parts, pieces and days.
 func hourSums(ctx context.Context, db queryer) (map[string]string, error) {
-	u := &usageQuery{ctx: ctx, tx: db, rows: map[rowKey]*odometer.UsageRow{}}
-	u.GroupBy = []odometer.GroupBy{odometer.ByInstance, odometer.ByUser, odometer.ByOrg, odometer.ByHour}
+	u := newUsageQuery(ctx, db, odometer.UsageQuery{
+		GroupBy: []odometer.GroupBy{odometer.ByInstance, odometer.ByUser, odometer.ByOrg, odometer.ByHour},
+	})
 	const end = 1 << 62
-	for _, part := range []func(from, to int64) error{u.hours, u.days, u.open} {
+	for _, part := range []func(from, to int64) error{u.compacted, u.pieces, u.open} {
 		if err := part(1, end); err != nil {
 			return nil, fmt.Errorf("sums of hours: %w", err)
 		}

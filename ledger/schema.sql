@@ -33,7 +33,10 @@ CREATE TABLE journal (
   checksum    INTEGER NOT NULL DEFAULT -1, -- CRC-32C over every column before it but id, compared whenever the row is read
   UNIQUE (partition, position)
 );
-CREATE INDEX journal_time ON journal (max_us);
+-- What was used in an hour is found among the records that end soon after it
+-- and the few that cover more than two hours.
+CREATE INDEX journal_short ON journal (partition, max_us, min_us) WHERE max_us - min_us <= 7200000000;
+CREATE INDEX journal_long ON journal (partition, max_us, min_us) WHERE max_us - min_us > 7200000000;
 
 -- Where the journal of a partition begins after it was pruned: see head.go.
 CREATE TABLE heads (
@@ -100,25 +103,59 @@ CREATE TABLE hours (
 );
 CREATE INDEX hours_hour ON hours (hour, partition, epoch_no);
 
--- Days: the hours of a past day, compacted, and each owner's total.
+-- Past hours, compacted: the hours of a day and the days of a month, of each
+-- epoch and owner, and of everything an owner used; see days.go.
 CREATE TABLE days (
   day       INTEGER NOT NULL,
   partition INTEGER NOT NULL,
   epoch_no  INTEGER NOT NULL,
   usr       TEXT    NOT NULL,
   org       TEXT    NOT NULL,
-  hours     BLOB    NOT NULL,   -- see dayBlob in days.go
+  hours     BLOB    NOT NULL,   -- see appendParts
   PRIMARY KEY (day, partition, epoch_no, usr, org)
 );
-CREATE TABLE owner_days (
-  day          INTEGER NOT NULL,
-  partition    INTEGER NOT NULL,
-  usr          TEXT    NOT NULL,
-  org          TEXT    NOT NULL,
-  sums         BLOB    NOT NULL,
-  recovered_us INTEGER NOT NULL,
-  PRIMARY KEY (day, partition, usr, org)
+CREATE TABLE months (
+  month     INTEGER NOT NULL,
+  partition INTEGER NOT NULL,
+  epoch_no  INTEGER NOT NULL,
+  usr       TEXT    NOT NULL,
+  org       TEXT    NOT NULL,
+  days      BLOB    NOT NULL,   -- see appendParts
+  PRIMARY KEY (month, partition, epoch_no, usr, org)
 );
+CREATE TABLE owner_days (
+  day   INTEGER NOT NULL,
+  usr   TEXT    NOT NULL,
+  org   TEXT    NOT NULL,
+  hours BLOB    NOT NULL,       -- see appendAmounts
+  PRIMARY KEY (day, usr, org)
+);
+CREATE INDEX owner_days_org ON owner_days (day, org);
+CREATE TABLE owner_months (
+  month INTEGER NOT NULL,
+  usr   TEXT    NOT NULL,
+  org   TEXT    NOT NULL,
+  days  BLOB    NOT NULL,       -- see appendAmounts
+  PRIMARY KEY (month, usr, org)
+);
+CREATE INDEX owner_months_org ON owner_months (month, org);
+
+-- Which epochs an owner has usage of. Of each partition, epochs up to epoch_no
+-- are in owner_epochs; what is newer may be anybody's, see owners.go.
+CREATE TABLE owner_epochs (
+  usr       TEXT    NOT NULL,
+  org       TEXT    NOT NULL,
+  partition INTEGER NOT NULL,
+  epoch_no  INTEGER NOT NULL,
+  PRIMARY KEY (usr, org, partition, epoch_no)
+);
+CREATE INDEX owner_epochs_org ON owner_epochs (org, partition, epoch_no);
+CREATE TABLE owners_known (
+  partition INTEGER PRIMARY KEY,
+  epoch_no  INTEGER NOT NULL
+);
+INSERT INTO owners_known (partition, epoch_no)
+  WITH RECURSIVE p (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM p WHERE n < 63) SELECT n, 0 FROM p;
 
 -- Receipts: how far each spool is committed.
 CREATE TABLE spools (

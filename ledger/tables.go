@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"database/sql"
+	"errors"
 	"fmt"
 
 	"example.org/odometer"
@@ -64,38 +65,33 @@ func (f *fold) loadMirrors() error {
 		}
 		return rows.Err()
 	}
-	err := each(`SELECT partition, position, hash, first_entry + entries - 1 FROM journal j
-		WHERE position = (SELECT max(position) FROM journal k WHERE k.partition = j.partition)`, func(rows *sql.Rows) error {
-		var p int
+	// One partition after the other, so that each is a look at the end of an
+	// index, however long the history is.
+	for p := range odometer.Partitions {
 		h := new(head)
-		if err := rows.Scan(&p, &h.position, &h.hash, &h.entry); err != nil {
-			return err
+		err := f.tx.QueryRowContext(f.ctx, `SELECT position, hash, first_entry + entries - 1 FROM journal WHERE partition = ? ORDER BY position DESC LIMIT 1`, p).
+			Scan(&h.position, &h.hash, &h.entry)
+		if errors.Is(err, sql.ErrNoRows) {
+			continue // what else there is of a partition has its record in the journal
+		}
+		if err == nil {
+			err = f.tx.QueryRowContext(f.ctx, `SELECT (SELECT coalesce(max(epoch_no), 0) FROM epochs WHERE partition = ?), (SELECT coalesce(max(no), 0) FROM quarantine WHERE partition = ?)`, p, p).
+				Scan(&h.epochNo, &h.quarNo)
+		}
+		if err != nil {
+			return fmt.Errorf("read the heads of the journal: %w", err)
 		}
 		f.heads[p] = h
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read the heads of the journal: %w", err)
 	}
-	err = each(`SELECT partition, max(epoch_no) FROM epochs GROUP BY partition`, func(rows *sql.Rows) error {
+	err := each(`SELECT partition, epoch_no FROM owners_known`, func(rows *sql.Rows) error {
 		var p int
 		var no int64
 		err := rows.Scan(&p, &no)
-		f.head(p).epochNo = no
+		f.known[p] = no
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("read the epochs: %w", err)
-	}
-	err = each(`SELECT partition, max(no) FROM quarantine GROUP BY partition`, func(rows *sql.Rows) error {
-		var p int
-		var no int64
-		err := rows.Scan(&p, &no)
-		f.head(p).quarNo = no
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("read the quarantine: %w", err)
+		return fmt.Errorf("read which owners are known: %w", err)
 	}
 	err = each(`SELECT partition, agent, spool, position FROM spools`, func(rows *sql.Rows) error {
 		var k spoolKey

@@ -14,18 +14,22 @@ const sealAfter = odometer.HourMicros
 
 // Tick does what only time brings about: it gives up holes that were waited
 // for long enough, takes in held events whose time has come, seals the hours
-// of epochs that fell silent, and compacts past days. Call it every minute or
-// so; calling it more often or not at all loses nothing.
+// of epochs that fell silent, enters the owners of new epochs, and compacts past
+// hours. Call it every minute or so; calling it more often or not at all loses
+// nothing. Commits wait for one of its transactions at a time.
 func (l *Ledger) Tick(ctx context.Context) error {
 	err := l.transact(ctx, func(f *fold, now int64) error {
 		if err := f.decideHeld(now); err != nil {
 			return err
 		}
-		if err := f.sealSilent(now); err != nil {
-			return err
-		}
-		return f.compact(now)
+		return f.sealSilent(now)
 	})
+	if err == nil {
+		err = l.enterOwners(ctx)
+	}
+	if err == nil {
+		err = l.compact(ctx, l.clock().UnixMicro())
+	}
 	if err != nil {
 		return fmt.Errorf("ledger upkeep: %w", err)
 	}
@@ -96,6 +100,11 @@ func (f *fold) sealSilent(now int64) error {
 		}
 		if !e.open.empty() {
 			if err := f.insertHour(e, &e.open, "sealed"); err != nil {
+				return err
+			}
+		}
+		if e.owned && e.no > f.known[e.partition] {
+			if err := f.insertOwner(e, e.owner); err != nil {
 				return err
 			}
 		}

@@ -215,6 +215,20 @@ func TestEntriesArePaged(t *testing.T) {
 			t.Errorf("entries of %q by %d: got %d, want %d", c.instance, c.limit, len(seen), c.want)
 		}
 	}
+	all := 0
+	for after := ""; ; all++ { // one by one
+		page, next, err := d.Entries(t.Context(), odometer.EntryQuery{After: after, Limit: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		after = next
+	}
+	if all != 30 {
+		t.Errorf("one by one: got %d entries, want 30", all)
+	}
 	page, _, err := d.Entries(t.Context(), odometer.EntryQuery{Limit: 100, From: base + 60*sec, To: base + 90*sec})
 	if err != nil || len(page) != 2 {
 		t.Errorf("entries within 30 s: got %d, %v, want 2", len(page), err)
