@@ -33,6 +33,11 @@ var DefaultBounds = Bounds{
 	Slack: 0.02, SlackMicros: odometer.SecondMicros,
 }
 
+// allocationSlack is how many times its allocation an instance may seem to have
+// used: an allocation that changed may look like a smaller one that stood still,
+// and an event that is wrongly put aside is worse than a bound that is wide.
+const allocationSlack = 8
+
 // check returns what is impossible about using u in its own elapsed time, or
 // "" when nothing is.
 func (b Bounds) check(u odometer.Usage) string {
@@ -56,15 +61,21 @@ func (b Bounds) check(u odometer.Usage) string {
 }
 
 // limits returns the most of each quantity that may be used in the time us.
-// An allocation that was measured throughout replaces the general bound.
+// An allocation that was measured throughout and stood still replaces the
+// general bound, several times over. One that changed does not: a machine that
+// was started between two readings has used what the reading before it did not
+// allow for.
 func (b Bounds) limits(u odometer.Usage, us float64) [odometer.Quantities]float64 {
 	seconds := us / odometer.SecondMicros
 	allocated := func(of odometer.Quantity, general float64) float64 {
 		if !u.Known.Has(of) || u.Vector[of] == 0 || u.Vector[odometer.EstimatedTime] > 0 {
 			return general
 		}
+		if (of == odometer.VCPU || of == odometer.GPU) && u.Vector[of]%u.Elapsed() != 0 {
+			return general
+		}
 		share := us / float64(u.Elapsed()) // what slack adds to the time, it adds to the allocation
-		return min(general, float64(u.Vector[of])*share)
+		return min(general, allocationSlack*float64(u.Vector[of])*share)
 	}
 	var l [odometer.Quantities]float64
 	l[odometer.CPU] = allocated(odometer.VCPU, b.VCPUs*us)
