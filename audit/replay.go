@@ -22,6 +22,7 @@ type replay struct {
 	held        map[place]heldEvent
 	quarantined map[place]*kept
 	checkpoints map[[2]string]place // by agent and instance
+	taken       map[spoolKey]uint64 // how far each spool has come
 	coverage    *balance            // rows as keys
 }
 
@@ -93,7 +94,7 @@ func (a *audit) newReplay(partition int64) *replay {
 		a: a, partition: partition,
 		epochs: map[odometer.Epoch]*watermark{},
 		once:   newOnce(&a.o), coverage: newBalance(&a.o),
-		counts: map[string]int64{}, held: map[place]heldEvent{}, quarantined: map[place]*kept{}, checkpoints: map[[2]string]place{},
+		counts: map[string]int64{}, held: map[place]heldEvent{}, quarantined: map[place]*kept{}, checkpoints: map[[2]string]place{}, taken: map[spoolKey]uint64{},
 	}
 }
 
@@ -135,6 +136,9 @@ func (p *replay) record(ctx context.Context, r *row) error {
 	}
 	if err := p.outcomes(r, sources); err != nil {
 		return err
+	}
+	if k := (spoolKey{r.sender, r.spool}); r.kind == "frame" && r.spool != "" {
+		p.taken[k] = max(p.taken[k], uint64(r.last))
 	}
 	return p.releases(ctx, r, sources)
 }
@@ -228,7 +232,7 @@ func (p *replay) outcome(r *row, index int, outcome, reason, detail string, plai
 		if outcome != "checkpoint" {
 			rep.find("journal_runs", "%s carries no event and is called %s", event(), outcome)
 		}
-		p.checkpoint(r, index, rec.Checkpoint)
+		p.checkpoint(r, index, rec)
 		return nil
 	}
 	p.counts["received"]++
@@ -347,12 +351,15 @@ func (p *replay) covered(event string, ev *odometer.Event) {
 }
 
 // checkpoint remembers where the newest checkpoint of an instance lies that
-// came without an event.
-func (p *replay) checkpoint(r *row, index int, raw json.RawMessage) {
+// came without an event. A record that is repeated from its spool is not it.
+func (p *replay) checkpoint(r *row, index int, rec *odometer.Record) {
+	if r.spool != "" && rec.Position <= p.taken[spoolKey{r.sender, r.spool}] {
+		return
+	}
 	var c struct {
 		Instance string `json:"instance"`
 	}
-	if json.Unmarshal(raw, &c) == nil && c.Instance != "" {
+	if json.Unmarshal(rec.Checkpoint, &c) == nil && c.Instance != "" {
 		p.checkpoints[[2]string{r.sender, c.Instance}] = place{r.position, index}
 	}
 }

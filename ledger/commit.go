@@ -171,8 +171,8 @@ func (l *Ledger) Checkpoints(ctx context.Context, agent odometer.AgentID) ([]jso
 	}
 	list := []json.RawMessage{}
 	for _, instance := range slices.Sorted(maps.Keys(newest)) {
-		w := newest[instance]
-		rec, err := recordAt(ctx, l.read, agent.Partition(), w.position)
+		places := newest[instance]
+		rec, err := recordAt(ctx, l.read, agent.Partition(), places[0].position)
 		if err != nil {
 			return nil, err
 		}
@@ -182,9 +182,10 @@ func (l *Ledger) Checkpoints(ctx context.Context, agent odometer.AgentID) ([]jso
 		}
 		var found json.RawMessage
 		for i := range fr.Records {
-			r := &fr.Records[i]
-			if i == w.index || w.index < 0 && r.Event != nil && r.Event.Epoch == w.epoch {
-				found = r.Checkpoint
+			for _, p := range places {
+				if p.at(i, &fr.Records[i]) {
+					found = fr.Records[i].Checkpoint
+				}
 			}
 		}
 		if json.Valid(found) { // it is the agent's own; nobody else reads it
@@ -194,22 +195,35 @@ func (l *Ledger) Checkpoints(ctx context.Context, agent odometer.AgentID) ([]jso
 	return list, nil
 }
 
-// checkpointPlace says where a checkpoint lies: with the last event of an
-// epoch, or at an index of a frame where it came without one.
+// checkpointPlace says where a checkpoint lies: with the event of an epoch up
+// to which it is booked, or at an index of a frame.
 type checkpointPlace struct {
-	epoch odometer.Epoch
-	place
+	epoch    odometer.Epoch
+	sequence uint64
+	place    // of index -1 for the event
+}
+
+// at reports whether the record with an index of its frame has it.
+func (p *checkpointPlace) at(index int, r *odometer.Record) bool {
+	if p.index >= 0 {
+		return index == p.index
+	}
+	return r.Event != nil && r.Event.Epoch == p.epoch && r.Event.Sequence <= p.sequence
 }
 
 // newestCheckpoints returns for each instance that an agent was still metering
-// where its newest checkpoint lies.
-func (l *Ledger) newestCheckpoints(ctx context.Context, agent odometer.AgentID) (map[odometer.InstanceID]checkpointPlace, error) {
-	newest := map[odometer.InstanceID]checkpointPlace{}
+// the places in the journal's newest frame that has checkpoints of it: the last
+// of them is the newest. That of an event which is held counts too: the event
+// is booked in time, and an agent that went on from before it would tell its
+// usage again.
+func (l *Ledger) newestCheckpoints(ctx context.Context, agent odometer.AgentID) (map[odometer.InstanceID][]checkpointPlace, error) {
+	newest := map[odometer.InstanceID][]checkpointPlace{}
 	take := func(instance odometer.InstanceID, p checkpointPlace) {
-		was, ok := newest[instance]
-		// In one frame an event's checkpoint lies behind the one that it began with.
-		if !ok || p.position > was.position || p.position == was.position && p.index < was.index {
-			newest[instance] = p
+		switch was := newest[instance]; {
+		case len(was) == 0 || p.position > was[0].position:
+			newest[instance] = []checkpointPlace{p}
+		case p.position == was[0].position:
+			newest[instance] = append(was, p)
 		}
 	}
 	rows, err := l.read.QueryContext(ctx, `SELECT `+epochColumns+` FROM `+epochTables+` WHERE e.partition = ? AND e.agent = ? AND e.counted_by = ?`,
@@ -224,13 +238,16 @@ func (l *Ledger) newestCheckpoints(ctx context.Context, agent odometer.AgentID) 
 			return nil, err
 		}
 		if !e.closed && e.sequence > 0 {
-			take(e.instance, checkpointPlace{e.epoch, place{e.position, -1}})
+			take(e.instance, checkpointPlace{e.epoch, e.sequence, place{e.position, -1}})
 		}
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
 	}
-	rows, err = l.read.QueryContext(ctx, `SELECT instance, position, idx FROM checkpoints WHERE partition = ? AND agent = ?`, agent.Partition(), string(agent))
+	rows, err = l.read.QueryContext(ctx, `SELECT instance, position, idx FROM checkpoints WHERE partition = ? AND agent = ?
+		UNION ALL SELECT e.instance, h.position, h.idx FROM held h JOIN epochs e ON e.partition = h.partition AND e.epoch = h.epoch
+		WHERE e.partition = ? AND e.agent = ? AND e.counted_by = ?`,
+		agent.Partition(), string(agent), agent.Partition(), string(agent), byVector)
 	if err != nil {
 		return nil, err
 	}

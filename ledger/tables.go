@@ -203,8 +203,11 @@ func (f *fold) advance(k spoolKey, position uint64, at int64) {
 }
 
 // baseline remembers where the checkpoint of an instance lies that came
-// without an event.
+// without an event. One that is sent again is not the newest any more.
 func (f *fold) baseline(w *work, index int, r *odometer.Record) error {
+	if k := (spoolKey{w.rec.partition, odometer.AgentID(w.rec.sender), odometer.SpoolID(w.rec.spool)}); k.spool != "" && r.Position <= f.spools[k] {
+		return nil
+	}
 	instance, ok := checkpointInstance(r.Checkpoint)
 	if !ok {
 		return nil

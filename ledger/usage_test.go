@@ -361,3 +361,69 @@ func TestCheckpointsOfALostDisk(t *testing.T) {
 	}
 	d.proven()
 }
+
+// An event that is held is booked in time: an agent that lost its disk goes on
+// behind it, and not from the last one that is booked.
+func TestCheckpointsOfHeldEvents(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-a", "host-1", base)
+	frame := func(events ...*odometer.Event) odometer.Frame {
+		fr := odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: d.pos + 1}
+		for _, e := range events {
+			d.pos++
+			fr.Records = append(fr.Records, odometer.Record{First: d.pos, Position: d.pos, Event: e, Checkpoint: fmt.Appendf(nil, `{"instance":"vm-a","n":%d}`, e.Sequence)})
+		}
+		fr.Last = d.pos
+		return fr
+	}
+	want := func(n int) {
+		t.Helper()
+		list, err := d.Checkpoints(t.Context(), "host-1")
+		if want := fmt.Sprintf(`{"instance":"vm-a","n":%d}`, n); err != nil || len(list) != 1 || string(list[0]) != want {
+			t.Errorf("got %s, %v, want %s", list, err, want)
+		}
+	}
+	d.want(d.commit(frame(m.next(30*sec, 1, 0))), "recorded")
+	want(1)
+	ahead := m.next(30*sec, 1, 0)
+	ahead.Span.Start, ahead.Span.End, ahead.Span.Step = ahead.Span.Start+2*odometer.HourMicros, ahead.Span.End+2*odometer.HourMicros, 2*odometer.HourMicros
+	m.at += 2 * odometer.HourMicros
+	ahead.Derive(0, 0)
+	d.want(d.commit(frame(ahead, m.next(30*sec, 1, 0))), "held clock_ahead", "held clock_ahead")
+	want(3)
+	d.now = d.now.Add(3 * time.Hour)
+	d.tick()
+	want(3)
+	d.proven()
+}
+
+// A frame that comes again, with the checkpoint that an epoch began with, does
+// not take an agent that lost its disk back there.
+func TestCheckpointsSentAgain(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-a", "host-1", base)
+	first := odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: 1, Last: 2, Records: []odometer.Record{
+		{First: 1, Position: 1, Checkpoint: []byte(`{"instance":"vm-a","n":0}`)},
+		{First: 2, Position: 2, Event: m.next(30*sec, 1, 0), Checkpoint: []byte(`{"instance":"vm-a","n":1}`)},
+	}}
+	// The epoch ended with nothing left to say, and another began.
+	second := odometer.Frame{Agent: "host-1", Spool: first.Spool, First: 3, Last: 3, Records: []odometer.Record{
+		{First: 3, Position: 3, Checkpoint: []byte(`{"instance":"vm-a","n":2}`)},
+	}}
+	want := func(n int) {
+		t.Helper()
+		list, err := d.Checkpoints(t.Context(), "host-1")
+		if want := fmt.Sprintf(`{"instance":"vm-a","n":%d}`, n); err != nil || len(list) != 1 || string(list[0]) != want {
+			t.Errorf("got %s, %v, want %s", list, err, want)
+		}
+	}
+	d.want(d.commit(first), "checkpoint", "recorded")
+	want(1)
+	d.want(d.commit(first), "checkpoint", "duplicate")
+	want(1)
+	d.want(d.commit(second), "checkpoint")
+	want(2)
+	d.want(d.commit(first), "checkpoint", "duplicate")
+	want(2)
+	d.proven()
+}
