@@ -43,6 +43,9 @@ const (
 	stallGrowth = 5
 	// askWithin is how long the server may take to say its last receipt.
 	askWithin = 2 * time.Second
+	// askIdle is how often a publisher that has nothing to send asks for the
+	// last receipt: rarely, since it only matters after a restore of the ledger.
+	askIdle = 5 * time.Minute
 	// frameTarget and packedTarget are the sizes to which a frame is cut: the
 	// limits less what the next records may have more than those before.
 	frameTarget  = odometer.MaxFrameUnpacked - 128<<10

@@ -67,6 +67,7 @@ type sending struct {
 	asking    bool
 	askedAt   odometer.Receipt // the last receipt when the question was put
 	lastAsked time.Time
+	heard     time.Time // the last receipt
 	started   bool // the first answer has come, or will not
 }
 
@@ -133,11 +134,19 @@ func (r *sending) stalled(now time.Time) bool {
 
 // askAt returns when the server is asked for the last receipt: early, because
 // it may only be the receipt that was lost, and then when receipts have
-// stalled.
+// stalled; and now and then while there is nothing to send, because a ledger
+// that was restored wants again what this spool still has.
 func (r *sending) askAt() time.Time {
 	since := r.since()
 	switch {
-	case since.IsZero() || r.asking:
+	case r.asking:
+		return time.Time{}
+	case r.started && len(r.out) == 0 && !r.breaker.failing():
+		if r.heard.After(r.lastAsked) {
+			return r.heard.Add(askIdle)
+		}
+		return r.lastAsked.Add(askIdle)
+	case since.IsZero():
 		return time.Time{}
 	case !r.lastAsked.After(since):
 		return since.Add(r.o.StallAfter / 5)
@@ -404,7 +413,7 @@ func (r *sending) receipt(x odometer.Receipt, asked bool) {
 		}
 	})
 	before := r.last
-	r.last = x
+	r.last, r.heard = x, r.now()
 	r.last.Ahead = false
 	if x.Position > before.Position || !same {
 		r.progress, r.stalls, r.rewound = r.now(), 0, false

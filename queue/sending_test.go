@@ -612,3 +612,22 @@ func TestAnEventIsSentWithoutACheckpointThatIsTooLarge(t *testing.T) {
 		w.ledger.check(t, 3)
 	})
 }
+
+// An agent with nothing to send would never hear that the ledger was restored,
+// and what its spool still has would be missing for ever.
+func TestAnIdleAgentHearsOfARestore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := newWire(t), newSpool()
+		s.append(4)
+		p := publishing(t, w, s, PublisherOptions{Linger: -1})
+		time.Sleep(time.Second)
+		same(t, "receipted", p.Stats().Receipted, 4)
+		w.ledger.mu.Lock()
+		w.ledger.positions[testSpool], w.ledger.generation = 2, 2
+		w.ledger.mu.Unlock()
+		time.Sleep(askIdle + time.Second)
+		synctest.Wait()
+		equal(t, "frames", w.frames(), []string{"1-4", "3-4"})
+		same(t, "generation", p.Stats().Generation, 2)
+	})
+}
