@@ -1,6 +1,6 @@
 # make test is what CI runs; see CONTRIBUTING.md.
 
-.PHONY: build test lint fuzz bench corruption mutants sweep power soak
+.PHONY: build test lint fuzz bench corruption mutants sweep power soak sim
 
 build:
 	go build -o odometer ./cmd/odometer
@@ -46,3 +46,7 @@ power:
 # Kills server, agents and an external queue at random for a while.
 soak:
 	go run ./crash soak -for $${SOAKTIME:-10m}
+
+# The whole pipeline on fake time, by seeds: make sim SEEDS=100000 SEED=1
+sim:
+	go run ./sim -seeds $${SEEDS:-2000} -seed $${SEED:-1}

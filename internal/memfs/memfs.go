@@ -103,6 +103,13 @@ func (m *FS) call(op string) (Fault, error) {
 	return f, f.Err
 }
 
+// Used returns what the files take, in bytes.
+func (m *FS) Used() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.used()
+}
+
 func (m *FS) used() (n int64) {
 	seen := map[*inode]bool{}
 	for _, i := range m.names {
