@@ -68,7 +68,7 @@ type sending struct {
 	askedAt   odometer.Receipt // the last receipt when the question was put
 	lastAsked time.Time
 	heard     time.Time // the last receipt
-	started   bool // the first answer has come, or will not
+	started   bool      // the first answer has come, or will not
 }
 
 // publishStats makes the state visible.
