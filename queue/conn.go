@@ -27,6 +27,11 @@ const (
 	reconnectMost  = 10 * time.Second
 	// pingEvery finds out about a server that vanished without a word.
 	pingEvery = 20 * time.Second
+	// elsewhereAfter is when a server that is connected and answers nothing is
+	// left for another one, once to twice as long at random: a node that is
+	// cut off from its cluster keeps its clients, and a cluster without a
+	// leader elects one within ten seconds.
+	elsewhereAfter = 20 * time.Second
 	// ackWithin is when the client forgets about a message whose
 	// acknowledgement never came; senders give up earlier.
 	ackWithin = 30 * time.Second
@@ -55,19 +60,23 @@ type ConnectOptions struct {
 }
 
 // Conn is a connection to the queue. It connects again for ever when it is
-// lost; what is sent meanwhile fails at once and is for the sender to repeat.
-// Its methods may be called at once.
+// lost, and to another server where it knows several and the one that it has
+// answers nothing; what is sent meanwhile fails at once and is for the sender
+// to repeat. Its methods may be called at once.
 type Conn struct {
-	nc       *nats.Conn
-	js       jetstream.JetStream
-	agent    odometer.AgentID
-	replicas int
-	limits   Limits
-	log      *slog.Logger
+	nc        *nats.Conn
+	js        jetstream.JetStream
+	agent     odometer.AgentID
+	replicas  int
+	limits    Limits
+	log       *slog.Logger
+	elsewhere time.Duration // elsewhereAfter
 
 	mu        sync.Mutex
 	status    ConnStatus
 	listeners []*listener
+	unheard   time.Time // since when the server answers nothing, zero where it does
+	patience  time.Duration
 }
 
 type listener struct{ connected func() }
@@ -89,7 +98,7 @@ func Connect(o ConnectOptions) (*Conn, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Conn{agent: o.Agent, replicas: o.Replicas, limits: o.Limits.orDefaults(), log: o.Logger}
+	c := &Conn{agent: o.Agent, replicas: o.Replicas, limits: o.Limits.orDefaults(), log: o.Logger, elsewhere: elsewhereAfter}
 	c.status.Since = time.Now()
 	opts, err := c.options(o)
 	if err != nil {
@@ -232,6 +241,26 @@ func (c *Conn) lost(err error) {
 		err = fmt.Errorf("the connection was closed: %w", odometer.ErrUnavailable)
 	}
 	c.status.Err = err
+}
+
+// heard notes that the server answered, or that it did not in time. One that
+// has not for long is left for the next one that is known.
+func (c *Conn) heard(answered bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	switch {
+	case answered || !c.status.Connected:
+		c.unheard = time.Time{}
+	case c.unheard.IsZero():
+		c.unheard, c.patience = now, c.elsewhere+time.Duration(rand.Int64N(int64(c.elsewhere)))
+	case now.Sub(c.unheard) > c.patience:
+		c.unheard = time.Time{}
+		if len(c.nc.Servers()) > 1 {
+			c.log.Warn("the queue's server is connected and answers nothing: another one is tried", "server", c.nc.ConnectedUrlRedacted(), "for", c.patience)
+			go c.nc.ForceReconnect() // waits for callbacks that may wait for c.mu
+		}
+	}
 }
 
 // onConnected calls f after each time the connection was made, until cancel

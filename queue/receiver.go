@@ -134,6 +134,7 @@ func (r *Receiver) first(ctx context.Context) (jetstream.Msg, error) {
 			if err := r.open(ctx); err != nil {
 				failures++
 				r.failed(err)
+				r.c.heard(false)
 				select {
 				case <-ctx.Done():
 				case <-time.After(backoff(failures, reconnectFirst, reconnectMost/2, rand.Float64)):
@@ -141,6 +142,7 @@ func (r *Receiver) first(ctx context.Context) (jetstream.Msg, error) {
 				continue
 			}
 			failures = 0
+			r.c.heard(true)
 		}
 		m, err := r.next(ctx)
 		if err == nil {

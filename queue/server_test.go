@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"example.org/odometer"
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
 
@@ -226,6 +227,34 @@ func TestConnectGoesOnTryingWhileTheServerIsAway(t *testing.T) {
 	serving(t, dir, addr)
 	eventually(t, "it connects", func() bool { return c.Status().Connected })
 	same(t, "error", c.Status().Err, nil)
+}
+
+// TestAServerThatAnswersNothingIsLeft has an agent's first server be one that
+// takes connections and stores nothing, like a node that is cut off from its
+// cluster.
+func TestAServerThatAnswersNothingIsLeft(t *testing.T) {
+	deaf, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	deaf.Start()
+	t.Cleanup(func() { deaf.Shutdown(); deaf.WaitForShutdown() })
+	if !deaf.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the server does not start")
+	}
+	s := serving(t, t.TempDir(), anyPort)
+	if err := connected(t, s, "").EnsureStreams(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c := connect(t, ConnectOptions{URL: "nats://" + deaf.Addr().String() + ",nats://" + s.Addr(), Token: testToken, Agent: testAgent})
+	c.elsewhere = 100 * time.Millisecond
+	spool := newSpool()
+	spool.append(10)
+	p := publishing(t, c, spool, fast)
+	eventually(t, "the events are stored", func() bool { return p.Stats().Stored == 10 })
+	if st := c.Status(); st.Reconnects != 1 {
+		t.Errorf("reconnects: got %d, want 1", st.Reconnects)
+	}
 }
 
 func TestAnAgentIsHeldToItsOwnSubjects(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -60,10 +61,16 @@ func (c *Conn) Send(subject string, header map[string][]string, data []byte) (fu
 	return func(ctx context.Context) error {
 		select {
 		case <-future.Ok():
+			c.heard(true)
 			return nil
 		case err := <-future.Err():
+			var api *jetstream.APIError
+			c.heard(errors.As(err, &api) && api.Code != http.StatusServiceUnavailable)
 			return sendError(err)
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				c.heard(false)
+			}
 			return ctx.Err()
 		}
 	}, nil
