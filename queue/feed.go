@@ -80,6 +80,7 @@ type Feed struct {
 	check  time.Duration // feedCheck
 	looked time.Time     // at the lag; owned by Run
 	unread int           // times in a row that the stream could not be read back; owned by Run
+	passed bool          // a message was stored although one before it was refused; owned by Run
 
 	mu    sync.Mutex
 	stats FeedStats
@@ -144,6 +145,7 @@ type end struct {
 	stream jetstream.Stream
 	id     string
 	seq    uint64                      // of the last message
+	copies bool                        // several servers keep it
 	from   uint64                      // message behind which hold was read
 	begun  mark                        // the end as it was first seen
 	looked time.Time                   // at the stream
@@ -263,8 +265,12 @@ func (f *Feed) open(ctx context.Context) (*end, error) {
 	if err != nil {
 		return nil, unavailable("look at stream "+UsageStream, err)
 	}
-	at := &end{stream: stream, id: streamID(info), seq: info.State.LastSeq, begun: mark{info.State.LastSeq, info.State.LastTime}, looked: time.Now()}
-	if why := torn(info, mark{}); why != "" {
+	at := &end{stream: stream, id: streamID(info), seq: info.State.LastSeq, begun: mark{info.State.LastSeq, info.State.LastTime}, looked: time.Now(), copies: info.Config.Replicas > 1}
+	why := torn(info, mark{})
+	if why == "" && f.passed {
+		why = "a message was refused and one behind it was stored: something else writes to it"
+	}
+	if why != "" {
 		return nil, f.empty(ctx, at, info, why)
 	}
 	noted, seq, err := f.source.Position(ctx)
@@ -312,7 +318,7 @@ func (f *Feed) empty(ctx context.Context, at *end, info *jetstream.StreamInfo, w
 	if err := at.stream.Purge(ctx, jetstream.WithPurgeSequence(info.State.LastSeq+1)); err != nil {
 		return unavailable("empty "+UsageStream, err)
 	}
-	f.unread = 0
+	f.unread, f.passed = 0, false
 	return errEmptied
 }
 
@@ -413,6 +419,20 @@ func (f *Feed) publish(ctx context.Context, at *end, entries []odometer.Entry) (
 			return fmt.Errorf("feed: %w", sendError(wait.Err()))
 		}
 	}
+	// fail gives up. Where ids do not keep the order (see entryMessage) it looks
+	// whether what follows was stored nevertheless.
+	fail := func(err error) (int, error) {
+		for _, future := range window {
+			select {
+			case <-future.Ok():
+				f.passed = at.copies
+			case <-future.Err():
+			case <-time.After(DefaultAttemptTimeout):
+			case <-ctx.Done():
+			}
+		}
+		return n, err
+	}
 	skipped, previous := uint64(0), ""
 	for i := range entries {
 		e := &entries[i]
@@ -430,19 +450,21 @@ func (f *Feed) publish(ctx context.Context, at *end, entries []odometer.Entry) (
 		}
 		if len(window) == feedWindow {
 			if err := settle(); err != nil {
-				return n, err
+				return fail(err)
 			}
 		}
 		future, err := f.c.js.PublishMsgAsync(entryMessage(e, at.seq+uint64(len(window)), previous), jetstream.WithRetryAttempts(0))
 		if err != nil {
-			return n, fmt.Errorf("feed: %w", sendError(err))
+			return fail(fmt.Errorf("feed: %w", sendError(err)))
 		}
 		window = append(window, future)
-		previous = e.ID.String()
+		if !at.copies {
+			previous = e.ID.String()
+		}
 	}
 	for len(window) > 0 {
 		if err := settle(); err != nil {
-			return n, err
+			return fail(err)
 		}
 	}
 	f.count(func(s *FeedStats) { s.Skipped += skipped })
@@ -453,7 +475,9 @@ func (f *Feed) publish(ctx context.Context, at *end, entries []odometer.Entry) (
 // behind message last, which has the id previous unless that is "", or not at
 // all. The id matters when something else writes to the stream: it may take the
 // number of a message that was then refused, and the ones after it must not
-// follow that.
+// follow that. Where several servers keep the stream no id is given: a copy
+// that has caught up does not know the last one, and stops for good at the
+// first message that names it (2.15.2).
 func entryMessage(e *odometer.Entry, last uint64, previous string) *nats.Msg {
 	id := e.ID.String()
 	m := &nats.Msg{
