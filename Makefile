@@ -1,6 +1,6 @@
 # make test is what CI runs; see CONTRIBUTING.md.
 
-.PHONY: build test lint fuzz bench corruption mutants sweep power soak sim
+.PHONY: build test lint fuzz bench corruption mutants sweep power soak sim cluster
 
 build:
 	go build -o odometer ./cmd/odometer
@@ -50,3 +50,10 @@ soak:
 # The whole pipeline on fake time, by seeds: make sim SEEDS=100000 SEED=1
 sim:
 	go run ./sim -seeds $${SEEDS:-2000} -seed $${SEED:-1}
+
+# Lets happen to the queue what happens to queues: first to servers in this
+# process, then to three of their own that are killed with kill -9.
+cluster:
+	go run ./cluster -rounds $${ROUNDS:-216} -forget $${FORGET:-1000} -herd $${HERD:-10000}
+	dir=$$(mktemp -d) && trap 'rm -r $$dir' EXIT && go build -o $$dir/nats-server github.com/nats-io/nats-server/v2 && \
+	go run ./cluster -rounds $${ROUNDS:-216} -forget 0 -herd 0 -nats-server $$dir/nats-server
