@@ -66,7 +66,6 @@ func sweep(ctx context.Context, o sweepOptions) error {
 	}
 	begin := time.Now()
 	all, tried, killed, failed := 0, 0, 0, 0
-	share := o.Sample / max(1, len(o.Runs))
 	// The small runs first: what they leave of their share goes to the others.
 	plans := make([]*plan, len(o.Runs))
 	for i, r := range o.Runs {
@@ -80,7 +79,7 @@ func sweep(ctx context.Context, o sweepOptions) error {
 		points := p.points()
 		all += len(points)
 		if o.Sample > 0 {
-			share = left / (len(plans) - i)
+			share := left / (len(plans) - i)
 			points = sample(points, share, o.Seed)
 			left -= len(points)
 		}
