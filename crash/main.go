@@ -76,6 +76,8 @@ func powerCommand(ctx context.Context, args []string) error {
 	o := powerOptions{Out: os.Stdout, Progress: progress()}
 	flags := flag.NewFlagSet("power", flag.ExitOnError)
 	flags.IntVar(&o.Sample, "sample", 0, "cut the power so often, evenly spread; 0 for after every call, with every fate")
+	flags.IntVar(&o.From, "from", 0, "only after this call and later ones")
+	flags.IntVar(&o.To, "to", 0, "only after this call and earlier ones; 0 for all")
 	flags.IntVar(&o.Whole, "whole", 10, "start the whole program on one of so many states; 0 for none")
 	flags.Uint64Var(&o.Seed, "seed", 0, "which states a sample takes, and what is drawn at random in them")
 	flags.IntVar(&o.Parallel, "parallel", max(2, runtime.NumCPU()), "states at once")

@@ -27,6 +27,7 @@ import (
 // powerOptions say how many power cuts there are.
 type powerOptions struct {
 	Sample   int // states in all, evenly spread; 0 for every call and every fate
+	From, To int // only after these calls; To 0 for the last
 	Whole    int // of so many, one is also given to the whole program; 0 for none
 	Seed     uint64
 	Parallel int
@@ -160,17 +161,21 @@ func (o *outage) String() string {
 // outages calls each with the states that the options ask for. Those that are
 // the same as one before are counted and left out.
 func (rec *recording) outages(o powerOptions, each func(*outage) bool) (exist, drawn, distinct int, err error) {
-	exist = (len(rec.calls) + 1) * len(fates)
+	first, end := min(o.From, len(rec.calls)), len(rec.calls)
+	if o.To > 0 {
+		end = min(o.To, end)
+	}
+	exist = (end + 1 - first) * len(fates)
 	want := exist
 	if o.Sample > 0 {
 		want = min(o.Sample, exist)
 	}
 	// One of each of so many equal parts, so that calls and fates are spread.
-	chosen := make([]bool, exist)
+	chosen := make([]bool, (len(rec.calls)+1)*len(fates))
 	draw := rand.New(rand.NewPCG(o.Seed, 0))
 	for k := range want {
 		from, to := k*exist/want, (k+1)*exist/want
-		chosen[from+draw.IntN(to-from)] = true
+		chosen[first*len(fates)+from+draw.IntN(to-from)] = true
 	}
 	d, seen := newDisk(), map[uint64]bool{}
 	receipts, answers := 0, 0
@@ -207,7 +212,7 @@ func (rec *recording) outages(o powerOptions, each func(*outage) bool) (exist, d
 				return exist, drawn, distinct, nil
 			}
 		}
-		if n == len(rec.calls) {
+		if n == end {
 			return exist, drawn, distinct, nil
 		}
 		if err := d.apply(rec.calls[n]); err != nil {
