@@ -59,8 +59,12 @@ func sweepCommand(ctx context.Context, args []string) error {
 	flags.IntVar(&o.Sample, "sample", 0, "kill at so many points of all runs, evenly spread; 0 for every point")
 	flags.Uint64Var(&o.Seed, "seed", 0, "which points a sample takes")
 	flags.IntVar(&o.Parallel, "parallel", max(2, runtime.NumCPU()), "attempts at once")
+	list := flags.Bool("list", false, "list the calls of each run, too")
 	only := flags.String("run", "", "only the run of this name")
 	flags.Parse(args)
+	if *list {
+		o.List = os.Stdout
+	}
 	all, err := allRuns()
 	if err != nil {
 		return err

@@ -71,7 +71,7 @@ func launch(program string, args ...string) (*process, error) {
 	p := &process{name: filepath.Base(program) + " " + args[0], cmd: exec.Command(program, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
+	if err := trace.Launch(p.cmd); err != nil {
 		return nil, err
 	}
 	go func() {

@@ -488,22 +488,29 @@ func prepareAgent(ctx context.Context, binary, dir string) (_ truth, err error) 
 	}
 	count(sum, &full[0])
 	// Full for an agent that may take less than this spool did, and the last
-	// segment is too: the agent has to begin another.
+	// segment is too, also once it is copied: the agent has to begin another.
+	const last = 100
 	st := s.Stats()
 	segments, sealed := st.Segments, st.Bytes
-	for i := 1; st.Bytes < agentSpool || st.Bytes-sealed < options.SegmentBytes; i++ {
-		if i == len(full) {
+	for i, n := 1, 1; n < last; i += n {
+		if i+last > len(full) {
 			return nil, errors.New("the load does not fill the spool")
 		}
-		if err := s.Append(full[i : i+1]); err != nil {
+		if st.Bytes >= agentSpool && st.Bytes-sealed >= options.SegmentBytes*3/4 {
+			n = last
+		}
+		if err := s.Append(full[i : i+n]); err != nil {
 			return nil, err
 		}
-		count(sum, &full[i])
+		for k := range n {
+			count(sum, &full[i+k])
+		}
 		before := st.Bytes
 		if st = s.Stats(); st.Segments > segments {
 			segments, sealed = st.Segments, before
 		}
 	}
+	st = s.Stats()
 	if st.Coalesced > 0 || st.First != 1 {
 		return nil, fmt.Errorf("the spool was to be full and not yet merged or freed: %+v", st)
 	}

@@ -25,6 +25,7 @@ type sweepOptions struct {
 	Parallel int
 	Out      io.Writer
 	Progress io.Writer // nil for none
+	List     io.Writer // of the calls of each run; nil for none
 	// spoil is a fault of the program that a test plants: what happens to the
 	// attempt's directory between the kill and the restart.
 	spoil func(dir string) error
@@ -69,7 +70,7 @@ func sweep(ctx context.Context, o sweepOptions) error {
 	// The small runs first: what they leave of their share goes to the others.
 	plans := make([]*plan, len(o.Runs))
 	for i, r := range o.Runs {
-		if plans[i], err = newPlan(ctx, r, binary, filepath.Join(dir, r.name)); err != nil {
+		if plans[i], err = newPlan(ctx, r, binary, filepath.Join(dir, r.name), o.List); err != nil {
 			return fmt.Errorf("canonical run of the %s: %w", r.name, err)
 		}
 	}
@@ -108,8 +109,9 @@ type plan struct {
 	calls    []*trace.Call
 }
 
-// newPlan prepares a run and plays it once, to its end, to learn its calls.
-func newPlan(ctx context.Context, r *run, binary, dir string) (*plan, error) {
+// newPlan prepares a run and plays it once, to its end, to learn its calls,
+// which it writes to list unless that is nil.
+func newPlan(ctx context.Context, r *run, binary, dir string, list io.Writer) (*plan, error) {
 	p := &plan{run: r, binary: binary, dir: dir, template: filepath.Join(dir, "template")}
 	if err := os.MkdirAll(p.template, 0o700); err != nil {
 		return nil, err
@@ -135,6 +137,11 @@ func newPlan(ctx context.Context, r *run, binary, dir string) (*plan, error) {
 	}
 	if _, err := audited(ctx, filepath.Join(a.dir, r.server)); err != nil {
 		return nil, err
+	}
+	if list != nil {
+		for _, c := range p.calls {
+			fmt.Fprintln(list, r.name, c)
+		}
 	}
 	missed, err := r.missed(ctx, a.dir, p.calls)
 	if err == nil && len(missed) > 0 {

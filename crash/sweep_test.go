@@ -59,7 +59,7 @@ func memory(t *testing.T) string {
 
 func planned(t *testing.T, r *run) *plan {
 	t.Helper()
-	p, err := newPlan(t.Context(), r, binary, memory(t))
+	p, err := newPlan(t.Context(), r, binary, memory(t), nil)
 	if err != nil {
 		t.Fatalf("canonical run of the %s: %v", r.name, err)
 	}
@@ -117,7 +117,7 @@ func TestARunWithoutItsMilestonesIsRefused(t *testing.T) {
 	r.milestones = append(r.milestones[:len(r.milestones):len(r.milestones)], milestone{
 		name: "the moon is reached", calls: func(*trace.Call) bool { return false },
 	})
-	_, err := newPlan(t.Context(), &r, binary, memory(t))
+	_, err := newPlan(t.Context(), &r, binary, memory(t), nil)
 	if err == nil || !strings.Contains(err.Error(), "the moon is reached") {
 		t.Errorf("got %v, want a refusal that names what did not happen", err)
 	}

@@ -114,10 +114,7 @@ func Start(o Options, program string, args ...string) (*Process, error) {
 	p := &Process{options: o, dir: filepath.Join(dir, filepath.Base(o.Dir)), done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// The thread that began to trace must do everything else, too. It is
-		// not left to end: other programs may have been started from it that
-		// are to end when it does (Pdeathsig).
-		runtime.LockOSThread()
+		runtime.LockOSThread() // only the thread that began to trace may go on with it
 		defer runtime.UnlockOSThread()
 		if err := p.start(path, args); err != nil {
 			started <- fmt.Errorf("trace %s: %w", program, err)
@@ -186,6 +183,27 @@ func (p *Process) start(path string, args []string) error {
 		return fmt.Errorf("set options: %w", err)
 	}
 	return unix.PtraceCont(p.PID, 0)
+}
+
+// launches are done by a thread of their own, which never ends.
+var launches = sync.OnceValue(func() chan<- func() {
+	c := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range c {
+			f()
+		}
+	}()
+	return c
+})
+
+// Launch starts a program that is not traced. Who traces must start every other
+// program with it: a tracer waits for whatever was started from its thread, and
+// Pdeathsig means the death of a thread.
+func Launch(cmd *exec.Cmd) error {
+	failed := make(chan error)
+	launches() <- func() { failed <- cmd.Start() }
+	return <-failed
 }
 
 // Done is closed when the program has ended.

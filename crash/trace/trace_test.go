@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -163,5 +164,28 @@ func TestProgramsThatDoNotStart(t *testing.T) {
 	}
 	if _, err := Start(Options{Dir: "/nowhere/at/all"}, os.Args[0]); err == nil {
 		t.Error("a directory in one that does not exist: got no error")
+	}
+}
+
+// TestATracerLeavesOtherProgramsAlone starts a program right before another one
+// is traced: it is waited for by who started it, and does not die with the
+// tracer.
+func TestATracerLeavesOtherProgramsAlone(t *testing.T) {
+	for i := range 10 {
+		cmd := exec.Command("/bin/sh", "-c", "sleep 0.1; exit 4")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := Launch(cmd); err != nil {
+			t.Fatal(err)
+		}
+		p, err := Start(Options{Dir: filepath.Join(t.TempDir(), fmt.Sprint(i))}, "/bin/sh", "-c", "sleep 0.2; exit 3")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, err := p.Wait(); err != nil || status.ExitStatus() != 3 {
+			t.Errorf("the program that was traced ended with %v, %v", status, err)
+		}
+		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 4 {
+			t.Errorf("the program that was not traced ended with %v", err)
+		}
 	}
 }
