@@ -18,15 +18,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime/pprof"
+	"slices"
 )
 
 // figures are what can be measured, in the order in which it is. A figure
 // stands in a file of its own and may print several lines, which begin with
 // its name.
-var figures = []struct {
-	name    string
-	measure func(*bench) error
-}{
+var figures = slices.Concat([]figure{
 	{"ingest_100k", ingestRate("ingest_100k", 100_000, 6, ingestOptions{})},
 	{"ingest_1m", ingestRate("ingest_1m", 1_000_000, 2, ingestOptions{})},
 	{"ingest_checkpoints", ingestRate("ingest_checkpoints", 100_000, 3, ingestOptions{checkpoints: true})},
@@ -35,7 +33,12 @@ var figures = []struct {
 	{"growth", growth},
 	{"audit", auditRate},
 	{"spool_recovery", recoveryTime},
-	{"query", queryTimes},
+}, questionFigures())
+
+// figure is what is measured under one name.
+type figure struct {
+	name    string
+	measure func(*bench) error
 }
 
 func main() {
