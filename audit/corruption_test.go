@@ -426,6 +426,9 @@ var corruptions = []struct {
 	{"an owner's index lacks an epoch", "owner_epochs", func(f *forger) {
 		f.exec(1, `DELETE FROM owner_epochs WHERE rowid = (SELECT min(rowid) FROM owner_epochs)`)
 	}},
+	{"open hours are said to be sealed", "open_from", func(f *forger) {
+		f.exec(1, `UPDATE meta SET value = '9000000000000000' WHERE key = 'open_from'`)
+	}},
 	{"an owner's index claims to be further than it is", "owner_epochs", func(f *forger) {
 		f.exec(1, `UPDATE owners_known SET epoch_no = 1000 WHERE partition = ?`, one)
 	}},

@@ -120,7 +120,28 @@ func (a *audit) checkPacked(ctx context.Context, p *packed) error {
 	if err != nil {
 		return err
 	}
+	if err := a.checkOpenFrom(ctx); err != nil {
+		return err
+	}
 	return a.checkOwnerEpochs(ctx)
+}
+
+// checkOpenFrom looks for open hours before the time from which questions look
+// for them.
+func (a *audit) checkOpenFrom(ctx context.Context) error {
+	err := a.snap.each(ctx, func(rows *sql.Rows) error {
+		var partition, no, hour int64
+		if err := rows.Scan(&partition, &no, &hour); err != nil {
+			return err
+		}
+		a.report.find("open_from", "partition %d, epoch number %d has its hour %s open, which questions do not look at", partition, no, clock(hour))
+		return nil
+	}, `SELECT id >> 40, id & 1099511627775, open_hour FROM state
+		WHERE open_hour > 0 AND open_hour < (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'open_from')`)
+	if err != nil {
+		return fmt.Errorf("read the open hours: %w", err)
+	}
+	return nil
 }
 
 func oneIf(b bool) int64 {

@@ -97,6 +97,7 @@ var raises = map[string]func(*Report) *int64{
 	"months":           unreconciled, // a day of a month is not the sum of its hours
 	"owner_days":       unreconciled, // an owner's hour is not the sum over the epochs
 	"owner_months":     unreconciled, // an owner's day is not the sum over the epochs
+	"open_from":        unreconciled, // an open hour that questions do not look at
 	"owner_epochs":     unreconciled, // usage of an owner that questions about it do not find
 	"epochs":           unreconciled, // a watermark is not where the entries end
 	"digests":          unreconciled, // the memory of what was recorded is wrong

@@ -26,6 +26,7 @@ type fold struct {
 	counts map[countKey]int64
 	held   map[epochKey]int // epochs with held events
 	known  map[int]int64    // by partition: up to which epoch the owners are entered
+	from   int64            // no open hour is before this; see openFrom
 	booked uint64           // entries booked since opening, to see news
 
 	// Cache of the table epochs: what is not here is read from there.
@@ -38,7 +39,8 @@ type fold struct {
 	dirtyEpochs []*epoch
 	dirtyCounts map[countKey]bool
 	dirtySpools map[spoolKey]int64 // time of the change
-	buf         []byte             // of the row being written
+	newFrom     bool
+	buf         []byte // of the row being written
 	stale       bool
 	db          *sql.DB
 }
@@ -95,6 +97,7 @@ func (f *fold) begin(ctx context.Context, tx *sql.Tx) error {
 	f.counts = map[countKey]int64{}
 	f.held = map[epochKey]int{}
 	f.known = map[int]int64{}
+	f.from, f.newFrom = 0, false
 	f.epochs = map[epochKey]*epoch{}
 	if err := f.loadMirrors(); err != nil {
 		return err
@@ -421,6 +424,7 @@ func (f *fold) addToHour(e *epoch, b bucket) error {
 	if err := f.own(e, b.owner); err != nil {
 		return err
 	}
+	f.opens(b.hour)
 	o := &e.open
 	if o.empty() {
 		*o = b

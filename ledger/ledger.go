@@ -159,9 +159,13 @@ func connect(path, mode string, conns int) (*sql.DB, error) {
 // change is then copied once.
 const writerCache = "&_pragma=cache_size(-65536)&_pragma=wal_autocheckpoint(8192)"
 
+// readerCache is 16 MiB for each of a few connections: the open hours of some
+// ten thousand epochs, and the rows that a question goes through.
+const readerCache = "&_pragma=cache_size(-16000)"
+
 // connectBy is connect through a driver of that name.
 func connectBy(driver, path, mode string, conns int) (*sql.DB, error) {
-	lock, journal, cache := "deferred", "&_pragma=journal_mode(WAL)", "&_pragma=cache_size(-4000)"
+	lock, journal, cache := "deferred", "&_pragma=journal_mode(WAL)", readerCache
 	switch mode {
 	case "rwc":
 		lock = "immediate" // the writer takes its lock at once and not halfway

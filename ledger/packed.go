@@ -41,6 +41,17 @@ func comparePacked(ctx context.Context, db queryer, report *Report) error {
 			return fmt.Errorf("tables of owners: %w", err)
 		}
 	}
+	from, err := openFrom(ctx, db)
+	if err != nil {
+		return err
+	}
+	early, err := integers(ctx, db, `SELECT id FROM state WHERE open_hour > 0 AND open_hour < ?`, from)
+	if err != nil {
+		return err
+	}
+	for _, id := range early {
+		report.differ("table state: row %q has an hour open that is said to be sealed", fmt.Sprintf("%d-%d", id>>40, id&(1<<40-1)))
+	}
 	return compareOwnerIndex(ctx, db, report)
 }
 

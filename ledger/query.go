@@ -335,6 +335,9 @@ func (u *usageQuery) pieces(from, to int64) error {
 
 // open adds the open hours within [from, to).
 func (u *usageQuery) open(from, to int64) error {
+	if first, err := openFrom(u.ctx, u.tx); err != nil || to <= first {
+		return err
+	}
 	query := `SELECT e.instance, s.open_hour, s.body FROM `
 	if u.epochs != "" {
 		query += u.epochs + ` e CROSS JOIN state s ON s.id = (e.partition << 40) + e.epoch_no`

@@ -100,6 +100,37 @@ func TestOwnersAreFound(t *testing.T) {
 	}
 }
 
+// TestHoursThatOpenLateAreFound opens an hour that lies before everything which
+// the upkeep has sealed, and one in the first hour of 1970.
+func TestHoursThatOpenLateAreFound(t *testing.T) {
+	d := newDesk(t)
+	d.now = time.UnixMicro(base + 10*odometer.HourMicros)
+	d.tick()
+	m := newMeter("vm-1", "host-1", base)
+	d.send(m.next(30*sec, 7, 0))
+	if rows := d.usage(odometer.UsageQuery{From: base, To: base + odometer.HourMicros}); len(rows) != 1 {
+		t.Errorf("an hour ten hours ago: got %d rows, want 1", len(rows))
+	}
+	d.proven()
+	d.tick()
+	d.proven()
+	unset := newMeter("vm-2", "host-2", 30*sec)
+	d.want(d.send(unset.next(30*sec, 5, 0)), "held clock_unset")
+	d.now = d.now.Add(25 * time.Hour)
+	d.tick()
+	list, err := d.Quarantine(t.Context(), 10)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("quarantine: got %d, %v, want one", len(list), err)
+	}
+	if _, err := d.Release(t.Context(), list[0].Partition, list[0].No, "ops"); err != nil {
+		t.Fatal(err)
+	}
+	if rows := d.usage(odometer.UsageQuery{From: -1, To: odometer.HourMicros}); len(rows) != 1 {
+		t.Errorf("an hour of a clock that was never set: got %d rows, want 1", len(rows))
+	}
+	d.proven()
+}
+
 // usageBase is two days before the end of a month.
 var usageBase = time.Date(2026, 1, 30, 20, 0, 0, 0, time.UTC).UnixMicro()
 

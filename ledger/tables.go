@@ -1,9 +1,11 @@
 package ledger
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"example.org/odometer"
 )
@@ -93,6 +95,9 @@ func (f *fold) loadMirrors() error {
 	if err != nil {
 		return fmt.Errorf("read which owners are known: %w", err)
 	}
+	if f.from, err = openFrom(f.ctx, f.tx); err != nil {
+		return err
+	}
 	err = each(`SELECT partition, agent, spool, position FROM spools`, func(rows *sql.Rows) error {
 		var k spoolKey
 		var position uint64
@@ -126,12 +131,35 @@ func (f *fold) loadMirrors() error {
 	return nil
 }
 
+// openFrom returns a time before which no hour is open.
+func openFrom(ctx context.Context, db queryer) (int64, error) {
+	var text string
+	err := db.QueryRowContext(ctx, `SELECT value FROM meta WHERE key = 'open_from'`).Scan(&text)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	from := int64(0)
+	if err == nil {
+		from, err = strconv.ParseInt(text, 10, 64)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("since when hours are open: %w", err)
+	}
+	return from, nil
+}
+
 // flush writes what changed in the mirrors and the cache.
 func (f *fold) flush() error {
 	for _, e := range f.dirtyEpochs {
 		if err := f.storeEpoch(e); err != nil {
 			return err
 		}
+	}
+	if f.newFrom {
+		if _, err := f.exec(`INSERT INTO meta (key, value) VALUES ('open_from', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value`, strconv.FormatInt(f.from, 10)); err != nil {
+			return fmt.Errorf("store since when hours are open: %w", err)
+		}
+		f.newFrom = false
 	}
 	for k := range f.dirtyCounts {
 		if _, err := f.exec(`INSERT INTO counts (partition, outcome, n) VALUES (?, ?, ?)

@@ -77,7 +77,8 @@ func (f *fold) decideHeld(now int64) error {
 // divided between its open part and its pieces is no fact about usage: it is
 // not in the journal.
 func (f *fold) sealSilent(now int64) error {
-	rows, err := f.tx.QueryContext(f.ctx, `SELECT e.partition, e.epoch FROM `+epochTables+` WHERE s.open_hour > 0 AND s.open_hour <= ?`, odometer.Hour(now-odometer.HourMicros-sealAfter))
+	until := odometer.Hour(now - odometer.HourMicros - sealAfter)
+	rows, err := f.tx.QueryContext(f.ctx, `SELECT e.partition, e.epoch FROM `+epochTables+` WHERE s.open_hour > 0 AND s.open_hour <= ?`, until)
 	if err != nil {
 		return fmt.Errorf("find silent epochs: %w", err)
 	}
@@ -111,5 +112,35 @@ func (f *fold) sealSilent(now int64) error {
 		e.open = bucket{}
 		f.touch(e)
 	}
+	f.openAfter(until)
 	return nil
+}
+
+// Questions about the past need not look for open hours in every epoch's state:
+// meta has, as open_from, a time before which none is open. The upkeep moves it
+// on when it has sealed what was silent, and whatever opens an earlier hour
+// takes it back in the same transaction. An hour that was opened at 0, which
+// the state cannot tell from none, keeps it at -1 for good.
+
+// opens notes that an hour is opened.
+func (f *fold) opens(hour int64) {
+	if hour <= 0 {
+		hour = -1
+	}
+	if hour < f.from {
+		f.from, f.newFrom = hour, true
+	}
+}
+
+// openAfter notes that the tables have no open hour up to until.
+func (f *fold) openAfter(until int64) {
+	from := until + 1
+	for _, e := range f.dirtyEpochs {
+		if !e.open.empty() {
+			from = min(from, e.open.hour)
+		}
+	}
+	if f.from >= 0 && f.from < from {
+		f.from, f.newFrom = from, true
+	}
 }

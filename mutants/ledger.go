@@ -176,6 +176,10 @@ var ledgerBugs = []bug{
 		`if e.owned && e.no > f.known[e.partition] {`,
 		`if false {`,
 		"ledger.TestOwnersAreFound"},
+	{"an hour that opens late is not looked for", "ledger/fold.go",
+		`	f.opens(b.hour)
+`, ``,
+		"ledger.TestHoursThatOpenLateAreFound"},
 	{"who takes over an epoch is not entered", "ledger/owners.go",
 		`	if e.owned || !deferred {`,
 		`	if !e.owned && !deferred {`,
