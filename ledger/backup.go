@@ -20,12 +20,14 @@ import (
 )
 
 // A backup is a directory with a copy of the ledger as of one moment,
-// ledger.db, and manifest.json, which says what it is and by what it is
+// ledger.db, where its journal was pruned the base of it, ledger-base.db, and
+// manifest.json, which says what it is and by what it is
 // checked. It is written beside its name, under NAME.partial, synced, and
 // renamed: a backup that bears its name is complete.
 
 const (
 	backupLedger   = "ledger.db"
+	backupBase     = "ledger-base.db" // where the journal was pruned
 	backupManifest = "manifest.json"
 	backupFormat   = 1
 	partial        = ".partial"   // of a backup that is being made
@@ -111,11 +113,21 @@ func backup(ctx context.Context, path, dir string, at func(string) error) (_ *Ma
 		return nil, err
 	}
 	m.Made = made.Truncate(time.Millisecond)
-	info := ManifestFileInfo{Name: backupLedger}
-	if info.Bytes, info.SHA256, err = hashFile(ctx, file, io.Discard); err != nil {
-		return nil, err
+	names := []string{backupLedger}
+	if base := basePath(path); exists(base) {
+		// After the ledger: what the base has by then, the ledger has at least.
+		if err := copyBase(ctx, base, filepath.Join(dir+partial, backupBase)); err != nil {
+			return nil, fmt.Errorf("the base of the pruned journal: %w", err)
+		}
+		names = append(names, backupBase)
 	}
-	m.Files = []ManifestFileInfo{info}
+	for _, name := range names {
+		info := ManifestFileInfo{Name: name}
+		if info.Bytes, info.SHA256, err = hashFile(ctx, filepath.Join(dir+partial, name), io.Discard); err != nil {
+			return nil, err
+		}
+		m.Files = append(m.Files, info)
+	}
 	text, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return nil, err
@@ -237,8 +249,8 @@ func readManifest(dir string) (*Manifest, error) {
 		return nil, fmt.Errorf("%s of %s: %w", backupManifest, dir, err)
 	case m.Format != backupFormat || m.Schema > SchemaVersion:
 		return nil, fmt.Errorf("a backup of format %d with tables of version %d, this program knows %d and %d: %w", m.Format, m.Schema, backupFormat, SchemaVersion, ErrNewer)
-	case len(m.Files) != 1 || m.Files[0].Name != backupLedger:
-		return nil, fmt.Errorf("%s of %s names other files than %s: %w", backupManifest, dir, backupLedger, odometer.ErrInvalid)
+	case len(m.Files) < 1 || m.Files[0].Name != backupLedger || len(m.Files) > 2 || len(m.Files) == 2 && m.Files[1].Name != backupBase:
+		return nil, fmt.Errorf("%s of %s names other files than %s and %s: %w", backupManifest, dir, backupLedger, backupBase, odometer.ErrInvalid)
 	}
 	return m, nil
 }
@@ -292,8 +304,8 @@ func restore(ctx context.Context, dir, path string, o *RestoreOptions) (_ *Resto
 	if exists(path) && !o.Replace {
 		return nil, fmt.Errorf("%s is there already: %w", path, odometer.ErrConflict)
 	}
-	tmp := path + restoring
-	if err := removeDatabase(tmp); err != nil {
+	tmp, base := path+restoring, basePath(path)
+	if err := errors.Join(removeDatabase(tmp), removeDatabase(base+restoring)); err != nil {
 		return nil, err
 	}
 	moving := false
@@ -302,8 +314,14 @@ func restore(ctx context.Context, dir, path string, o *RestoreOptions) (_ *Resto
 		// restore was interrupted.
 		if err != nil && !moving {
 			removeDatabase(tmp)
+			removeDatabase(base + restoring)
 		}
 	}()
+	if len(m.Files) > 1 {
+		if err := copyChecked(ctx, filepath.Join(dir, backupBase), base+restoring, m.Files[1]); err != nil {
+			return nil, err
+		}
+	}
 	if err := bringBack(ctx, dir, tmp, m); err != nil {
 		return nil, err
 	}
@@ -326,12 +344,21 @@ func restore(ctx context.Context, dir, path string, o *RestoreOptions) (_ *Resto
 	if err := o.point("prepared"); err != nil {
 		return nil, err
 	}
-	if exists(path) || exists(path+"-wal") || exists(path+"-shm") {
+	if there := databaseNames(path, base); len(there) > 0 {
 		moving = true
-		if r.Replaced, err = moveAside(path, o.Now); err != nil {
+		if r.Replaced, err = moveAside(there, filepath.Dir(path), o.Now); err != nil {
 			return nil, err
 		}
 		if err := o.point("moved aside"); err != nil {
+			return nil, err
+		}
+	}
+	// The ledger last: while it is not in its place, the restore is not done.
+	if len(m.Files) > 1 {
+		if err := os.Rename(base+restoring, base); err != nil {
+			return nil, err
+		}
+		if err := syncDir(filepath.Dir(path)); err != nil {
 			return nil, err
 		}
 	}
@@ -347,16 +374,8 @@ func restore(ctx context.Context, dir, path string, o *RestoreOptions) (_ *Resto
 // bringBack copies the ledger of a backup to the file to and holds it to its
 // manifest.
 func bringBack(ctx context.Context, dir, to string, m *Manifest) error {
-	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	if err := copyChecked(ctx, filepath.Join(dir, backupLedger), to, m.Files[0]); err != nil {
 		return err
-	}
-	size, sum, err := hashFile(ctx, filepath.Join(dir, backupLedger), f)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if want := m.Files[0]; size != want.Bytes || sum != want.SHA256 {
-		return fmt.Errorf("%s is damaged: it has %d bytes with SHA-256 %s, the manifest says %d and %s: %w", backupLedger, size, sum, want.Bytes, want.SHA256, odometer.ErrInvalid)
 	}
 	is, err := describe(ctx, to)
 	if err != nil {
@@ -367,6 +386,22 @@ func bringBack(ctx context.Context, dir, to string, m *Manifest) error {
 	b, errB := json.Marshal(m)
 	if errA != nil || errB != nil || !bytes.Equal(a, b) {
 		return errors.Join(errA, errB, fmt.Errorf("%s is not the ledger that the manifest describes: %w", backupLedger, odometer.ErrInvalid))
+	}
+	return nil
+}
+
+// copyChecked copies a file of a backup, durably, and holds it to its manifest.
+func copyChecked(ctx context.Context, from, to string, want ManifestFileInfo) error {
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	size, sum, err := hashFile(ctx, from, f)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if size != want.Bytes || sum != want.SHA256 {
+		return fmt.Errorf("%s is damaged: it has %d bytes with SHA-256 %s, the manifest says %d and %s: %w", want.Name, size, sum, want.Bytes, want.SHA256, odometer.ErrInvalid)
 	}
 	return nil
 }
@@ -422,10 +457,21 @@ func removeDatabase(path string) error {
 	return errors.Join(err, removeBeside(path))
 }
 
-// moveAside moves a database with what belongs to it into a new directory
-// beside it.
-func moveAside(path string, now time.Time) (string, error) {
-	into := filepath.Join(filepath.Dir(path), "replaced-"+now.UTC().Format("20060102T150405Z"))
+// databaseNames returns the files that there are of databases.
+func databaseNames(paths ...string) (there []string) {
+	for _, path := range paths {
+		for _, suffix := range append([]string{""}, beside...) {
+			if exists(path + suffix) {
+				there = append(there, path+suffix)
+			}
+		}
+	}
+	return there
+}
+
+// moveAside moves files into a new directory beside them.
+func moveAside(files []string, dir string, now time.Time) (string, error) {
+	into := filepath.Join(dir, "replaced-"+now.UTC().Format("20060102T150405Z"))
 	for n, first := 2, into; exists(into); n++ {
 		into = fmt.Sprintf("%s-%d", first, n)
 	}
@@ -435,26 +481,20 @@ func moveAside(path string, now time.Time) (string, error) {
 	// All names there before the first is gone here, so that the database is
 	// never without its log. What a crash leaves here is moved by the next
 	// attempt.
-	var there []string
-	for _, suffix := range append([]string{""}, beside...) {
-		err := os.Link(path+suffix, filepath.Join(into, filepath.Base(path)+suffix))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
+	for _, file := range files {
+		if err := os.Link(file, filepath.Join(into, filepath.Base(file))); err != nil {
 			return "", fmt.Errorf("move the ledger that is there aside: %w", err)
 		}
-		there = append(there, path+suffix)
 	}
-	if err := errors.Join(syncDir(into), syncDir(filepath.Dir(path))); err != nil {
+	if err := errors.Join(syncDir(into), syncDir(dir)); err != nil {
 		return "", err
 	}
-	for _, name := range there {
-		if err := os.Remove(name); err != nil {
+	for _, file := range files {
+		if err := os.Remove(file); err != nil {
 			return "", fmt.Errorf("move the ledger that is there aside: %w", err)
 		}
 	}
-	return into, syncDir(filepath.Dir(path))
+	return into, syncDir(dir)
 }
 
 func syncFile(path string) error {

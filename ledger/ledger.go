@@ -73,6 +73,7 @@ type Options struct {
 
 // Ledger is an open ledger. See the package's documentation for its promises.
 type Ledger struct {
+	path   string
 	clock  func() time.Time
 	logger *slog.Logger
 	random io.Reader
@@ -128,7 +129,7 @@ func open(ctx context.Context, o Options) (_ *Ledger, err error) {
 		write.Close()
 		return nil, err
 	}
-	l := &Ledger{clock: o.Clock, logger: o.Logger, random: o.Random, read: read, write: write, news: make(chan struct{})}
+	l := &Ledger{path: o.Path, clock: o.Clock, logger: o.Logger, random: o.Random, read: read, write: write, news: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			l.Close()

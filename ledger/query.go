@@ -48,6 +48,7 @@ type usageQuery struct {
 	rows    map[rowKey]*odometer.UsageRow
 	lastKey rowKey
 	lastRow *odometer.UsageRow
+	gone    pruned // what the journal no longer has
 }
 
 // rowKey is what usage is grouped by.
@@ -93,12 +94,16 @@ func (u *usageQuery) ofOwner(table string) (cond string, args []any) {
 
 func (u *usageQuery) run() error {
 	from, to := u.From, u.To
+	var err error
+	if u.gone, err = prunedOf(u.ctx, u.tx); err != nil {
+		return err
+	}
 	if odometer.Hour(to) != to {
 		last, err := u.last()
 		if err != nil {
 			return err
 		}
-		if to >= last { // beyond all usage, an edge inside an hour cuts nothing
+		if to >= max(last, u.gone.maxUS) { // beyond all usage, an edge inside an hour cuts nothing
 			to = ceilHour(to)
 		}
 	}
@@ -416,6 +421,10 @@ var (
 
 // last returns the end of the latest usage there is.
 func (u *usageQuery) last() (int64, error) {
+	if from < u.gone.maxUS && to > odometer.Hour(u.gone.minUS) {
+		return fmt.Errorf("the journal before %s was pruned, and usage before that can only be asked for by whole hours (UTC), which %s to %s is not: %w",
+			time.UnixMicro(ceilHour(u.gone.maxUS)).UTC().Format(time.RFC3339), time.UnixMicro(from).UTC().Format(time.RFC3339Nano), time.UnixMicro(to).UTC().Format(time.RFC3339Nano), odometer.ErrInvalid)
+	}
 	partitions, err := u.partitions()
 	if err != nil || partitions == "" {
 		return 0, err

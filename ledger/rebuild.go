@@ -17,6 +17,7 @@ import (
 type Report struct {
 	Records int64 `json:"records"`
 	Entries int64 `json:"entries"`
+	Pruned  int64 `json:"pruned"` // records that are gone: what follows from them is taken from the base
 	// Differences are the places where the tables that stand differ from the
 	// journal's fold, at most 100 of them; none when the journal alone
 	// rebuilds everything.
@@ -68,17 +69,39 @@ func rebuild(ctx context.Context, path string, progress func(done, all int64)) (
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
+	report := &Report{Differences: []string{}}
+	if base := basePath(path); exists(base) {
+		if err := copyBase(ctx, base, filepath.Join(dir, "ledger.db")); err != nil {
+			return nil, fmt.Errorf("start from the base of the pruned journal: %w", err)
+		}
+	}
 	anew, err := Open(ctx, Options{Path: filepath.Join(dir, "ledger.db")})
 	if err != nil {
 		return nil, err
 	}
 	defer anew.Close()
 
-	report := &Report{Differences: []string{}}
+	for _, h := range anew.fold.heads {
+		report.Pruned += h.position
+	}
 	if err := anew.replay(ctx, snapshot, report, progress); err != nil {
 		return nil, err
 	}
 	return report, compare(ctx, snapshot, anew.write, report)
+}
+
+// copyBase copies the base of a pruned journal, which may be written to
+// meanwhile.
+func copyBase(ctx context.Context, base, to string) error {
+	db, err := connect(base, "ro", 1)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := readable(ctx, db); err != nil {
+		return err
+	}
+	return copyDatabase(ctx, db, to, func(string) error { return nil })
 }
 
 // replayBatch is how many records are folded in one transaction.
@@ -90,6 +113,10 @@ func (l *Ledger) replay(ctx context.Context, from queryer, report *Report, progr
 	var all, last int64
 	if err := from.QueryRowContext(ctx, `SELECT count(*), coalesce(max(id), 0) FROM journal`).Scan(&all, &last); err != nil {
 		return err
+	}
+	base := map[int]int64{}
+	for p, h := range l.fold.heads {
+		base[p] = h.position
 	}
 	for done := int64(0); done < last; {
 		var batch []*record
@@ -105,6 +132,9 @@ func (l *Ledger) replay(ctx context.Context, from queryer, report *Report, progr
 		done = batch[len(batch)-1].id
 		err := l.transact(ctx, func(f *fold, _ int64) error {
 			for _, r := range batch {
+				if r.position <= base[r.partition] {
+					continue
+				}
 				if err := f.again(r, report); err != nil {
 					return err
 				}
