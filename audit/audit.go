@@ -93,6 +93,8 @@ type audit struct {
 	gap       int64 // µs
 	topic     *topicCheck
 	begins    map[int64][]begin // of generations, by partition
+	base      *snapshot         // of what followed from the records that were pruned; nil for none
+	heads     map[int64]*head   // where they ended, by partition
 	begun     int               // of them, those that the journal has
 	done, all int64
 }
@@ -135,6 +137,14 @@ func run(ctx context.Context, o Options) (*Report, error) {
 	defer snap.close()
 	a := &audit{o: o, running: running, snap: snap, report: newReport(), hours: newBalance(&o), instances: map[odometer.InstanceID]struct{}{}}
 	defer a.hours.aside.close()
+	defer func() {
+		if a.base != nil {
+			a.base.close()
+		}
+	}()
+	if err := a.openBase(ctx, lock != nil); err != nil {
+		return nil, err
+	}
 	if err := a.run(ctx); err != nil {
 		return nil, err
 	}
@@ -219,6 +229,9 @@ func (a *audit) partitions(ctx context.Context) (list []int64, err error) {
 func (a *audit) auditPartition(ctx context.Context, partition int64) error {
 	p := a.newReplay(partition)
 	if err := p.loadEpochs(ctx); err != nil {
+		return fmt.Errorf("partition %d: %w", partition, err)
+	}
+	if err := p.start(ctx); err != nil {
 		return fmt.Errorf("partition %d: %w", partition, err)
 	}
 	err := a.readJournal(ctx, partition, func(r *row) error {

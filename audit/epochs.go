@@ -31,7 +31,7 @@ func (p *replay) loadEpochs(ctx context.Context) error {
 	rep := p.a.report
 	numbers := map[int64]*epochRow{}
 	owners := map[int64]odometer.Owner{} // of open hours
-	err := p.a.snap.each(ctx, func(rows *sql.Rows) error {
+	err := p.from.each(ctx, func(rows *sql.Rows) error {
 		r := new(epochRow)
 		var id odometer.Epoch
 		var openHour int64
@@ -39,7 +39,8 @@ func (p *replay) loadEpochs(ctx context.Context) error {
 		if err := rows.Scan(&r.no, &id, &r.instance, &r.agent, &r.countedBy, &r.started, &openHour, &body); err != nil {
 			return err
 		}
-		open, openRecovered, owner, err := r.cutState(body)
+		p.seen(id, r)
+		open, openRecovered, owner, err := r.cutState(body, p.digest)
 		if err != nil {
 			rep.find("table", "state, partition %d, epoch %s: %v", p.partition, id, err)
 		}
@@ -51,13 +52,13 @@ func (p *replay) loadEpochs(ctx context.Context) error {
 		if open == (odometer.Usage{}) && openRecovered == 0 {
 			return nil
 		}
-		return p.a.hours.put(hourKey(p.partition, r.no, openHour, owner), false, &open, openRecovered)
+		return p.open(r, id, openHour, owner, &open, openRecovered)
 	}, `SELECT e.epoch_no, e.epoch, e.instance, e.agent, e.counted_by, e.started_us, coalesce(s.open_hour, 0), coalesce(s.body, x'')
 		FROM epochs e LEFT JOIN state s ON s.id = (e.partition << 40) + e.epoch_no WHERE e.partition = ?`, p.partition)
 	if err != nil {
 		return fmt.Errorf("read the epochs: %w", err)
 	}
-	err = p.a.snap.each(ctx, func(rows *sql.Rows) error {
+	err = p.from.each(ctx, func(rows *sql.Rows) error {
 		var no int64
 		if err := rows.Scan(&no); err != nil {
 			return err
@@ -70,7 +71,7 @@ func (p *replay) loadEpochs(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the state: %w", err)
 	}
-	err = p.a.snap.each(ctx, func(rows *sql.Rows) error {
+	err = p.from.each(ctx, func(rows *sql.Rows) error {
 		var no, chunk int64
 		var data []byte
 		if err := rows.Scan(&no, &chunk, &data); err != nil {
@@ -81,13 +82,16 @@ func (p *replay) loadEpochs(ctx context.Context) error {
 			rep.find("digests", "partition %d has digests of epoch number %d, which there is not", p.partition, no)
 			return nil
 		}
-		if err := r.recall(chunk, data); err != nil {
+		if err := r.recall(chunk, data, p.digest); err != nil {
 			rep.find("table", "digests, partition %d, epoch number %d, chunk %d: %v", p.partition, no, chunk, err)
 		}
 		return nil
 	}, `SELECT epoch_no, chunk, data FROM digests WHERE partition = ?`, p.partition)
 	if err != nil {
 		return fmt.Errorf("read the digests: %w", err)
+	}
+	if p.from != p.a.snap {
+		return nil
 	}
 	return p.checkOpenOwners(ctx, owners)
 }
@@ -105,7 +109,7 @@ func cutUsage(b []byte) (odometer.Usage, error) {
 // sequence, end, position and vector of its watermark; sums, recovered time,
 // user and org of its open hour; and to the end the unfinished chunk of
 // digests.
-func (r *epochRow) cutState(b []byte) (open odometer.Usage, recovered int64, owner odometer.Owner, err error) {
+func (r *epochRow) cutState(b []byte, each digestFunc) (open odometer.Usage, recovered int64, owner odometer.Owner, err error) {
 	if len(b) == 0 || b[0] > 1 {
 		return open, 0, owner, errors.New("there is no row, or it begins with no known flags")
 	}
@@ -140,15 +144,18 @@ func (r *epochRow) cutState(b []byte) (open odometer.Usage, recovered int64, own
 		return open, recovered, owner, errors.New("it is cut off")
 	}
 	if r.sequence > 0 {
-		err = r.recall(int64(r.sequence-1)/32, b)
+		err = r.recall(int64(r.sequence-1)/32, b, each)
 	}
 	return open, recovered, owner, err
 }
 
+// digestFunc is called with each digest of an epoch; nil for not at all.
+type digestFunc func(no int64, first, sequence uint64, digest []byte) error
+
 // recall adds a chunk of digests to r's memory. A chunk is a sequence of
 // events: place in the chunk (uvarint), sequence numbers before its last that
 // it covers (uvarint), 8 bytes of its digest.
-func (r *epochRow) recall(chunk int64, data []byte) error {
+func (r *epochRow) recall(chunk int64, data []byte, each digestFunc) error {
 	if chunk < 0 || chunk > math.MaxInt64/32 {
 		return fmt.Errorf("there is no chunk %d of digests", chunk)
 	}
@@ -165,6 +172,11 @@ func (r *epochRow) recall(chunk int64, data []byte) error {
 		}
 		sequence := uint64(chunk)*32 + at + 1
 		w.remember(sequence-before, sequence, data[n:n+8])
+		if each != nil {
+			if err := each(r.no, sequence-before, sequence, data[n:n+8]); err != nil {
+				return err
+			}
+		}
 		data = data[n+8:]
 	}
 	r.memory += w.memory

@@ -48,12 +48,16 @@ func (a *audit) nextEntry(r *row, entry uint64) uint64 {
 	if gen <= (odometer.EntryID{Number: entry}).Generation() {
 		a.report.find("generation", "%s begins generation %d after entry %d", r, gen, entry)
 	}
-	want := begin{gen, r.position, entry}
-	if !slices.Contains(a.begins[r.partition], want) {
-		a.report.find("generation", "%s begins generation %d; the table of generations does not say so", r, gen)
-	}
+	a.expectBegin(r.partition, begin{gen, r.position, entry})
 	a.begun++
 	return gen*odometer.GenerationEntries + (odometer.EntryID{Number: entry}).Ordinal() + 1
+}
+
+// expectBegin checks that the table of generations says what the journal does.
+func (a *audit) expectBegin(partition int64, want begin) {
+	if !slices.Contains(a.begins[partition], want) {
+		a.report.find("generation", "journal record %d-%d begins generation %d; the table of generations does not say so", partition, want.position, want.generation)
+	}
 }
 
 // loadGenerations reads where generations begin, which the journal must then

@@ -275,10 +275,17 @@ func (a *audit) readJournal(ctx context.Context, partition int64, do func(*row) 
 	var position, id int64
 	var entry uint64
 	var prev []byte
+	if h := a.heads[partition]; h != nil {
+		position, entry, prev = h.Position, h.Entry, h.hash
+	}
 	err := a.snap.each(ctx, func(rows *sql.Rows) error {
 		r := new(row)
 		if err := r.scan(rows); err != nil {
 			return err
+		}
+		if a.gone(partition, r.position) {
+			a.tick()
+			return nil
 		}
 		if r.position != position+1 {
 			rep.find("journal_position", "%s follows position %d", r, position)
@@ -315,8 +322,11 @@ func (a *audit) readJournal(ctx context.Context, partition int64, do func(*row) 
 // fetch reads one record of a partition again, for an event whose outcome
 // changed later.
 func (a *audit) fetch(ctx context.Context, partition, position int64) (*row, error) {
-	r := new(row)
-	if err := r.scan(a.snap.conn.QueryRowContext(ctx, `SELECT `+rowColumns+` FROM journal WHERE partition = ? AND position = ?`, partition, position)); err != nil {
+	r, from := new(row), a.snap
+	if a.gone(partition, position) {
+		from = a.base
+	}
+	if err := r.scan(from.conn.QueryRowContext(ctx, `SELECT `+rowColumns+` FROM journal WHERE partition = ? AND position = ?`, partition, position)); err != nil {
 		return nil, err
 	}
 	f, err := odometer.DecodeFrame(r.body)

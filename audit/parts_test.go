@@ -231,7 +231,7 @@ func FuzzRecall(f *testing.F) {
 	f.Add([]byte{0x80})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var whole, twice epochRow
-		if whole.recall(2, data) == nil && twice.recall(2, append(slices.Clone(data), data...)) == nil && twice.memory != 2*whole.memory {
+		if whole.recall(2, data, nil) == nil && twice.recall(2, append(slices.Clone(data), data...), nil) == nil && twice.memory != 2*whole.memory {
 			t.Errorf("memory of %x twice: got %d, want twice %d", data, twice.memory, whole.memory)
 		}
 	})

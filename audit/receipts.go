@@ -32,12 +32,18 @@ func (a *audit) positions(r *row) {
 // last. A receipt beyond that has freed events that nobody has.
 func (a *audit) checkReceipts(ctx context.Context) error {
 	rep := a.report
-	ends := map[spoolKey]uint64{}
-	err := a.snap.each(ctx, func(rows *sql.Rows) error {
+	ends, err := a.startReceipts(ctx)
+	if err != nil {
+		return fmt.Errorf("read the base: %w", err)
+	}
+	err = a.snap.each(ctx, func(rows *sql.Rows) error {
 		var k spoolKey
-		var first, last int64
-		if err := rows.Scan(&k.agent, &k.spool, &first, &last); err != nil {
+		var partition, position, first, last int64
+		if err := rows.Scan(&partition, &position, &k.agent, &k.spool, &first, &last); err != nil {
 			return err
+		}
+		if a.gone(partition, position) {
+			return nil
 		}
 		end := ends[k]
 		if uint64(first) > end+1 {
@@ -45,7 +51,7 @@ func (a *audit) checkReceipts(ctx context.Context) error {
 		}
 		ends[k] = max(end, uint64(last))
 		return nil
-	}, `SELECT sender, spool, first, last FROM journal WHERE kind = 'frame' AND spool <> '' ORDER BY id`)
+	}, `SELECT partition, position, sender, spool, first, last FROM journal WHERE kind = 'frame' AND spool <> '' ORDER BY id`)
 	if err != nil {
 		return fmt.Errorf("read the journal: %w", err)
 	}

@@ -16,6 +16,12 @@ type replay struct {
 	a         *audit
 	partition int64
 
+	// What loadEpochs reads from and calls with what it finds.
+	from   *snapshot
+	seen   func(odometer.Epoch, *epochRow)
+	open   func(r *epochRow, id odometer.Epoch, hour int64, owner odometer.Owner, sums *odometer.Usage, recovered int64) error
+	digest digestFunc
+
 	epochs      map[odometer.Epoch]*watermark
 	once        *once
 	counts      map[string]int64
@@ -92,6 +98,10 @@ type heldEvent struct {
 func (a *audit) newReplay(partition int64) *replay {
 	return &replay{
 		a: a, partition: partition,
+		from: a.snap, seen: func(odometer.Epoch, *epochRow) {},
+		open: func(r *epochRow, _ odometer.Epoch, hour int64, owner odometer.Owner, sums *odometer.Usage, recovered int64) error {
+			return a.hours.put(hourKey(partition, r.no, hour, owner), false, sums, recovered)
+		},
 		epochs: map[odometer.Epoch]*watermark{},
 		once:   newOnce(&a.o), coverage: newBalance(&a.o),
 		counts: map[string]int64{}, held: map[place]heldEvent{}, quarantined: map[place]*kept{}, checkpoints: map[[2]string]place{}, taken: map[spoolKey]uint64{},

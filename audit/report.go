@@ -45,6 +45,7 @@ type Report struct {
 	FindingCounts map[string]int64 `json:"finding_counts"`
 	Warnings      []string         `json:"warnings"` // what could not be examined, or will mend by itself
 	Topic         Topic            `json:"topic"`
+	Pruned        Pruned           `json:"pruned"` // records that are gone, from whose signed heads the audit started
 }
 
 // Finding is one thing that does not hold.
@@ -107,6 +108,7 @@ var raises = map[string]func(*Report) *int64{
 	"checkpoints":      unreconciled, // a checkpoint's place is wrong
 	"table":            unreconciled, // a row cannot be read
 	"storage":          unreconciled, // the database contradicts itself: an index says something else than its table
+	"head":             unreconciled, // what is kept of a pruned journal is not what was signed
 	"generation":       unreconciled, // the table of generations is not what the journal says
 	"feed_cursor":      unreconciled, // the feed claims to have published what is not booked
 	"topic_missing":    unreconciled, // an entry was published and is not in the topic

@@ -44,7 +44,11 @@ type snapshot struct {
 // openSnapshot opens the ledger in dir as of now. Still says that no server can
 // start meanwhile.
 func openSnapshot(ctx context.Context, dir string, still bool, busy time.Duration) (*snapshot, error) {
-	path := filepath.Join(dir, "ledger.db")
+	return openSnapshotAt(ctx, filepath.Join(dir, "ledger.db"), still, busy)
+}
+
+// openSnapshotAt is openSnapshot of a file.
+func openSnapshotAt(ctx context.Context, path string, still bool, busy time.Duration) (*snapshot, error) {
 	_, err := os.Stat(path + "-wal")
 	alone := still && errors.Is(err, fs.ErrNotExist)
 	mode := "mode=ro"

@@ -218,6 +218,9 @@ func (p *replay) checkFeed(ctx context.Context) error {
 	for _, c := range cursors {
 		var entry int64
 		err := p.a.snap.conn.QueryRowContext(ctx, `SELECT first_entry + entries - 1 FROM journal WHERE partition = ? AND position = ?`, p.partition, c.position).Scan(&entry)
+		if h := p.a.heads[p.partition]; h != nil && c.position == h.Position {
+			entry, err = int64(h.Entry), nil
+		}
 		switch {
 		case errors.Is(err, sql.ErrNoRows) && c.position == 0 && c.entry == 0:
 		case errors.Is(err, sql.ErrNoRows):

@@ -86,6 +86,9 @@ func (a *audit) readTopic(ctx context.Context) error {
 			return nil
 		}
 		p, n := e.ID.Partition, e.ID.Number
+		if n <= a.goneEntry(p) {
+			return nil // the record that booked it was pruned
+		}
 		if n > t.booked[p] {
 			beyond = e.ID // booked since, where a server runs
 			return nil
@@ -123,7 +126,7 @@ func (a *audit) readTopic(ctx context.Context) error {
 			continue
 		}
 		if state.first <= 1 && t.booked[p] > 0 {
-			t.from[p] = 1
+			t.from[p] = a.goneEntry(p) + 1
 		}
 		if t.from[p] > 0 {
 			t.to[p] = max(hi[p], t.cursor[p])

@@ -11,6 +11,10 @@ import (
 	"example.org/odometer"
 )
 
+// unpruned leaves out the records that are only kept because something still
+// refers to them: the others of their time are gone.
+const unpruned = `NOT EXISTS (SELECT 1 FROM heads h WHERE h.partition = journal.partition AND h.position >= journal.position)`
+
 // Entries returns entries in the order in which they were booked, at most
 // q.Limit, with the cursor after the last of them: "" when there was none.
 func (l *Ledger) Entries(ctx context.Context, q odometer.EntryQuery) ([]odometer.Entry, string, error) {
@@ -23,7 +27,7 @@ func (l *Ledger) Entries(ctx context.Context, q odometer.EntryQuery) ([]odometer
 	}
 	var list []odometer.Entry
 	next := ""
-	for r, err := range records(ctx, l.read, `WHERE id >= ? AND entries > 0 AND max_us > ? AND min_us < ? ORDER BY id`, id, q.From, q.To) {
+	for r, err := range records(ctx, l.read, `WHERE id >= ? AND entries > 0 AND max_us > ? AND min_us < ? AND `+unpruned+` ORDER BY id`, id, q.From, q.To) {
 		if err != nil {
 			return nil, "", err
 		}

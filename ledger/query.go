@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"example.org/odometer"
 )
@@ -421,10 +422,6 @@ var (
 
 // last returns the end of the latest usage there is.
 func (u *usageQuery) last() (int64, error) {
-	if from < u.gone.maxUS && to > odometer.Hour(u.gone.minUS) {
-		return fmt.Errorf("the journal before %s was pruned, and usage before that can only be asked for by whole hours (UTC), which %s to %s is not: %w",
-			time.UnixMicro(ceilHour(u.gone.maxUS)).UTC().Format(time.RFC3339), time.UnixMicro(from).UTC().Format(time.RFC3339Nano), time.UnixMicro(to).UTC().Format(time.RFC3339Nano), odometer.ErrInvalid)
-	}
 	partitions, err := u.partitions()
 	if err != nil || partitions == "" {
 		return 0, err
@@ -442,6 +439,10 @@ func (u *usageQuery) last() (int64, error) {
 func (u *usageQuery) entries(from, to int64) error {
 	if from >= to {
 		return nil
+	}
+	if from < u.gone.maxUS && to > odometer.Hour(u.gone.minUS) {
+		return fmt.Errorf("the journal before %s was pruned, and usage before that can only be asked for by whole hours (UTC), which %s to %s is not: %w",
+			time.UnixMicro(ceilHour(u.gone.maxUS)).UTC().Format(time.RFC3339), time.UnixMicro(from).UTC().Format(time.RFC3339Nano), time.UnixMicro(to).UTC().Format(time.RFC3339Nano), odometer.ErrInvalid)
 	}
 	partitions, err := u.partitions()
 	if err != nil || partitions == "" {
