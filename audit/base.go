@@ -322,7 +322,7 @@ func (p *replay) startAside(ctx context.Context, _ map[int64]int64) error {
 		k := kept{}
 		var digest []byte
 		var first, sequence int64
-		if err := rows.Scan(&at.position, &at.index, &k.reason, &k.id, &k.instance, &k.epoch, &first, &sequence, &digest, &k.at, &k.released); err != nil {
+		if err := rows.Scan(&at.position, &at.index, &k.reason, &k.detail, &k.id, &k.instance, &k.epoch, &first, &sequence, &digest, &k.at, &k.released); err != nil {
 			return err
 		}
 		k.first, k.sequence = uint64(first), uint64(sequence)
@@ -352,7 +352,7 @@ func (p *replay) startAside(ctx context.Context, _ map[int64]int64) error {
 			raw = f.Records[at.index].Raw
 		}
 		return p.once.put(note{identity: hash16([]byte("raw"), raw), what: noteKept})
-	}, `SELECT position, idx, reason, event_id, instance, epoch, first, sequence, digest, at_us, released_us FROM quarantine WHERE partition = ?`, p.partition)
+	}, `SELECT position, idx, reason, detail, event_id, instance, epoch, first, sequence, digest, at_us, released_us FROM quarantine WHERE partition = ?`, p.partition)
 }
 
 // startCoverage takes over the periods of version 1.0.

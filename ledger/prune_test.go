@@ -215,25 +215,49 @@ func TestNothingUnpublishedIsPruned(t *testing.T) {
 	d.proven()
 }
 
-// TestPruningRefusesWhatDoesNotFollow changes a record: it is not removed, nor
-// anything after it.
+// TestPruningRefusesWhatDoesNotFollow takes away what a record was decided
+// from, and damages another: neither is removed, nor anything after it.
 func TestPruningRefusesWhatDoesNotFollow(t *testing.T) {
 	d := newDesk(t)
 	m := newMeter("vm-a", "host-1", base)
-	for range 5 {
+	send := func() {
 		d.send(m.next(30*sec, 1, 1))
+		d.publishAll()
 	}
-	d.publishAll()
-	if _, err := d.write.Exec(`UPDATE journal SET at_us = at_us + 1 WHERE position = 2`); err != nil {
+	send()
+	send()
+	d.now = d.now.AddDate(0, 0, 1)
+	send()
+	send()
+	send()
+	if r := d.prune(d.now, nil); r.Records != 2 {
+		t.Fatalf("removed %d records, want 2", r.Records)
+	}
+	refuses := func(what string, want error) {
+		t.Helper()
+		_, err := d.Prune(t.Context(), PruneOptions{Before: d.now.AddDate(0, 0, 5), Key: pruneKey})
+		if !errors.Is(err, want) {
+			t.Errorf("%s: got %v, want %v", what, err, want)
+		}
+		if n := d.records(); n != 3 {
+			t.Errorf("%s: records left: got %d, want 3", what, n)
+		}
+	}
+	forgotten, err := connect(basePath(d.path), "rw", 1)
+	if err != nil {
 		t.Fatal(err)
 	}
-	_, err := d.Prune(t.Context(), PruneOptions{Before: d.now.AddDate(0, 0, 5), Key: pruneKey})
-	if !errors.Is(err, odometer.ErrConflict) {
-		t.Errorf("got %v, want %v", err, odometer.ErrConflict)
+	if _, err := forgotten.Exec(`DELETE FROM epochs`); err != nil {
+		t.Fatal(err)
 	}
-	if n := d.records(); n != 5 {
-		t.Errorf("records left: got %d, want 5", n)
+	if err := forgotten.Close(); err != nil {
+		t.Fatal(err)
 	}
+	refuses("the base has forgotten the epoch", odometer.ErrConflict)
+	if _, err := d.write.Exec(`UPDATE journal SET at_us = at_us + 1 WHERE position = 3`); err != nil {
+		t.Fatal(err)
+	}
+	refuses("a record is damaged", ErrDamaged)
 }
 
 // TestPruningIsInterrupted fails and kills pruning at every point; the next
