@@ -7,14 +7,13 @@ var spoolBugs = []bug{
 		`	took := time.Since(start)`,
 		"spool.TestKillAtEveryCall"},
 	{"the name of a new segment is not synced", "spool/append.go",
-		`	return s.fs.SyncDir(s.dir)
-}
-
-// copyDoubtful`,
-		`	return nil
-}
-
-// copyDoubtful`,
+		`	if err := f.Sync(); err != nil {
+		return err
+	}
+	return s.fs.SyncDir(s.dir)
+}`,
+		`	return f.Sync()
+}`,
 		"spool.TestKillAtEveryCall"},
 	{"a file gets its name before it is synced", "spool/ack.go",
 		`		if err := f.Sync(); err != nil { // before the rename: the name must never stand for half of it
