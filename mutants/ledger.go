@@ -137,8 +137,8 @@ var ledgerBugs = []bug{
 		`	f.spools[k] = position`,
 		"ledger.TestReceipts"},
 	{"a restored ledger does not say so", "ledger/generation.go",
-		`		if _, err := f.exec(`+"`UPDATE meta SET value = ? WHERE key = 'generation'`"+`, text); err != nil {`,
-		`		if _, err := f.exec(`+"`UPDATE meta SET value = value WHERE key = 'generation' AND value <> ?`"+`, text); err != nil {`,
+		`		if _, err := f.exec(` + "`UPDATE meta SET value = ? WHERE key = 'generation'`" + `, text); err != nil {`,
+		`		if _, err := f.exec(` + "`UPDATE meta SET value = value WHERE key = 'generation' AND value <> ?`" + `, text); err != nil {`,
 		"ledger.TestReceipts"},
 
 	// Hours and owners.
