@@ -1,5 +1,7 @@
 package odometer
 
+import "slices"
+
 // What becomes of an event that is received. Every event received has exactly
 // one of these; received = recorded + covered + duplicate + quarantined + held.
 type Outcome string
@@ -44,6 +46,20 @@ type UsageQuery struct {
 	User     UserID
 	Org      OrgID
 	GroupBy  []GroupBy // several combine: one row for each combination
+	// Top, where it is not 0, asks for the rows with the most of TopBy only: so
+	// many of them at most, in that order.
+	Top   int
+	TopBy Quantity
+}
+
+// Rank returns the rows that q asks for, in order, from all of them, in the
+// order of an answer without Top. Rows with as much stay in that order.
+func (q *UsageQuery) Rank(rows []UsageRow) []UsageRow {
+	if q.Top == 0 {
+		return rows
+	}
+	slices.SortStableFunc(rows, func(a, b UsageRow) int { return b.Totals[q.TopBy].Cmp(a.Totals[q.TopBy]) })
+	return rows[:min(q.Top, len(rows))]
 }
 
 // UsageRow is the sum of usage over one group. Fields that are not grouped by

@@ -36,7 +36,7 @@ func TestClientSpeaksToServer(t *testing.T) {
 	}
 
 	f.Hear(api.SampleEvent("vm-1", 3, ada), api.Now.Add(-time.Second))
-	usage, err := c.Usage(ctx, client.UsageQuery{From: "-24h", GroupBy: []string{"instance", "user"}})
+	usage, err := c.Usage(ctx, client.UsageQuery{From: "-24h", GroupBy: []string{"instance", "user"}, Top: 5, TopBy: "cpu_us"})
 	if err != nil || len(usage.Rows) != 1 || len(usage.Open) != 1 {
 		t.Fatalf("usage: got %+v, %v, want a row and an open one", usage, err)
 	}

@@ -186,7 +186,7 @@ func (m *InMemory) Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer
 	slices.SortFunc(all, func(a, b odometer.UsageRow) int {
 		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Org, b.Org), cmp.Compare(a.User, b.User), cmp.Compare(a.Instance, b.Instance))
 	})
-	return all, nil
+	return q.Rank(all), nil
 }
 
 func (m *InMemory) Entries(ctx context.Context, q odometer.EntryQuery) ([]odometer.Entry, string, error) {

@@ -68,6 +68,7 @@ func (s *server) getUsage(w http.ResponseWriter, r *http.Request) error {
 		GroupBy:  p.groups("group_by"),
 	}
 	q.From, q.To = p.span(defaultSpan[odometer.ByNothing])
+	q.Top, q.TopBy = p.top()
 	if err := p.done(); err != nil {
 		return err
 	}
@@ -169,6 +170,13 @@ func (s *server) usage(r *http.Request, q odometer.UsageQuery, now time.Time) (r
 	if s.Live != nil { // after what is recorded, as in getCurrent
 		open = openRows(s.Live.Open(q.Instance), q, now)
 	}
+	if q.Top != 0 { // of those alone
+		open = slices.DeleteFunc(open, func(o Row) bool {
+			return !slices.ContainsFunc(rows, func(r Row) bool {
+				return r.Instance == o.Instance && r.User == o.User && r.Org == o.Org && r.Start == o.Start
+			})
+		})
+	}
 	return rows, open, nil
 }
 
@@ -224,6 +232,27 @@ func (q *query) groups(name string) []odometer.GroupBy {
 		by = append(by, g)
 	}
 	return by
+}
+
+// mostTop is how many rows may be asked for by what they have most of: what a
+// person reads.
+const mostTop = 1000
+
+// top reads how many rows are wanted, 0 for all, and what they shall have most
+// of.
+func (q *query) top() (int, odometer.Quantity) {
+	top := q.number("top", 0, mostTop)
+	name := q.text("top_by")
+	if name == "" {
+		return top, odometer.CPU
+	}
+	by, ok := odometer.QuantityOf(name)
+	if !ok {
+		q.fail("top_by", "%q is no quantity, such as %s or %s", clip(name), odometer.CPU, odometer.Memory)
+	} else if top == 0 {
+		q.fail("top_by", "says nothing without top")
+	}
+	return top, by
 }
 
 // instant returns a time of the API's answers.

@@ -482,7 +482,8 @@ func (u *usageQuery) cutRecords(from, to int64, where string, args ...any) error
 	return nil
 }
 
-// result returns the rows in order of time, instance and owner.
+// result returns the rows in order of time, instance and owner, or the top ones
+// that were asked for.
 func (u *usageQuery) result() []odometer.UsageRow {
 	list := make([]odometer.UsageRow, 0, len(u.rows))
 	for _, r := range u.rows {
@@ -491,5 +492,5 @@ func (u *usageQuery) result() []odometer.UsageRow {
 	slices.SortFunc(list, func(a, b odometer.UsageRow) int {
 		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.Org, b.Org), cmp.Compare(a.User, b.User))
 	})
-	return list
+	return u.Rank(list)
 }

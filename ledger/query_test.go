@@ -35,6 +35,9 @@ func TestUsageIsTheFoldOfTheEntries(t *testing.T) {
 			if q.To-q.From < 2 {
 				continue
 			}
+			top := q
+			top.Top, top.TopBy = rapid.IntRange(1, 4).Draw(rt, "top"), rapid.SampledFrom([]odometer.Quantity{odometer.CPU, odometer.NetworkEgress}).Draw(rt, "by")
+			compareTop(rt, top, d.usage(top), got)
 			// Adjoining ranges add up to the whole.
 			at := drawTime(rt, "cut", q.From+1, q.To-1)
 			first, second := q, q
@@ -304,6 +307,26 @@ func slowUsage(entries []odometer.Entry, q odometer.UsageQuery) map[usageKey]*od
 		}
 	}
 	return rows
+}
+
+// compareTop checks that an answer has the rows with the most among all.
+func compareTop(rt *rapid.T, q odometer.UsageQuery, answer, all []odometer.UsageRow) {
+	if len(answer) != min(q.Top, len(all)) {
+		rt.Fatalf("%+v: got %d rows of %d", q, len(answer), len(all))
+	}
+	for i, r := range answer {
+		if !slices.Contains(all, r) {
+			rt.Fatalf("%+v: row %+v is none of all", q, r)
+		}
+		if i > 0 && answer[i-1].Totals[q.TopBy].Cmp(r.Totals[q.TopBy]) < 0 {
+			rt.Fatalf("%+v: row %d has more than the one before", q, i)
+		}
+	}
+	for _, r := range all {
+		if len(answer) > 0 && !slices.Contains(answer, r) && r.Totals[q.TopBy].Cmp(answer[len(answer)-1].Totals[q.TopBy]) > 0 {
+			rt.Fatalf("%+v: row %+v has more than the last and is left out", q, r)
+		}
+	}
 }
 
 // compareUsage compares an answer with what is wanted; rows in which nothing

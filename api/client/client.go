@@ -63,12 +63,18 @@ type UsageQuery struct {
 	User     string
 	Org      string
 	GroupBy  []string
+	Top      int    // 0 for all
+	TopBy    string // "" for cpu_us
 }
 
 // Usage returns what is recorded and what is still open.
 func (c *Client) Usage(ctx context.Context, q UsageQuery) (api.UsageAnswer, error) {
 	var a api.UsageAnswer
-	err := c.get(ctx, "/api/v1/usage", values("from", q.From, "to", q.To, "instance", q.Instance,
+	top := ""
+	if q.Top != 0 {
+		top = strconv.Itoa(q.Top)
+	}
+	err := c.get(ctx, "/api/v1/usage", values("top", top, "top_by", q.TopBy, "from", q.From, "to", q.To, "instance", q.Instance,
 		"user", q.User, "org", q.Org, "group_by", strings.Join(q.GroupBy, ",")), &a)
 	return a, err
 }

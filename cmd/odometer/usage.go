@@ -19,6 +19,8 @@ type usageConfig struct {
 	From, To            string // RFC 3339 or relative to the server's clock
 	Instance, User, Org string
 	GroupBy             []string
+	Top                 int // 0 for all
+	TopBy               string
 	JSON                bool
 }
 
@@ -43,7 +45,8 @@ On a terminal the units are a person's: GiB-hours for memory and storage. On a
 pipe, and with --json, amounts are exact integers in the units that their names
 end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 		Example: `  odometer usage list --from -1h
-  odometer usage list --from 2026-01-01 --to 2026-02-01 --group-by user --json`,
+  odometer usage list --from 2026-01-01 --to 2026-02-01 --group-by user --json
+  odometer usage list --from -7d --group-by user --top 20 --top-by memory_mib_s`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, g := range c.GroupBy {
@@ -57,6 +60,7 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 			}
 			answer, err := api.Usage(cmd.Context(), client.UsageQuery{
 				From: c.From, To: c.To, Instance: c.Instance, User: c.User, Org: c.Org, GroupBy: c.GroupBy,
+				Top: c.Top, TopBy: c.TopBy,
 			})
 			if err != nil {
 				return err
@@ -75,6 +79,8 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 	flags.StringVar(&c.User, "user", "", "only what this user is charged")
 	flags.StringVar(&c.Org, "org", "", "only what this organisation is charged")
 	flags.StringSliceVar(&c.GroupBy, "group-by", []string{string(odometer.ByInstance)}, "one row for each "+joinWords(groups))
+	flags.IntVar(&c.Top, "top", 0, "only so many rows, those with the most of --top-by; 0 for all")
+	flags.StringVar(&c.TopBy, "top-by", "", "what --top goes by, as --json names it (default cpu_us)")
 	flags.BoolVar(&c.JSON, "json", false, "as JSON")
 	c.register(flags, s.env)
 	list.RegisterFlagCompletionFunc("group-by", cobra.FixedCompletions(words(groups), cobra.ShellCompDirectiveNoFileComp))
