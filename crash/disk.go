@@ -71,8 +71,21 @@ func newDir() *node {
 	return &node{dir: true, names: map[string]*node{}, now: map[string]*node{}}
 }
 
-// newDisk returns the disk on which the directory does not exist yet.
-func newDisk() *disk { return &disk{root: newDir(), nodes: map[uint64]*node{}} }
+// newDisk returns a disk with what is there, durably: nothing, as a rule. Files
+// are known by their inodes.
+func newDisk(there state, inodes map[string]uint64) *disk {
+	d := &disk{root: newDir(), nodes: map[uint64]*node{}}
+	for _, name := range slices.Sorted(maps.Keys(there)) { // a directory before what is in it
+		n := newDir()
+		if there[name] != nil {
+			n = &node{content: slices.Clone(there[name])}
+		}
+		d.nodes[inodes[name]] = n
+		in, base := d.find(path.Dir(name)), path.Base(name)
+		in.names[base], in.now[base] = n, n
+	}
+	return d
+}
 
 // find returns what has a name now.
 func (d *disk) find(name string) *node {

@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -37,15 +39,17 @@ type powerOptions struct {
 	only     func(calls int, f fate) bool // of those that are drawn; nil for all
 }
 
-// recording is a server run with everything that it did to its directory and
+// recording is a server's run with everything that it did to its directory and
 // everything that it promised.
 type recording struct {
 	plan     *plan
+	before   state             // what the directory had before
+	inodes   map[string]uint64 // of that
 	calls    []*trace.Call
 	receipts []promised
-	answers  []int // calls that had returned when an answer to posted events left
-	feed     string
-	loads    truth // what the agents' events say, without those by hand
+	answers  []int  // calls that had returned when an answer to posted events left
+	feed     string // the agent's directory at the end; "" in a run without one
+	loads    truth  // what must be there in the end; without what was posted by hand, which nobody sends again
 }
 
 // promised is a receipt that left the process after so many calls.
@@ -54,16 +58,16 @@ type promised struct {
 	receipt odometer.Receipt
 }
 
-// record plays the server's canonical run and records it. The recording is
+// record plays a server's canonical run and records it. The recording is
 // proved on the run itself: applied to an empty disk it must give the directory
 // that the run left, to the byte.
-func record(ctx context.Context, binary, dir string) (*recording, error) {
-	p := &plan{run: serverRun, binary: binary, dir: dir, template: filepath.Join(dir, "template")}
+func record(ctx context.Context, r *run, binary, dir string) (*recording, error) {
+	p := &plan{run: r, binary: binary, dir: dir, template: filepath.Join(dir, "template")}
 	if err := os.MkdirAll(p.template, 0o700); err != nil {
 		return nil, err
 	}
 	var err error
-	if p.truth, err = serverRun.prepare(ctx, binary, p.template); err != nil {
+	if p.truth, err = r.prepare(ctx, binary, p.template); err != nil {
 		return nil, err
 	}
 	rec := &recording{plan: p, loads: merge(p.truth)}
@@ -74,6 +78,9 @@ func record(ctx context.Context, binary, dir string) (*recording, error) {
 		return nil, err
 	}
 	defer a.close()
+	if err := rec.begin(a.data()); err != nil {
+		return nil, err
+	}
 	a.start = func(args ...string) (*process, error) {
 		before := len(rec.calls)
 		return launchTraced(trace.Options{
@@ -85,25 +92,50 @@ func record(ctx context.Context, binary, dir string) (*recording, error) {
 			Sent: func(calls int, data []byte) { rec.sent(before+calls, data) },
 		}, binary, args...)
 	}
-	if err := serverRun.play(ctx, a); err != nil {
+	reached := map[string]bool{}
+	a.between = func() error { return r.reach(ctx, a.dir, rec.calls, reached) }
+	if err := r.play(ctx, a); err != nil {
 		return nil, err
 	}
-	if err := rec.prove(a.data()); err != nil { // before anybody looks into the ledger, which touches its files
+	if err := rec.prove(a.data()); err != nil {
 		return nil, err
 	}
-	missed, err := serverRun.missed(ctx, a.dir, rec.calls)
-	if err == nil && len(missed) > 0 {
-		err = fmt.Errorf("it proves nothing about what did not happen in it: %q", missed)
-	}
-	if err != nil {
+	if err := r.reach(ctx, a.dir, rec.calls, reached); err != nil {
 		return nil, err
 	}
-	if len(rec.receipts) == 0 || len(rec.answers) == 0 {
-		return nil, fmt.Errorf("the run gave out %d receipts and %d answers", len(rec.receipts), len(rec.answers))
+	if err := r.complete(reached); err != nil {
+		return nil, err
 	}
-	rec.feed = a.near("feed")
+	if _, err := os.Stat(a.near("feed")); err == nil {
+		rec.feed = a.near("feed")
+		if len(rec.receipts) == 0 || len(rec.answers) == 0 {
+			return nil, fmt.Errorf("the run gave out %d receipts and %d answers", len(rec.receipts), len(rec.answers))
+		}
+	}
 	return rec, nil
 }
+
+// begin notes what the directory has before the run.
+func (rec *recording) begin(dir string) (err error) {
+	rec.before, rec.inodes = state{}, map[string]uint64{}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if rec.before, err = read(dir); err != nil {
+		return err
+	}
+	for name := range rec.before {
+		var st syscall.Stat_t
+		if err := syscall.Lstat(filepath.Join(dir, name), &st); err != nil {
+			return err
+		}
+		rec.inodes[name] = st.Ino
+	}
+	return nil
+}
+
+// disk returns the disk as it was before the run.
+func (rec *recording) disk() *disk { return newDisk(rec.before, rec.inodes) }
 
 // sent looks for promises in what goes to a socket.
 func (rec *recording) sent(calls int, data []byte) {
@@ -127,7 +159,7 @@ func (rec *recording) sent(calls int, data []byte) {
 
 // prove compares the recording with what the run left.
 func (rec *recording) prove(dir string) error {
-	d := newDisk()
+	d := rec.disk()
 	for _, c := range rec.calls {
 		if err := d.apply(c); err != nil {
 			return err
@@ -177,7 +209,7 @@ func (rec *recording) outages(o powerOptions, each func(*outage) bool) (exist, d
 		from, to := k*exist/want, (k+1)*exist/want
 		chosen[first*len(fates)+from+draw.IntN(to-from)] = true
 	}
-	d, seen := newDisk(), map[uint64]bool{}
+	d, seen := rec.disk(), map[uint64]bool{}
 	receipts, answers := 0, 0
 	var last *odometer.Receipt
 	for n := 0; ; n++ {
@@ -233,10 +265,30 @@ func power(ctx context.Context, o powerOptions) error {
 	if err != nil {
 		return err
 	}
-	begin := time.Now()
-	rec, err := record(ctx, binary, filepath.Join(dir, "recording"))
+	all, err := allRuns()
 	if err != nil {
-		return fmt.Errorf("record the canonical run: %w", err)
+		return err
+	}
+	var failed error
+	sample := o.Sample
+	for _, r := range all {
+		if r.server != "data" {
+			continue // what the agent keeps is not SQLite's or JetStream's
+		}
+		if o.Sample = sample; r != serverRun {
+			o.Sample = (sample + 3) / 4 // it is simpler
+		}
+		failed = errors.Join(failed, powerOf(ctx, r, binary, filepath.Join(dir, r.name), o))
+	}
+	return failed
+}
+
+// powerOf cuts the power in one run.
+func powerOf(ctx context.Context, run *run, binary, dir string, o powerOptions) error {
+	begin := time.Now()
+	rec, err := record(ctx, run, binary, filepath.Join(dir, "recording"))
+	if err != nil {
+		return fmt.Errorf("record the canonical run of the %s: %w", run.name, err)
 	}
 	synced := 0
 	for _, c := range rec.calls {
@@ -244,8 +296,8 @@ func power(ctx context.Context, o powerOptions) error {
 			synced++
 		}
 	}
-	fmt.Fprintf(o.Out, "recorded %d calls (%d fsyncs), %d receipts, %d answers; replayed they give the directory to the byte\n",
-		len(rec.calls), synced, len(rec.receipts), len(rec.answers))
+	fmt.Fprintf(o.Out, "%s: recorded %d calls (%d fsyncs), %d receipts, %d answers; replayed they give the directory to the byte\n",
+		run.name, len(rec.calls), synced, len(rec.receipts), len(rec.answers))
 	r, err := rec.cut(ctx, filepath.Join(dir, "cuts"), o)
 	r.report(o.Out, time.Since(begin)) // also of what was done before it was interrupted
 	if err != nil {
@@ -343,9 +395,6 @@ func (rec *recording) recover(ctx context.Context, dir string, cut *outage) erro
 	if err := cut.state.write(data); err != nil {
 		return err
 	}
-	if err := rec.agentAsOf(cut, filepath.Join(dir, "feed")); err != nil {
-		return fmt.Errorf("the agent's spool: %w", err)
-	}
 	if cut.whole {
 		if err := rec.recoverWhole(ctx, filepath.Join(dir, "whole"), cut); err != nil {
 			return fmt.Errorf("the whole program: %w", err)
@@ -359,7 +408,12 @@ func (rec *recording) recover(ctx context.Context, dir string, cut *outage) erro
 		return err
 	}
 	defer l.Close()
-	if err := rec.resend(ctx, dir, l); err != nil {
+	if rec.feed != "" {
+		err = errors.Join(rec.agentAsOf(cut, filepath.Join(dir, "feed")), rec.resend(ctx, dir, l))
+	} else {
+		err = l.Tick(ctx) // as the server does when it starts
+	}
+	if err != nil {
 		return err
 	}
 	usage, err := usageOf(ctx, l)
@@ -370,7 +424,7 @@ func (rec *recording) recover(ctx context.Context, dir string, cut *outage) erro
 		return err
 	}
 	if why := rec.loads.differs(usage); why != "" {
-		return errors.New("once everything is sent again the usage is wrong: " + why)
+		return errors.New("in the end the usage is wrong: " + why)
 	}
 	_, err = audited(ctx, data)
 	return err
@@ -441,13 +495,18 @@ func (rec *recording) recoverWhole(ctx context.Context, dir string, cut *outage)
 	if err := copyTree(rec.plan.template, dir); err != nil {
 		return err
 	}
-	a := &attempt{run: serverRun, binary: rec.plan.binary, dir: dir, truth: rec.plan.truth, again: true}
+	a := &attempt{run: rec.plan.run, binary: rec.plan.binary, dir: dir, truth: rec.plan.truth, again: true}
 	defer a.close()
 	a.start = func(args ...string) (*process, error) { return launch(a.binary, args...) }
-	if err := errors.Join(cut.state.write(a.data()), rec.agentAsOf(cut, a.near("feed"))); err != nil {
+	if err := errors.Join(os.RemoveAll(a.data()), cut.state.write(a.data())); err != nil {
 		return err
 	}
-	if err := serverRun.play(ctx, a); err != nil {
+	if rec.feed != "" {
+		if err := rec.agentAsOf(cut, a.near("feed")); err != nil {
+			return err
+		}
+	}
+	if err := rec.plan.run.play(ctx, a); err != nil {
 		return err
 	}
 	_, err := audited(ctx, a.data())

@@ -19,7 +19,7 @@ var recorded = sync.OnceValues(func() (*recording, error) {
 		return nil, err
 	}
 	atEnd = append(atEnd, func() { os.RemoveAll(dir) })
-	return record(bg, binary, filepath.Join(dir, "recording"))
+	return record(bg, serverRun, binary, filepath.Join(dir, "recording"))
 })
 
 func theRecording(t *testing.T) *recording {
@@ -44,6 +44,31 @@ func TestPowerCuts(t *testing.T) {
 	}
 	if r.tested < 8 || r.whole == 0 {
 		t.Errorf("got %d states tested and %d with the whole program, want some", r.tested, r.whole)
+	}
+}
+
+// TestPowerCutsDuringMigration does the same while an older ledger is brought
+// to this version.
+func TestPowerCutsDuringMigration(t *testing.T) {
+	all, err := allRuns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range all[len(runs):] {
+		rec, err := record(t.Context(), r, binary, memory(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := rec.cut(t.Context(), memory(t), powerOptions{Sample: 12, Whole: 6, Seed: 1, Parallel: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range c.failed {
+			t.Errorf("%s: %s", r.name, f)
+		}
+		if c.tested < 6 || c.whole == 0 {
+			t.Errorf("%s: got %d states tested and %d with the whole program, want some", r.name, c.tested, c.whole)
+		}
 	}
 }
 
@@ -153,7 +178,7 @@ func TestDisk(t *testing.T) {
 		{"a call that failed", []*trace.Call{open, {Op: trace.Open, Path: "c", File: b, Created: true, Err: 28}}, "everything", state{"a": []byte{}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d := newDisk()
+			d := newDisk(nil, nil)
 			for _, call := range c.calls {
 				if err := d.apply(call); err != nil {
 					t.Fatal(err)
@@ -166,7 +191,7 @@ func TestDisk(t *testing.T) {
 			}
 		})
 	}
-	if err := newDisk().apply(&trace.Call{Op: trace.Other, Path: "a"}); err == nil {
+	if err := newDisk(nil, nil).apply(&trace.Call{Op: trace.Other, Path: "a"}); err == nil {
 		t.Error("a call that is not understood: got no error")
 	}
 }
