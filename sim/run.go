@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -43,6 +44,11 @@ func simulate(seed uint64, dir string, out io.Writer) (r result) {
 	defer os.RemoveAll(dir)
 	w := newWorld(seed, dir, out)
 	defer w.close()
+	defer func() {
+		if why := recover(); why != nil { // the seed is what tells how to get there again
+			r = result{seed: seed, broken: []string{fmt.Sprintf("panic: %v\n%s", why, debug.Stack())}}
+		}
+	}()
 	w.set()
 	w.run(w.busy, nil)
 	w.settle()
@@ -87,7 +93,7 @@ func (w *world) set() {
 	}
 	// Some runs cross the edge of an hour.
 	w.base = 1763881200*second + r.Int64N(24)*odometer.HourMicros - r.Int64N(10*minute)
-	w.busy = w.between(20*second, 4*minute)
+	w.busy = w.between(20*second, 3*minute)
 	w.interval = time.Duration(w.between(2, 30)) * time.Second
 	w.truth = newTruth(w)
 	w.broker = &broker{w: w}

@@ -66,7 +66,7 @@ func (s *server) start() {
 			w.wrong("the ledger does not open any more: %v", err)
 			return
 		}
-		w.after(second, s.start)
+		w.after(5*second, s.start)
 		return
 	}
 	s.frames = odometer.FrameFormatBinary
