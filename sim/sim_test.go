@@ -50,14 +50,14 @@ func TestSeeds(t *testing.T) {
 	}
 }
 
-// A few hundred seeds hold, and reach every kind of fault.
+// Some hundred seeds hold, and reach every kind of fault.
 func TestSimulation(t *testing.T) {
-	seeds := 300
-	if testing.Short() {
+	seeds := 200
+	if testing.Short() || raceEnabled { // one goroutine at a time: there is no race to find
 		seeds = 60
 	}
 	var out, log bytes.Buffer
-	c := campaign{first: 1_000_000, seeds: seeds, check: 25, workers: 2, dir: memoryDir(), out: &out, log: &log}
+	c := campaign{first: 1_000_000, seeds: seeds, check: 20, workers: 2, dir: memoryDir(), out: &out, log: &log}
 	if c.run() != 0 {
 		t.Errorf("%s%s", log.String(), out.String())
 	}
