@@ -32,6 +32,8 @@ const (
 	// firstKey names in a stream's metadata the number of the first message
 	// that a feed published to it since it emptied it.
 	firstKey = "odometer-first"
+	// readIdle is when the server forgets who read the stream back.
+	readIdle = 30 * time.Second
 	// lagEvery is how often entries are counted while the feed is behind.
 	lagEvery = 2 * time.Second
 )
@@ -330,8 +332,11 @@ func (f *Feed) readBack(ctx context.Context, at *end, first uint64) error {
 	if from > at.seq {
 		return nil
 	}
-	consumer, err := at.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, HeadersOnly: true,
+	// Not the client's ordered consumer: where the stream vanishes under it, it
+	// tries on for ever and heeds no context.
+	consumer, err := at.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true,
+		MemoryStorage: true, Replicas: 1, InactiveThreshold: readIdle,
 	})
 	if err != nil {
 		return unavailable("read "+UsageStream+" back", err)
@@ -339,29 +344,45 @@ func (f *Feed) readBack(ctx context.Context, at *end, first uint64) error {
 	if consumer.CachedInfo().NumPending == 0 {
 		return f.readToEnd(ctx, at, from-1)
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(2000))
-	if err != nil {
-		return unavailable("read "+UsageStream+" back", err)
-	}
-	defer messages.Stop()
-	for {
-		next, cancel := context.WithTimeout(ctx, dialTimeout)
-		m, err := messages.Next(jetstream.NextContext(next))
-		cancel()
+	for n := uint64(0); ; {
+		last, more, err := f.readSome(ctx, at, consumer, &n)
 		if err != nil {
 			return unavailable("read "+UsageStream+" back", err)
 		}
+		if !more {
+			return f.readToEnd(ctx, at, last)
+		}
+	}
+}
+
+// readSome notes what one pull brings, and returns the last message and whether
+// there are more. n counts the deliveries, which have to be without a gap.
+func (f *Feed) readSome(ctx context.Context, at *end, consumer jetstream.Consumer, n *uint64) (last uint64, more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	batch, err := consumer.Fetch(feedBatch, jetstream.FetchContext(ctx))
+	if err != nil {
+		return 0, false, err
+	}
+	for m := range batch.Messages() {
 		meta, err := m.Metadata()
 		if err != nil {
-			return fmt.Errorf("queue: read %s back: %w", UsageStream, err)
+			return 0, false, err
+		}
+		if *n++; meta.Sequence.Consumer != *n {
+			return 0, false, fmt.Errorf("delivery %d came in the place of %d", meta.Sequence.Consumer, *n)
 		}
 		if id, ok := parseEntryID(m.Headers().Get(jetstream.MsgIDHeader)); ok {
 			at.hold[id.Partition] = max(at.hold[id.Partition], id.Number)
 		}
-		if meta.NumPending == 0 || meta.Sequence.Stream >= at.seq {
-			return f.readToEnd(ctx, at, meta.Sequence.Stream)
+		if last = meta.Sequence.Stream; meta.NumPending == 0 || last >= at.seq {
+			return last, false, nil
 		}
 	}
+	if last == 0 {
+		return 0, false, errors.Join(errors.New("nothing comes"), batch.Error(), ctx.Err())
+	}
+	return last, true, nil
 }
 
 // readToEnd makes sure that the stream holds nothing behind message last. A
