@@ -59,6 +59,10 @@ const (
 	// lastAttempts is how often the last records are offered to the spool
 	// before Run gives up.
 	lastAttempts = 3
+	// retryMost bounds the wait before records that the spool did not take are
+	// offered again, which begins with a tick and doubles: a disk that is full
+	// for days is not worth an attempt at every tick.
+	retryMost = 2 * time.Minute
 )
 
 // Options of an [Agent]. Source, Meter and Spool are required.
@@ -87,6 +91,8 @@ type Agent struct {
 
 	// Of the goroutine of Run.
 	pending   []odometer.Record
+	retryAt   time.Time                    // when they are offered again
+	wait      time.Duration                // before that, after the last attempt; 0 after one that did not fail
 	unwatched map[odometer.InstanceID]bool // restored, and not read since
 
 	// metering guards the meter: Run holds it for one reading at a time.
@@ -207,7 +213,7 @@ func (a *Agent) restore(ctx context.Context) {
 
 // tick samples once and stores what follows.
 func (a *Agent) tick() {
-	readings := int64(0)
+	readings, before := int64(0), len(a.pending)
 	err := a.opts.Source.Sample(func(r *odometer.Reading) {
 		readings++
 		a.observe(r)
@@ -222,7 +228,24 @@ func (a *Agent) tick() {
 		a.live.Sampled = a.opts.Clock.Now()
 	}
 	a.mu.Unlock()
-	a.store()
+	if left := a.retryAt.Sub(a.opts.Clock.Now()); left <= 0 || left > retryMost { // or the clock was set back
+		_ = a.store() // it is seen in live, and tried again
+		return
+	}
+	if len(a.pending) > before {
+		a.pending = a.compacted(a.pending)
+		a.mu.Lock()
+		a.live.Pending = len(a.pending)
+		a.mu.Unlock()
+	}
+}
+
+// compacted merges what must wait.
+func (a *Agent) compacted(rs []odometer.Record) []odometer.Record {
+	if rs = compact(rs, false); len(rs) > a.opts.MaxPending {
+		rs = compact(rs, true)
+	}
+	return rs
 }
 
 func (a *Agent) observe(r *odometer.Reading) {
@@ -274,12 +297,11 @@ func (a *Agent) store() error {
 		last = new(*last)
 	}
 	if err != nil {
-		rest = compact(rest, false)
-		if len(rest) > a.opts.MaxPending {
-			rest = compact(rest, true)
-		}
-		a.pending = rest
+		a.pending = a.compacted(rest)
+		a.wait = min(max(2*a.wait, Tick), retryMost)
+		a.retryAt = a.opts.Clock.Now().Add(a.wait)
 	} else {
+		a.wait, a.retryAt = 0, time.Time{}
 		clear(a.pending)
 		a.pending = a.pending[:0]
 	}

@@ -217,7 +217,7 @@ func TestAFailingSpoolCostsResolutionOnly(t *testing.T) {
 			t.Errorf("after hours: %d pending, want no more than the limit and a tick", l.Pending)
 		}
 		down.Store(false)
-		time.Sleep(10 * time.Second)
+		time.Sleep(retryMost + 10*time.Second)
 		synctest.Wait()
 		if l := a.Live(); l.SpoolErr != nil || l.Pending != 0 {
 			t.Errorf("when it is back: %+v", l)
@@ -231,8 +231,50 @@ func TestAFailingSpoolCostsResolutionOnly(t *testing.T) {
 				t.Errorf("%s used %d µs, want %d", name, got, want)
 			}
 		}
-		if got := len(s.events()) - before; got > 60 {
+		if got := len(s.events()) - before; got > 300 {
 			t.Errorf("%d events for hours that were merged", got)
+		}
+	})
+}
+
+// A spool with space for a few records only takes the oldest ones, and the
+// others when there is more.
+func TestAFullSpoolTakesWhatFits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, s := newFleet("vm-1", "vm-2", "vm-3"), &memSpool{}
+		room := 3
+		s.fail = func(_ int, rs []odometer.Record) error {
+			if room -= len(rs); room < 0 {
+				room += len(rs)
+				return fmt.Errorf("full: %w", odometer.ErrUnavailable)
+			}
+			return nil
+		}
+		a, err := New(Options{Source: f, Meter: newMeter(30 * time.Second), Spool: s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- a.Run(ctx) }()
+		for _, more := range []int{0, 2, 0, 1, 4, 100} {
+			time.Sleep(65 * time.Minute)
+			synctest.Wait()
+			room += more
+		}
+		time.Sleep(2 * retryMost)
+		synctest.Wait()
+		if l := a.Live(); l.Pending != 0 || l.SpoolErr != nil {
+			t.Errorf("with room enough %d records wait, %v", l.Pending, l.SpoolErr)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		for _, name := range f.names {
+			if got, want := sum(t, s, name).Vector[odometer.CPU], f.cpu(f.samples[len(f.samples)-1]); got != want {
+				t.Errorf("%s used %d µs, want %d", name, got, want)
+			}
 		}
 	})
 }

@@ -3,16 +3,25 @@ package agent
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"example.org/odometer"
 )
 
-// appendRecords stores the records by one Append. Where the spool refuses one
-// of them for what it is, each is offered by itself, and what is refused then
-// goes to refuse. Rest is what was not stored because of err.
+// appendRecords stores the records by one Append. Where there is no space for
+// all of them, the older half is offered by itself, and so on. Where the spool
+// refuses one of them for what it is, each is offered by itself, and what is
+// refused then goes to refuse. Rest is what was not stored because of err.
 func appendRecords(s Spool, rs []odometer.Record, refuse func(error)) (stored, rest []odometer.Record, err error) {
 	if err = s.Append(rs); err == nil {
 		return rs, nil, nil
+	}
+	if half := len(rs) / 2; errors.Is(err, odometer.ErrUnavailable) && half > 0 {
+		if stored, rest, err = appendRecords(s, rs[:half], refuse); err != nil {
+			return stored, rs[half-len(rest):], err
+		}
+		more, rest, err := appendRecords(s, rs[half:], refuse)
+		return slices.Concat(stored, more), rest, err
 	}
 	if !errors.Is(err, odometer.ErrInvalid) {
 		return nil, rs, err

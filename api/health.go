@@ -68,6 +68,8 @@ type SpoolFacts struct {
 	Limit    int64     // of Bytes, 0 for none
 	Oldest   time.Time // when the oldest record was accepted, zero when empty
 	Accepted time.Time // the last accepted record
+	Full     bool      // the disk or the limit is reached: it makes room by joining periods
+	Waiting  int       // records that wait in memory because it accepts none
 	Err      string    // why it accepts nothing any more
 }
 
@@ -86,6 +88,7 @@ type QueueFacts struct {
 	Since     time.Time // when it became so
 	Pending   int64     // messages that wait for the ledger, -1 where that is not known
 	Err       string
+	Store     string // why its own store takes nothing, "" while it does or is elsewhere
 }
 
 // LedgerFacts are about the ledger's file.
@@ -226,6 +229,13 @@ func judgeSpool(s *SpoolFacts, now time.Time) Component {
 	if s.Err != "" {
 		v.complain(Failed, "%s", s.Err)
 	}
+	if s.Waiting > 0 {
+		v.facts["waiting_in_memory"] = s.Waiting
+		v.complain(Degraded, "%d records wait in memory and are joined there", s.Waiting)
+	}
+	if s.Full && s.Err == "" {
+		v.complain(Degraded, "the disk or the limit is reached: periods are being joined to make room")
+	}
 	if waits := now.Sub(s.Oldest); !s.Oldest.IsZero() && waits > spoolOld {
 		v.complain(Degraded, "%d records wait for a receipt, the oldest for %s", s.Records, waits.Round(time.Second))
 	}
@@ -263,6 +273,9 @@ func judgeQueue(q *QueueFacts, now time.Time) Component {
 		last = now
 	} else {
 		v.complain(Failed, "not connected to the queue")
+	}
+	if q.Store != "" {
+		v.complain(Failed, "%s", q.Store)
 	}
 	if q.Pending >= 0 {
 		v.facts["pending_messages"] = q.Pending

@@ -31,6 +31,9 @@ func TestHealthFromFacts(t *testing.T) {
 		{"a spool just below", "spool", Facts{Spool: &SpoolFacts{Bytes: 799, Limit: 1000}}, OK, ""},
 		{"a spool that is nearly full", "spool", Facts{Spool: &SpoolFacts{Bytes: 950, Limit: 1000}}, Failed, "joined to make room"},
 		{"a spool without a limit is never full", "spool", Facts{Spool: &SpoolFacts{Bytes: 1 << 60}}, OK, ""},
+		{"a disk that is full, while joining helps", "spool", Facts{Spool: &SpoolFacts{Full: true}}, Degraded, "periods are being joined"},
+		{"a disk that is full and takes nothing", "spool", Facts{Spool: &SpoolFacts{Full: true, Waiting: 7, Err: "no space left on device"}}, Failed, "no space left on device; 7 records wait in memory"},
+		{"a store of the queue that is full", "queue", Facts{Queue: &QueueFacts{Connected: true, Store: "no space left on device"}}, Failed, "no space left on device"},
 		{"a disk that fails", "spool", Facts{Spool: &SpoolFacts{Err: "sync segment 3: input/output error"}}, Failed, "segment 3"},
 
 		{"nothing outstanding", "publisher", Facts{Publish: &PublishFacts{Breaker: "closed"}}, OK, ""},

@@ -43,10 +43,14 @@ func (s *Spool) coalesce() bool {
 		for i := range len(s.index.segs) - 1 {
 			ok, err := s.coalesceFrom(i, l)
 			if err != nil {
-				s.log.Error("merging failed", "segment", s.index.segs[i].name, "err", err)
+				if !s.unmerged { // a full disk may last
+					s.log.Error("merging failed", "segment", s.index.segs[i].name, "err", err)
+				}
+				s.unmerged = true
 				return false
 			}
 			if ok {
+				s.unmerged = false
 				return true
 			}
 		}

@@ -88,6 +88,7 @@ type Spool struct {
 	cursorLen    int    // entries in it
 	reserved     bool
 	unreserved   bool // there was no space for it, and that was said
+	unmerged     bool // merging failed, and that was said
 	reserveTried time.Time
 	buf          []byte
 	checks       checkpoints

@@ -25,11 +25,14 @@ type parts struct {
 	conn    func() *queue.Conn // returns nil while there is no connection yet
 	// why there is no connection yet; only called where conn returns nil.
 	unconnected func() error
-	ledger      *ledger.Ledger
-	ingest      *ingest.Ingest
-	entries     *entries
-	feed        *queue.Feed
-	live        *liveView
+	// store says whether the embedded queue stores messages; nil where the
+	// queue is elsewhere.
+	store   func() error
+	ledger  *ledger.Ledger
+	ingest  *ingest.Ingest
+	entries *entries
+	feed    *queue.Feed
+	live    *liveView
 	// interval between samples that are due.
 	interval time.Duration
 }
@@ -54,6 +57,7 @@ func (p *parts) Facts(ctx context.Context) api.Facts {
 		st := h.spool.Stats()
 		f.Spool = &api.SpoolFacts{
 			Records: st.Unacked, Bytes: st.Unfreed, Limit: st.MaxBytes, Oldest: st.Oldest, Err: reason(st.Err),
+			Full: st.Full, Waiting: live.Pending,
 		}
 		if last := live.Last; last != nil {
 			f.Spool.Accepted = time.UnixMicro(last.Span.End)
@@ -88,6 +92,9 @@ func (p *parts) queueFacts(ctx context.Context) *api.QueueFacts {
 	}
 	st := conn.Status()
 	f.Connected, f.Since, f.Err = st.Connected, st.Since, reason(st.Err)
+	if p.store != nil {
+		f.Store = reason(p.store())
+	}
 	if p.ledger != nil && st.Connected {
 		ctx, cancel := context.WithTimeout(ctx, backlogWithin)
 		defer cancel()

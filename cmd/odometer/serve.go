@@ -390,6 +390,9 @@ func (sv *server) parts() *parts {
 		live:     &liveView{heard: sv.heard, ledger: sv.ledger, now: time.Now},
 		interval: sampleEvery(sv.config.Interval),
 	}
+	if sv.nats != nil {
+		p.store = sv.nats.Health
+	}
 	if sv.host != nil {
 		p.publish = func() queue.PublisherStats { return sv.publish.Stats() }
 	}
