@@ -363,7 +363,7 @@ func (p *replay) covered(event string, ev *odometer.Event) {
 // checkpoint remembers where the newest checkpoint of an instance lies that
 // came without an event. A record that is repeated from its spool is not it.
 func (p *replay) checkpoint(r *row, index int, rec *odometer.Record) {
-	if r.spool != "" && rec.Position <= p.taken[spoolKey{r.sender, r.spool}] {
+	if r.frame.Spool != "" && rec.Position <= p.taken[spoolKey{r.sender, r.spool}] {
 		return
 	}
 	var c struct {

@@ -233,7 +233,9 @@ func (f *fold) advance(k spoolKey, position uint64, at int64) {
 // baseline remembers where the checkpoint of an instance lies that came
 // without an event. One that is sent again is not the newest any more.
 func (f *fold) baseline(w *work, index int, r *odometer.Record) error {
-	if k := (spoolKey{w.rec.partition, odometer.AgentID(w.rec.sender), odometer.SpoolID(w.rec.spool)}); k.spool != "" && r.Position <= f.spools[k] {
+	// A part of a frame for several partitions is written down without
+	// positions: nothing tells whether it is sent again.
+	if k := (spoolKey{w.rec.partition, odometer.AgentID(w.rec.sender), odometer.SpoolID(w.rec.spool)}); w.frame.Spool != "" && r.Position <= f.spools[k] {
 		return nil
 	}
 	instance, ok := checkpointInstance(r.Checkpoint)
