@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"runtime"
+	"sync"
 
 	"example.org/odometer"
 )
@@ -268,24 +270,103 @@ func (r *row) checkSpan(rep *Report) {
 	}
 }
 
+// readAhead is how many records lie between what reads the database and what
+// replays them: enough to keep every processor busy, and bounded.
+const readAhead = 32
+
+// ahead is a record that is examined by itself, before its turn comes.
+type ahead struct {
+	r     *row
+	prev  []byte  // hash of the record before it
+	found *Report // findings about this record alone
+	gone  bool    // it lies before the head of a pruned journal
+	whole bool    // it can be replayed
+	done  chan struct{}
+}
+
+// examine is the part of the work on a record that needs no other: most of it.
+func (h *ahead) examine() {
+	defer close(h.done)
+	r := h.r
+	if !bytes.Equal(r.hash, r.link(h.prev)) {
+		h.found.find("journal_chain", "%s: its hash does not follow from what it says and the record before it", r)
+	}
+	if r.checksum != r.sum() {
+		h.found.find("journal_checksum", "%s: its checksum is %d, what it says has %d: the ledger does not read it", r, r.checksum, r.sum())
+	}
+	if h.whole = r.read(h.found); h.whole {
+		r.checkSpan(h.found)
+	}
+}
+
 // readJournal calls do for every record of a partition, in order, after
-// checking its place in the chain. It returns the last position and entry.
+// checking its place in the chain. Records are decoded on every processor and
+// replayed on one.
 func (a *audit) readJournal(ctx context.Context, partition int64, do func(*row) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	work, turn := make(chan *ahead), make(chan *ahead, readAhead)
+	var readers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		readers.Go(func() {
+			for h := range work {
+				h.examine()
+			}
+		})
+	}
+	var read error
+	readers.Go(func() {
+		defer close(turn)
+		defer close(work)
+		var prev []byte
+		if h := a.heads[partition]; h != nil {
+			prev = h.hash
+		}
+		read = a.snap.each(ctx, func(rows *sql.Rows) error {
+			h := &ahead{r: new(row), prev: prev, found: newReport(), done: make(chan struct{})}
+			if err := h.r.scan(rows); err != nil {
+				return err
+			}
+			if h.gone = a.gone(partition, h.r.position); h.gone {
+				close(h.done)
+			} else {
+				prev = h.r.hash
+			}
+			select {
+			case turn <- h:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if !h.gone {
+				work <- h
+			}
+			return nil
+		}, `SELECT `+rowColumns+` FROM journal WHERE partition = ? ORDER BY position`, partition)
+	})
+	err := a.follow(partition, turn, do)
+	cancel()
+	for range turn { // what was read and is not wanted any more
+	}
+	readers.Wait()
+	if err == nil && read != nil {
+		err = fmt.Errorf("read the journal of partition %d: %w", partition, read)
+	}
+	return err
+}
+
+// follow takes the records in their order.
+func (a *audit) follow(partition int64, turn <-chan *ahead, do func(*row) error) error {
 	rep := a.report
 	var position, id int64
 	var entry uint64
-	var prev []byte
 	if h := a.heads[partition]; h != nil {
-		position, entry, prev = h.Position, h.Entry, h.hash
+		position, entry = h.Position, h.Entry
 	}
-	err := a.snap.each(ctx, func(rows *sql.Rows) error {
-		r := new(row)
-		if err := r.scan(rows); err != nil {
-			return err
-		}
-		if a.gone(partition, r.position) {
+	for h := range turn {
+		<-h.done
+		r := h.r
+		if h.gone {
 			a.tick()
-			return nil
+			continue
 		}
 		if r.position != position+1 {
 			rep.find("journal_position", "%s follows position %d", r, position)
@@ -296,25 +377,20 @@ func (a *audit) readJournal(ctx context.Context, partition int64, do func(*row) 
 		if r.firstEntry != a.nextEntry(r, entry) {
 			rep.find("journal_entries", "%s begins with entry %d after entry %d", r, r.firstEntry, entry)
 		}
-		if !bytes.Equal(r.hash, r.link(prev)) {
-			rep.find("journal_chain", "%s: its hash does not follow from what it says and the record before it", r)
+		for _, f := range h.found.Findings {
+			rep.find(f.Code, "%s", f.Detail)
 		}
-		if r.checksum != r.sum() {
-			rep.find("journal_checksum", "%s: its checksum is %d, what it says has %d: the ledger does not read it", r, r.checksum, r.sum())
-		}
-		position, id, prev = r.position, max(id, r.id), r.hash
+		position, id = r.position, max(id, r.id)
 		entry = r.firstEntry + r.entries - 1
 		rep.Records++
 		rep.Entries += int64(r.entries)
 		a.tick()
-		if !r.read(rep) {
-			return nil
+		if !h.whole {
+			continue
 		}
-		r.checkSpan(rep)
-		return do(r)
-	}, `SELECT `+rowColumns+` FROM journal WHERE partition = ? ORDER BY position`, partition)
-	if err != nil {
-		return fmt.Errorf("read the journal of partition %d: %w", partition, err)
+		if err := do(r); err != nil {
+			return err
+		}
 	}
 	return nil
 }
