@@ -52,6 +52,20 @@ type LedgerStatus struct {
 	Quarantine int64             `json:"quarantine"`
 	Counts     map[string]int64  `json:"counts"`      // received and each outcome
 	LastCommit *time.Time        `json:"last_commit"` // null before the first
+	// JournalFrom is the day from which on the journal is whole, absent where
+	// it was never pruned.
+	JournalFrom *time.Time `json:"journal_from,omitempty"`
+	// Generations after the first: the ledger was restored from a backup.
+	Generations []GenerationStatus `json:"generations,omitempty"`
+}
+
+// GenerationStatus says where a generation of the ledger begins.
+type GenerationStatus struct {
+	Generation uint64    `json:"generation"`
+	Began      time.Time `json:"began"`
+	// After is the ordinal of the last entry before it, by partition: what was
+	// published beyond it in an earlier generation is void.
+	After map[int]uint64 `json:"after"`
 }
 
 // AgentStatus is one agent as the server knows it.

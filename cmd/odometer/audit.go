@@ -94,6 +94,10 @@ func showAudit(s streams, r *audit.Report) error {
 		r.Entries, r.Recovered, r.Corrections, r.Instances, r.Epochs, r.GapSeconds)
 	_, err := fmt.Fprintf(s.out, "duplicated %d · lost %d · overlaps %d · unreconciled %d · conflicts refused %d\n",
 		r.Duplicated, r.Lost, r.Overlaps, r.Unreconciled, r.Conflicts)
+	if r.Pruned.Records > 0 {
+		fmt.Fprintf(s.out, "journal before %s was pruned: %s, head signed by key %s; the audit starts from there\n",
+			r.Pruned.Before, count(r.Pruned.Records, "record", "records"), r.Pruned.Key)
+	}
 	for _, f := range r.Findings {
 		fmt.Fprintf(s.out, "%s: %s\n", f.Code, printable(f.Detail))
 	}
@@ -144,6 +148,9 @@ server. Exit code 0: they are equal. 1: they are not, or it failed.`,
 }
 
 func showRebuild(s streams, r *ledger.Report) error {
+	if r.Pruned > 0 {
+		fmt.Fprintf(s.out, "%s of the journal were pruned; what they came to is taken from the signed base\n", count(r.Pruned, "record", "records"))
+	}
 	if r.Total == 0 {
 		_, err := fmt.Fprintf(s.out, "%d records of the journal fold to the tables that stand: %d entries, no difference\n", r.Records, r.Entries)
 		return err

@@ -233,6 +233,18 @@ func (p *parts) Status(ctx context.Context) (api.Status, error) {
 	if !st.LastCommit.IsZero() {
 		out.Ledger.LastCommit = &st.LastCommit
 	}
+	if from, err := p.ledger.JournalFrom(ctx); err != nil {
+		return api.Status{}, err
+	} else if !from.IsZero() {
+		out.Ledger.JournalFrom = &from
+	}
+	generations, err := p.ledger.Generations(ctx)
+	if err != nil {
+		return api.Status{}, err
+	}
+	for _, g := range generations {
+		out.Ledger.Generations = append(out.Ledger.Generations, api.GenerationStatus{Generation: g.Generation, Began: g.Began, After: g.After})
+	}
 	if p.publish != nil {
 		s := p.publish()
 		out.Pipeline["emitted"], out.Pipeline["acknowledged"], out.Pipeline["receipted"] = s.Emitted, s.Acknowledged, s.Committed

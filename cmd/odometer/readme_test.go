@@ -37,7 +37,7 @@ func TestReadme(t *testing.T) {
 	if readings == "" || sessions == "" {
 		t.Fatal("the README has no worked example")
 	}
-	own := strings.NewReplacer("~/.local/share/odometer", "$DATA", "/tmp/replay", "$WORK/replay", "http://127.0.0.1:8640", "http://$ODOMETER_HTTP")
+	own := strings.NewReplacer("~/.local/share/odometer", "$DATA", "/tmp/replay", "$WORK/replay", "/tmp/backup", "$WORK/backup", "http://127.0.0.1:8640", "http://$ODOMETER_HTTP")
 	for session := range strings.SplitSeq(sessions, "$ odometer ") {
 		command, want, _ := strings.Cut(session, "\n")
 		if command == "" {
@@ -77,6 +77,7 @@ func TestReadme(t *testing.T) {
 var (
 	took   = regexp.MustCompile(`in \d+\.\d+ s`)
 	counts = regexp.MustCompile(`\d+`)
+	id     = regexp.MustCompile(`[0-9a-f]{32}`)
 )
 
 // says compares what the last command printed with a file: says FILE.
@@ -88,6 +89,10 @@ func says(ts *testscript.TestScript, neg bool, args []string) {
 		s = took.ReplaceAllString(strings.TrimSpace(s), "in T s")
 		if strings.Contains(s, "\nreceived ") { // an audit
 			s = counts.ReplaceAllString(s, "N")
+		}
+		if strings.Contains(s, " is backed up in ") {
+			s = strings.ReplaceAll(s, ts.Getenv("WORK")+"/backup", "/tmp/backup")
+			s = counts.ReplaceAllString(id.ReplaceAllString(s, "ID"), "N")
 		}
 		return s
 	}

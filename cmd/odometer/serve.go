@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -29,8 +30,9 @@ type serveConfig struct {
 	// addresses of an external one, which then needs the token of that file.
 	NATS          string
 	NATSTokenFile string
-	NATSReplicas  int  // copies of each stream on an external cluster; 0 leaves them as they are
-	NoAgent       bool // do not meter this machine
+	NATSReplicas  int    // copies of each stream on an external cluster; 0 leaves them as they are
+	NoAgent       bool   // do not meter this machine
+	KeepJournal   string // such as 13mo; "" for ever
 	LogLevel      string
 	listenFlags
 	trustFlags
@@ -60,6 +62,7 @@ Ctrl-C ends it within five seconds; nothing is lost.`,
 	flags.StringVar(&c.NATSTokenFile, "nats-token-file", "", "file that holds the token of an external queue")
 	flags.IntVar(&c.NATSReplicas, "nats-replicas", 0, "copies of each stream on an external cluster: 3 survive the loss of a server (default: 1 where a stream is created)")
 	flags.BoolVar(&c.NoAgent, "no-agent", false, "do not meter this machine")
+	flags.StringVar(&c.KeepJournal, "keep-journal", "", "how long the ledger's journal is kept, such as 13mo, 400d or 2y (default: for ever); sums are kept always")
 	c.meterFlags.register(flags)
 	c.listenFlags.register(flags)
 	c.trustFlags.register(flags)
@@ -100,6 +103,8 @@ func (c *serveConfig) complete() error {
 		add(fmt.Errorf("--nats-replicas %d: a stream has 1 to %d copies", c.NATSReplicas, maxReplicas))
 	}
 	add(c.meterFlags.check())
+	_, err = parseKeep(c.KeepJournal)
+	add(err)
 	return misuse(errors.Join(errs...))
 }
 
@@ -135,8 +140,9 @@ type server struct {
 	listener net.Listener
 	ledger   *ledger.Ledger
 	token    string
-	nats     *queue.Server // nil where the queue is external
-	conn     *queue.Conn   // the server's own
+	key      ed25519.PrivateKey // signs the heads of a pruned journal; nil where it is kept for ever
+	nats     *queue.Server      // nil where the queue is external
+	conn     *queue.Conn        // the server's own
 	ingest   *ingest.Ingest
 	entries  *entries
 	feed     *queue.Feed
@@ -213,6 +219,11 @@ func (sv *server) open(ctx context.Context) (err error) {
 	sv.onClose(sv.ledger.Close)
 	if sv.token, err = adminToken(sv.dir.file(tokenFile)); err != nil {
 		return err
+	}
+	if c.KeepJournal != "" {
+		if sv.key, err = ledgerKey(sv.dir.file(keyFile)); err != nil {
+			return err
+		}
 	}
 	if err := sv.openQueue(ctx); err != nil {
 		return err
@@ -321,6 +332,10 @@ func (sv *server) run(parent context.Context, s streams) error {
 	flow.run("upkeep", func(ctx context.Context) error {
 		return upkeep(ctx, sv.ledger, func(err error) { sv.logger.Error("the ledger's upkeep failed; trying again", "err", err) })
 	})
+	if sv.key != nil {
+		keep, _ := parseKeep(sv.config.KeepJournal) // checked with the settings
+		flow.run("retention", func(ctx context.Context) error { return retain(ctx, sv.ledger, keep, sv.key, sv.logger) })
+	}
 	if sv.host != nil {
 		sending.run("publisher", sv.publish.Run)
 		intake.run("agent", sv.host.agent.Run)

@@ -68,6 +68,9 @@ func showStatus(s streams, server string, st api.Status) error {
 	if l.LastCommit != nil {
 		fmt.Fprintf(&b, ", last commit %s", l.LastCommit.UTC().Format(time.RFC3339))
 	}
+	if l.JournalFrom != nil {
+		fmt.Fprintf(&b, ", journal from %s", l.JournalFrom.UTC().Format(time.DateOnly))
+	}
 	fmt.Fprintf(&b, "\nevents %d received", l.Counts["received"])
 	for i, o := range odometer.Outcomes {
 		sep := " + "
