@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,6 +45,7 @@ func report(t *testing.T, f *figures, kinds []string, err error) {
 // TestAClusterThatFailsLosesNothing has faults happen to two clusters of three
 // under load, one for the faults of one node each and one for those of all.
 func TestAClusterThatFailsLosesNothing(t *testing.T) {
+	t.Parallel()
 	var quick []fault
 	for _, f := range faults {
 		if f.quick {
@@ -51,15 +53,26 @@ func TestAClusterThatFailsLosesNothing(t *testing.T) {
 		}
 	}
 	half := len(quick) / 2
-	for i, kinds := range [][]fault{quick[:half], quick[half:]} {
-		t.Run([]string{"nodes and stores", "streams and links"}[i], func(t *testing.T) {
-			t.Parallel()
-			o := quickly(t, uint64(i+1))
-			o.Rounds = len(kinds)
-			f, err := run(t.Context(), o, kinds)
-			report(t, f, names(kinds), err)
-		})
-	}
+	all, mu := newFigures(), sync.Mutex{}
+	t.Run("clusters", func(t *testing.T) {
+		for i, kinds := range [][]fault{quick[:half], quick[half:]} {
+			t.Run([]string{"nodes and stores", "streams and links"}[i], func(t *testing.T) {
+				t.Parallel()
+				o := quickly(t, uint64(i+1))
+				o.Rounds = len(kinds)
+				f, err := run(t.Context(), o, kinds)
+				if err != nil {
+					t.Error(err)
+				}
+				if f != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					all.add(f)
+				}
+			})
+		}
+	})
+	report(t, all, names(quick), nil)
 }
 
 // TestTheEmbeddedQueueForgets wipes the embedded queue's store, or puts back an

@@ -194,7 +194,7 @@ func (t *trial) strike(ctx context.Context, fault fault) error {
 	switch {
 	case fault.own || how > 1 && !fault.forgets:
 		return fault.strike(ctx, t)
-	case how%2 == 0:
+	case how == 0 || how == 1 && !fault.forgets:
 		t.site.hold()
 		t.pause(ctx, held, held)
 		release := time.AfterFunc(held, t.site.release)
