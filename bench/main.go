@@ -33,6 +33,7 @@ var figures = slices.Concat([]figure{
 	{"growth", growth},
 	{"audit", auditRate},
 	{"spool_recovery", recoveryTime},
+	{"ready", readyTime},
 }, questionFigures())
 
 // figure is what is measured under one name.
