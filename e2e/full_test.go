@@ -67,13 +67,6 @@ func mount(t *testing.T, path, size string) disk {
 	return disk{t, path}
 }
 
-func (d disk) resize(size string) {
-	d.t.Helper()
-	if err := unix.Mount("tmpfs", d.path, "tmpfs", unix.MS_REMOUNT, "mode=0700,size="+size); err != nil {
-		d.t.Fatalf("remount %s: %v", d.path, err)
-	}
-}
-
 // fill takes every byte that is left and returns what gives them back.
 func (d disk) fill() (empty func()) {
 	d.t.Helper()

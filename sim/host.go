@@ -59,18 +59,17 @@ type process struct {
 	shadow *shadow
 	source *source
 
-	cancel  context.CancelFunc
-	next    func() (time.Duration, bool)
-	stop    func()
-	yield   func(time.Duration) bool
-	ended   bool // the agent's loop, not the publisher
-	awaits  bool
-	after   uint64
-	turn    int // of pump: an older alarm is void
-	calls   int // until it is killed, 0 for never
-	how     memfs.Fault
-	power   bool // it goes by a power cut
-	failing func(op string) memfs.Fault
+	cancel context.CancelFunc
+	next   func() (time.Duration, bool)
+	stop   func()
+	yield  func(time.Duration) bool
+	ended  bool // the agent's loop, not the publisher
+	awaits bool
+	after  uint64
+	turn   int // of pump: an older alarm is void
+	calls  int // until it is killed, 0 for never
+	how    memfs.Fault
+	power  bool // it goes by a power cut
 }
 
 // start starts the agent's process, as its supervisor does.

@@ -77,8 +77,7 @@ type fold struct {
 	agent    odometer.AgentID
 	instance odometer.InstanceID
 	ended    bool
-	closed   odometer.Vector // the odometer at the end of the last event
-	points   []point         // since then; the last is the present
+	points   []point // since then; the last is the present
 }
 
 func (f *fold) last() *point { return &f.points[len(f.points)-1] }
