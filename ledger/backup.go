@@ -328,7 +328,7 @@ func restore(ctx context.Context, dir, path string, o *RestoreOptions) (_ *Resto
 	if err := o.point("copied"); err != nil {
 		return nil, err
 	}
-	if err := restoredAt(ctx, tmp, o.Now, seenGeneration(ctx, path, m.Ledger)); err != nil {
+	if err := restored(ctx, tmp, o.Now, seenGeneration(ctx, path, m.Ledger)); err != nil {
 		return nil, err
 	}
 	r := &RestoreReport{Manifest: *m}

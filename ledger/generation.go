@@ -28,15 +28,15 @@ import (
 // of the journal in every partition says where it begins, and the table
 // generations is the fold of these.
 
-// Restored tells the ledger at path that it was brought back from a backup:
+// Restored tells the ledger at path that it was brought back from a backup, now:
 // the next Open begins another generation. It may be called again.
-func Restored(ctx context.Context, path string) error {
-	return restoredAt(ctx, path, time.Now(), 0)
+func Restored(ctx context.Context, path string, now time.Time) error {
+	return restored(ctx, path, now, 0)
 }
 
-// restoredAt is Restored at a time, of a ledger beside which another had come
-// to the generation seen.
-func restoredAt(ctx context.Context, path string, now time.Time, seen uint64) error {
+// restored is Restored of a ledger beside which another had come to the
+// generation seen.
+func restored(ctx context.Context, path string, now time.Time, seen uint64) error {
 	if _, err := os.Stat(path); err != nil {
 		return err
 	}

@@ -481,7 +481,7 @@ func TestReceipts(t *testing.T) {
 		t.Errorf("receipt after reopening: got %+v, want position 3 of generation 1", r)
 	}
 	d.Close()
-	if err := Restored(context.Background(), d.path); err != nil {
+	if err := Restored(context.Background(), d.path, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	d.Ledger = nil

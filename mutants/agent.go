@@ -6,7 +6,7 @@ var agentBugs = []bug{
 `, ``,
 		"agent.TestRestartGoesOn"},
 	{"what the spool does not take is dropped", "agent/agent.go",
-		`		a.pending = rest
+		`		a.pending = a.compacted(rest)
 `, `		a.pending = nil
 `,
 		"agent.TestAFailingSpoolCostsResolutionOnly"},

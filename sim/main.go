@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,6 +64,25 @@ func memoryDir() string {
 	return os.TempDir()
 }
 
+// twice runs a seed two times, which must go the same way.
+func twice(seed uint64, dir string, trace io.Writer) result {
+	var a, b bytes.Buffer
+	out := io.Writer(&a)
+	if trace != nil {
+		out = io.MultiWriter(&a, trace)
+	}
+	r := simulate(seed, dir, out)
+	if again := simulate(seed, dir, &b); again.trace != r.trace {
+		one, other := strings.Split(a.String(), "\n"), strings.Split(b.String(), "\n")
+		i := 0
+		for i < min(len(one), len(other))-1 && one[i] == other[i] {
+			i++
+		}
+		r.broken = append(r.broken, fmt.Sprintf("the same seed went another way, first %q, then %q", one[i], other[i]))
+	}
+	return r
+}
+
 // campaign runs many seeds.
 type campaign struct {
 	first   uint64
@@ -85,13 +106,11 @@ func (c *campaign) run() int {
 	for range max(1, c.workers) {
 		workers.Go(func() {
 			for seed := range todo {
-				r := simulate(seed, c.dir, c.trace)
-				if c.check > 0 && seed%uint64(c.check) == 0 && len(r.broken) == 0 {
-					if again := simulate(seed, c.dir, nil); again.trace != r.trace {
-						r.broken = append(r.broken, fmt.Sprintf("the same seed went another way: trace %016x, then %016x", r.trace, again.trace))
-					}
+				if c.check > 0 && seed%uint64(c.check) == 0 {
+					done <- twice(seed, c.dir, c.trace)
+				} else {
+					done <- simulate(seed, c.dir, c.trace)
 				}
-				done <- r
 			}
 		})
 	}

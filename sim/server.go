@@ -207,7 +207,7 @@ func (s *server) restore() {
 	b, err := os.ReadFile(saved)
 	if err == nil {
 		s.die(&image{db: b})
-		err = ledger.Restored(context.Background(), s.store.path())
+		err = ledger.Restored(context.Background(), s.store.path(), s.clock())
 	}
 	if err != nil {
 		s.w.wrong("restore: %v", err)

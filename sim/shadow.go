@@ -314,6 +314,7 @@ func (s *shadow) Append(rs []odometer.Record) error {
 	if err == nil {
 		for i := range rs {
 			s.p.w.truth.accepted(s.p.h, &rs[i])
+			s.forget(&rs[i])
 		}
 	} else if errors.Is(err, odometer.ErrInvalid) {
 		s.p.w.wrong("%s: the spool calls a record wrong: %v", s.p.h.id, err)
@@ -379,5 +380,20 @@ func (s *shadow) check(r *odometer.Record) {
 	}
 	f.sequence = e.Sequence
 	w.truth.offered(s.p.h, f, &f.points[i], h)
-	f.points = slices.Delete(f.points, 0, i)
+}
+
+// forget drops the points before the end of an event that is stored: nothing
+// older is offered again.
+func (s *shadow) forget(r *odometer.Record) {
+	if r.Event == nil {
+		return
+	}
+	h := headOf(r.Checkpoint)
+	for _, f := range s.instances[h.Instance].epochs {
+		if f.epoch != h.Epoch {
+			continue
+		}
+		i := slices.IndexFunc(f.points, func(p point) bool { return p.vector.Elapsed() == r.Event.Readings.End.Elapsed() })
+		f.points = slices.Delete(f.points, 0, max(i, 0))
+	}
 }
