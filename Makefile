@@ -1,6 +1,6 @@
 # make test is what CI runs; see CONTRIBUTING.md.
 
-.PHONY: build test lint fuzz bench corruption mutants sweep power soak sim cluster
+.PHONY: build test lint race fuzz proof bench corruption mutants sweep power soak sim cluster
 
 build:
 	go build -o odometer ./cmd/odometer
@@ -8,14 +8,31 @@ build:
 test:
 	./scripts/prepare
 	$(MAKE) --no-print-directory lint
-	go test -race -timeout 15m ./...
-	FUZZTIME=3s ./scripts/fuzz
+	go test -timeout 15m ./...
+	$(MAKE) --no-print-directory race
+	FUZZTIME=2s ./scripts/fuzz
+	$(MAKE) --no-print-directory proof
 
 lint:
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
 	go vet ./...
 	go tool staticcheck ./...
 	./scripts/vuln
+
+# What runs in this process, with the race detector. Not what only starts other
+# programs, goes one step at a time, or does the same thousands of times.
+race:
+	go test -race -short -timeout 15m -skip 'Bit|Corruption|Forged' \
+		$$(go list ./... | grep -vE '/(bench|cluster|crash|crash/trace|e2e|mutants|sim)$$')
+
+# The quick forms of the targets below: samples, of which each prints how many
+# there were to choose from.
+proof:
+	go run ./sim -seeds 2000
+	go run ./crash sweep -sample 300
+	go run ./crash power -sample 300 -whole 10
+	go run ./mutants -sample 25
+	go run ./bench -quick
 
 fuzz:
 	FUZZTIME=$${FUZZTIME:-1m} ./scripts/fuzz

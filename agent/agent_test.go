@@ -242,10 +242,11 @@ func TestAFailingSpoolCostsResolutionOnly(t *testing.T) {
 func TestAFullSpoolTakesWhatFits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, s := newFleet("vm-1", "vm-2", "vm-3"), &memSpool{}
-		room := 3
+		var room atomic.Int64
+		room.Store(3)
 		s.fail = func(_ int, rs []odometer.Record) error {
-			if room -= len(rs); room < 0 {
-				room += len(rs)
+			if n := int64(len(rs)); room.Add(-n) < 0 {
+				room.Add(n)
 				return fmt.Errorf("full: %w", odometer.ErrUnavailable)
 			}
 			return nil
@@ -257,10 +258,10 @@ func TestAFullSpoolTakesWhatFits(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- a.Run(ctx) }()
-		for _, more := range []int{0, 2, 0, 1, 4, 100} {
+		for _, more := range []int64{0, 2, 0, 1, 4, 100} {
 			time.Sleep(65 * time.Minute)
 			synctest.Wait()
-			room += more
+			room.Add(more)
 		}
 		time.Sleep(2 * retryMost)
 		synctest.Wait()

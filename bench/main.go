@@ -31,6 +31,10 @@ var figures = slices.Concat([]figure{
 	{"ingest_everything", ingestRate("ingest_everything", 100_000, 3, ingestOptions{everything: true})},
 	{"ingest_history", historyRate},
 	{"growth", growth},
+	{"latency", latency},
+	{"bytes", sizes},
+	{"memory_100k", memory("memory_100k", 100_000)},
+	{"memory_1m", memory("memory_1m", 1_000_000)},
 	{"audit", auditRate},
 	{"spool_recovery", recoveryTime},
 	{"ready", readyTime},
@@ -98,6 +102,7 @@ type bench struct {
 	quick       bool
 	historyFile string // made when it is first asked for
 	dir         string // for what the figures keep; removed at the end
+	built       string // the real program, when it was asked for
 	n           int
 }
 

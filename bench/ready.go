@@ -2,14 +2,9 @@ package main
 
 import (
 	"errors"
-	"fmt"
-	"net"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 )
 
@@ -17,11 +12,9 @@ import (
 // says that it is ready: with an empty data directory, and with the ledger of
 // a fleet with a history.
 func readyTime(b *bench) error {
-	program := b.place("odometer")
-	build := exec.Command("go", "build", "-o", program, "example.org/odometer/cmd/odometer")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("build the program: %w", err)
+	program, err := b.program()
+	if err != nil {
+		return err
 	}
 	history, err := b.historyPath()
 	if err != nil {
@@ -55,41 +48,12 @@ func readyTime(b *bench) error {
 	return nil
 }
 
-// untilReady starts a server and returns when it is ready; it is killed then,
-// since how it ends is not measured here.
+// untilReady starts a server, returns when it is ready, and kills it.
 func untilReady(program, dir string) error {
-	address, err := freeAddress()
+	p, err := startServer(program, dir)
 	if err != nil {
 		return err
 	}
-	nats, err := freeAddress()
-	if err != nil {
-		return err
-	}
-	serve := exec.Command(program, "serve", "--data-dir", dir, "--http", address, "--nats", nats, "--log-level", "error")
-	if err := serve.Start(); err != nil {
-		return err
-	}
-	defer serve.Wait()
-	defer serve.Process.Signal(syscall.SIGKILL)
-	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(time.Millisecond) {
-		answer, err := http.Get("http://" + address + "/readyz")
-		if err != nil {
-			continue
-		}
-		answer.Body.Close()
-		if answer.StatusCode == http.StatusOK {
-			return nil
-		}
-	}
-	return errors.New("the server was not ready within a minute")
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	defer p.kill()
+	return p.untilReady()
 }

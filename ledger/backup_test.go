@@ -59,6 +59,14 @@ func killed(t *testing.T, test string, n int, env ...string) bool {
 	return true
 }
 
+// notShort skips what does one thing after the other in many runs.
+func notShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short is set")
+	}
+}
+
 // dying returns where the process is to die, 0 in the test itself.
 func dying() int {
 	n, _ := strconv.Atoi(os.Getenv("DIE_AT"))

@@ -147,6 +147,7 @@ func refused(t *testing.T, path, how string) {
 // TestMigrationIsGoneOnWith fails the migration at every point there is, each
 // transaction once not persisted and once persisted, and opens again.
 func TestMigrationIsGoneOnWith(t *testing.T) {
+	notShort(t)
 	want := goldenAccount(t, 1)
 	points := 0
 	for n := 1; ; n++ {
@@ -180,6 +181,7 @@ func TestMigrationIsKilled(t *testing.T) {
 		l.Close()
 		return
 	}
+	notShort(t)
 	want := goldenAccount(t, 1)
 	for n := 1; ; n++ {
 		path := unpackGolden(t, 1)

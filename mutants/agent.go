@@ -7,7 +7,7 @@ var agentBugs = []bug{
 		"agent.TestRestartGoesOn"},
 	{"what the spool does not take is dropped", "agent/agent.go",
 		`		a.pending = a.compacted(rest)
-`, `		a.pending = nil
+`, `		a.pending = rest[:0]
 `,
 		"agent.TestAFailingSpoolCostsResolutionOnly"},
 	{"the open periods are not stored at the end", "agent/agent.go",

@@ -332,7 +332,7 @@ func TestPowerCuts(t *testing.T) {
 	case *long:
 		most, every, most2, seeds = 1<<10, 53, 8, 200
 	case testing.Short() || raceEnabled:
-		most, every, seeds = 2, 197, 2
+		most, every, seeds = 6, 41, 2
 	}
 	var all power
 	for _, l := range lives {
