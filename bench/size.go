@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -57,6 +58,9 @@ func sizes(b *bench) error {
 // packedLedger makes a ledger that has done its upkeep, a day after its last
 // event.
 func packedLedger(dir string, instances, ticks int) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
 	path := filepath.Join(dir, "ledger.db")
 	if _, err := fillLedger(path, newHosts(instances, true), ticks); err != nil {
 		return err

@@ -65,7 +65,7 @@ var vocabularyBugs = []bug{
 		`		e.Span.Step = d.int()
 `, `		d.int()
 `,
-		"odometer.TestGoldenEventsSurviveTheBinaryForm"},
+		"odometer.TestWhatTheBinaryFormCannotHoldGoesAsJSON"},
 	{"the binary form takes the first reading for the last", "binary.go",
 		`			end.Vector[q] = start.Vector[q] + u.Vector[q]
 `, `			end.Vector[q] = start.Vector[q]
