@@ -3,6 +3,7 @@ package main
 import (
 	"compress/gzip"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -38,7 +39,78 @@ func allRuns() ([]*run, error) {
 	if len(all) == len(runs) {
 		return nil, errors.New("no older ledger was found: migration would not be proved")
 	}
-	return all, nil
+	return append(all, retentionRun(all[len(all)-1])), nil
+}
+
+// retentionRun is a server that is told to keep its journal for a month and
+// finds one that is older and published: what came of the migration of an older
+// ledger.
+func retentionRun(older *run) *run {
+	return &run{
+		name:   "retention",
+		server: "data",
+		prepare: func(ctx context.Context, binary, dir string) (truth, error) {
+			sum, err := older.prepare(ctx, binary, dir)
+			if err != nil {
+				return nil, err
+			}
+			site, err := newSite(filepath.Join(dir, "data"))
+			if err != nil {
+				return nil, err
+			}
+			p, err := launch(binary, site.args()...)
+			if err != nil {
+				return nil, err
+			}
+			defer p.kill()
+			if err := p.until("the journal being published", func() bool {
+				return countsNone(ctx, site.dir, `SELECT count(*) FROM (SELECT partition, max(position) AS last FROM journal GROUP BY partition) j
+					LEFT JOIN feed f ON f.partition = j.partition WHERE coalesce(f.position, 0) < j.last`)
+			}); err != nil {
+				return nil, err
+			}
+			return sum, p.stop()
+		},
+		play: func(ctx context.Context, a *attempt) (err error) {
+			if a.site, err = newSite(a.data()); err != nil {
+				return err
+			}
+			a.site.extra = []string{"--keep-journal", "30d"}
+			p, err := a.under(a.site.args()...)
+			if err != nil {
+				return err
+			}
+			if err := a.site.ready(p); err != nil {
+				return err
+			}
+			if err := p.until("the journal being pruned", func() bool { // up to the last record of each partition
+				return countsNone(ctx, a.data(), `SELECT count(*) FROM (SELECT partition, max(position) AS last FROM journal GROUP BY partition) j
+					LEFT JOIN heads h ON h.partition = j.partition WHERE coalesce(h.position, 0) < j.last - 1`)
+			}); err != nil {
+				return err
+			}
+			if err := a.settled(); err != nil {
+				return err
+			}
+			return p.stop()
+		},
+		milestones: []milestone{
+			{name: "the key is made", calls: func(c *trace.Call) bool { return c.Op == trace.Rename && c.To == "ledger.key" }},
+			{name: "the base takes the records", calls: func(c *trace.Call) bool { return c.Op == trace.Write && strings.HasPrefix(c.Path, "ledger-base.db") }},
+			{name: "the journal is cut and its head is signed", query: `SELECT count(*) FROM heads`},
+		},
+	}
+}
+
+// countsNone reports whether a query of the ledger in a data directory counts 0.
+func countsNone(ctx context.Context, dir, query string) bool {
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "ledger.db")+"?mode=ro")
+	if err != nil {
+		return false
+	}
+	defer db.Close()
+	var n int
+	return db.QueryRowContext(ctx, query).Scan(&n) == nil && n == 0
 }
 
 // migrationRun is a server that finds a ledger of an older version. The truth
