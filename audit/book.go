@@ -31,7 +31,10 @@ func (p *replay) book(r *row, b booking, src *source, end bool) error {
 	} else if w.instance != ev.Instance || w.agent != ev.Agent {
 		rep.find("entry", "entry %s is of %s at %s, its epoch of %s at %s", e.ID, ev.Instance, ev.Agent, w.instance, w.agent)
 	}
-	p.a.instances[ev.Instance] = struct{}{}
+	if !w.seen {
+		w.seen = true
+		p.a.instances[ev.Instance] = struct{}{}
+	}
 	p.a.gap += ev.Usage.Vector[odometer.GapTime]
 	switch e.Kind {
 	case odometer.KindCorrection:
@@ -122,14 +125,14 @@ func (p *replay) arrive(w *watermark, e *odometer.Entry, src *source) error {
 		if err != nil || usage != e.Event.Usage || span != e.Event.Span {
 			rep.find("entry", "entry %s does not book what its event %s of version 1.0 covers", e.ID, ev.ID())
 		}
-		digest := ev.Content()
+		digest := src.row.mark(src.at.index, ev).content
 		return p.covers(ev.Instance, src.row.sender, span, digest[:], true)
 	}
 	if w.sequence != ev.Sequence || w.end != ev.Span.End || w.vector != ev.Readings.End {
 		rep.find("entry", "entry %s leaves epoch %s at sequence %d, %d µs; its event %s ends elsewhere", e.ID, ev.Epoch, w.sequence, w.end, ev.ID())
 	}
 	w.closed = ev.Final
-	digest := ev.Content()
+	digest := src.row.mark(src.at.index, ev).content
 	w.remember(ev.FirstSequence, ev.Sequence, digest[:8])
 	return nil
 }

@@ -30,6 +30,23 @@ type row struct {
 	frame               *odometer.Frame // nil unless kind is frame and the body can be read
 	decided             outcomes
 	booked              []booking // by entry number
+	marks               []mark    // of the frame's events; nil where they were not asked for
+}
+
+// mark tells an event from every other: a hash of its id, and what it says.
+type mark struct {
+	identity [16]byte
+	content  odometer.Digest
+}
+
+func markOf(ev *odometer.Event) mark { return mark{hash16([]byte(ev.ID())), ev.Content()} }
+
+// mark returns that of the frame's event ev, which has an index there.
+func (r *row) mark(index int, ev *odometer.Event) mark {
+	if index < len(r.marks) && r.eventAt(index) == ev {
+		return r.marks[index]
+	}
+	return markOf(ev)
 }
 
 func (r *row) String() string { return fmt.Sprintf("journal record %d-%d", r.partition, r.position) }
@@ -217,6 +234,7 @@ func (r *row) collect(rep *Report) bool {
 		put(e.ID.Number, booking{e, -1})
 	}
 	index := 0
+	entries := make([]odometer.Entry, plain)
 	for _, run := range r.decided.Runs {
 		for n := range run.N {
 			if run.Entry != 0 {
@@ -226,7 +244,9 @@ func (r *row) collect(rep *Report) bool {
 					return false
 				}
 				id := odometer.EntryID{Partition: int(r.partition), Number: run.Entry + uint64(n)}
-				e := &odometer.Entry{ID: id, Kind: odometer.KindUsage, SourceEventID: ev.ID(), BookedAt: r.at, Event: *ev}
+				e := &entries[0]
+				entries = entries[1:]
+				e.ID, e.Kind, e.SourceEventID, e.BookedAt, e.Event = id, odometer.KindUsage, ev.ID(), r.at, *ev
 				e.Event.Owner = payer(ev)
 				put(id.Number, booking{e, index})
 			}
@@ -296,6 +316,12 @@ func (h *ahead) examine() {
 	}
 	if h.whole = r.read(h.found); h.whole {
 		r.checkSpan(h.found)
+		r.marks = make([]mark, r.records())
+		for i := range r.marks {
+			if ev := r.eventAt(i); ev != nil {
+				r.marks[i] = markOf(ev)
+			}
+		}
 	}
 }
 

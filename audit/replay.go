@@ -46,6 +46,7 @@ type watermark struct {
 	instance odometer.InstanceID
 	agent    odometer.AgentID
 	byTime   bool
+	seen     bool     // it has a booking
 	opened   identity // by its first event, whatever became of that
 	sequence uint64
 	end      int64
@@ -328,9 +329,9 @@ func (p *replay) note(r *row, at place, ev *odometer.Event, raw []byte, what byt
 		n.identity = hash16([]byte("raw"), raw)
 		return p.once.put(n)
 	}
-	n.identity = hash16([]byte(ev.ID()))
-	digest := ev.Content()
-	copy(n.content[:8], digest[:])
+	m := r.mark(at.index, ev)
+	n.identity = m.identity
+	copy(n.content[:], m.content[:])
 	if !ev.Integral() && what != noteKept {
 		// Version 1.0 names no agent: two sources may speak of one period.
 		source := hash16([]byte(r.sender))
@@ -434,8 +435,11 @@ func (p *replay) releases(ctx context.Context, r *row, sources map[string]*sourc
 // of 64 bits of a hash: the order does not matter, and leaving out, adding or
 // changing one changes the sum.
 func (w *watermark) remember(first, sequence uint64, digest []byte) {
-	b := binary.BigEndian.AppendUint64(nil, first)
-	b = binary.BigEndian.AppendUint64(b, sequence)
-	sum := sha256.Sum256(append(b, digest...))
-	w.memory += binary.BigEndian.Uint64(sum[:])
+	// The digest is random as it is; this spreads where it belongs over it.
+	h := binary.BigEndian.Uint64(digest)
+	for _, n := range [...]uint64{first, sequence} {
+		h = (h ^ n) * 0x9e3779b97f4a7c15
+		h ^= h >> 32
+	}
+	w.memory += h
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"example.org/odometer"
@@ -30,6 +31,7 @@ func auditRate(b *bench) error {
 	if err != nil {
 		return err
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // as `odometer audit` does
 	begin := time.Now()
 	report, err := audit.Run(context.Background(), audit.Options{DataDir: dir})
 	took := time.Since(begin)

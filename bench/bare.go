@@ -48,8 +48,9 @@ func bareJetStream(dir string, frames []packedFrame) (time.Duration, error) {
 }
 
 // bareSQLite writes, for each event, the row of its instance's open state and
-// nothing else, 10,000 to a transaction that is synced.
-func bareSQLite(path string, rows []stateRow) (time.Duration, error) {
+// nothing else, 10,000 to a transaction that is synced. The time is that of
+// rows; those before are written first.
+func bareSQLite(path string, before, rows []stateRow) (time.Duration, error) {
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
 	if err != nil {
 		return 0, err
@@ -59,24 +60,34 @@ func bareSQLite(path string, rows []stateRow) (time.Duration, error) {
 	if _, err := db.Exec(`CREATE TABLE open (instance TEXT PRIMARY KEY, vector BLOB NOT NULL, sums BLOB NOT NULL)`); err != nil {
 		return 0, err
 	}
+	if err := upsert(db, before); err != nil {
+		return 0, err
+	}
 	begin := time.Now()
+	if err := upsert(db, rows); err != nil {
+		return 0, err
+	}
+	return time.Since(begin), nil
+}
+
+func upsert(db *sql.DB, rows []stateRow) error {
 	for at := 0; at < len(rows); at += 10_000 {
 		tx, err := db.Begin()
 		if err != nil {
-			return 0, err
+			return err
 		}
 		stmt, err := tx.Prepare(`INSERT INTO open VALUES (?, ?, ?) ON CONFLICT (instance) DO UPDATE SET vector = excluded.vector, sums = excluded.sums`)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		for _, r := range rows[at:min(at+10_000, len(rows))] {
 			if _, err := stmt.Exec(r.instance, r.vector, r.sums); err != nil {
-				return 0, err
+				return err
 			}
 		}
 		if err := tx.Commit(); err != nil {
-			return 0, err
+			return err
 		}
 	}
-	return time.Since(begin), nil
+	return nil
 }

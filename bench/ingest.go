@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,14 +12,20 @@ import (
 
 // ingestRate measures how fast events get from the publication of their frame
 // to a durable commit of the ledger, in one process, with fsync at both ends
-// and frames of 100 events. The limit is the slower of the bare parts:
-// JetStream storing the same frames, and SQLite storing the same open state.
+// and frames of 100 events, of a fleet whose every instance has sent an event
+// before. The limit is the slower of the bare parts: JetStream storing the same
+// frames, and SQLite storing the same open state over the one before.
 func ingestRate(name string, instances, ticks int, o ingestOptions) func(*bench) error {
 	return func(b *bench) error {
 		if b.quick {
 			instances, ticks = instances/50, 2
 		}
-		frames, rows, err := newHosts(instances, o.checkpoints).packed(ticks)
+		f := newHosts(instances, o.checkpoints)
+		known, before, err := f.packed(1)
+		if err != nil {
+			return err
+		}
+		frames, rows, err := f.packed(ticks - 1)
 		if err != nil {
 			return err
 		}
@@ -26,17 +33,24 @@ func ingestRate(name string, instances, ticks int, o ingestOptions) func(*bench)
 		if err != nil {
 			return fmt.Errorf("bare JetStream: %w", err)
 		}
-		sq, err := bareSQLite(b.place("bare.db"), rows)
+		sq, err := bareSQLite(b.place("bare.db"), before, rows)
 		if err != nil {
 			return fmt.Errorf("bare SQLite: %w", err)
 		}
-		took, cpu, err := pipelineTime(b, frames, len(rows), o)
+		p, err := newPipeline(b.place("pipeline"), o)
 		if err != nil {
+			return err
+		}
+		took, cpu, err := p.rate(known, frames, len(rows))
+		if err := errors.Join(err, p.close()); err != nil {
 			return err
 		}
 		rate := func(d time.Duration) float64 { return float64(len(rows)) / d.Seconds() }
 		b.rate(name, rate(took), "events/s", min(rate(js), rate(sq)))
 		b.note("%s: bare JetStream %.0f events/s, bare SQLite %.0f rows/s; %.1f µs of processor time an event", name, rate(js), rate(sq), cpu)
+		if o.everything {
+			b.note("%s: the topic had %d of %d entries when the ledger had all", name, p.published, len(before)+len(rows))
+		}
 		return nil
 	}
 }
@@ -48,19 +62,22 @@ type ingestOptions struct {
 	ledger      string // to go on with; "" for a new one
 }
 
-// pipelineTime returns how long a new pipeline takes to commit frames with so
-// many events, and the processor time an event in µs, of the publishing side
-// too.
-func pipelineTime(b *bench, frames []packedFrame, events int, o ingestOptions) (took time.Duration, cpu float64, err error) {
-	p, err := newPipeline(b.place("pipeline"), o)
-	if err != nil {
+// rate has the pipeline take the frames by which the fleet becomes known, does
+// the ledger's upkeep, and returns how long the pipeline takes to commit the
+// others, with so many events, and the processor time an event in µs, of the
+// publishing side too.
+func (p *pipeline) rate(known, frames []packedFrame, events int) (took time.Duration, cpu float64, err error) {
+	if _, err := p.take(known, len(known)*perFrame); err != nil {
 		return 0, 0, err
 	}
-	defer func() { err = errors.Join(err, p.close()) }()
+	if err := p.ledger.Tick(context.Background()); err != nil {
+		return 0, 0, err
+	}
 	before := cpuTime()
 	if took, err = p.take(frames, events); err != nil {
 		return 0, 0, err
 	}
+	p.look()
 	return took, float64((cpuTime() - before).Nanoseconds()) / 1000 / float64(events), nil
 }
 
@@ -79,19 +96,28 @@ func historyRate(b *bench) error {
 	if b.quick {
 		ticks = 2
 	}
-	frames, rows, err := newHosts(b.history().instances, false).packed(ticks)
+	f := newHosts(b.history().instances, false)
+	known, _, err := f.packed(1)
 	if err != nil {
 		return err
 	}
-	empty, _, err := pipelineTime(b, frames, len(rows), ingestOptions{})
+	frames, rows, err := f.packed(ticks)
 	if err != nil {
 		return err
 	}
-	full, _, err := pipelineTime(b, frames, len(rows), ingestOptions{ledger: copied})
-	if err != nil {
-		return err
+	var rates []float64
+	for _, o := range []ingestOptions{{}, {ledger: copied}} {
+		p, err := newPipeline(b.place("pipeline"), o)
+		if err != nil {
+			return err
+		}
+		took, _, err := p.rate(known, frames, len(rows))
+		if err := errors.Join(err, p.close()); err != nil {
+			return err
+		}
+		rates = append(rates, float64(len(rows))/took.Seconds())
 	}
-	b.rate("ingest_history", float64(len(rows))/full.Seconds(), "events/s", float64(len(rows))/empty.Seconds())
+	b.rate("ingest_history", rates[1], "events/s", rates[0])
 	return nil
 }
 
@@ -105,11 +131,8 @@ func copyFile(to, from string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(f, data); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
+	_, err = io.Copy(f, data)
+	return errors.Join(err, f.Sync(), f.Close()) // what is measured next is not to wait for this
 }
 
 // growth measures the processor time that an event costs as the number of
@@ -143,7 +166,7 @@ func growth(b *bench) error {
 		if err = errors.Join(err, err2); err == nil {
 			goOn := measure(frames, len(rows))
 			before := cpuTime()
-			if _, err = bareSQLite(b.place("bare.db"), append(first, rows...)); err == nil {
+			if _, err = bareSQLite(b.place("bare.db"), nil, append(first, rows...)); err == nil {
 				bare := float64((cpuTime() - before).Nanoseconds()) / 1000 / float64(len(first)+len(rows))
 				b.cost("cost_go_on_"+c.name, goOn, "µs/event", bare)
 			}

@@ -25,13 +25,15 @@ import (
 
 // pipeline is a server without its API: queue, ingest and ledger.
 type pipeline struct {
-	server *queue.Server
-	conn   *queue.Conn
-	sender *queue.Conn // of the agents
-	ledger *ledger.Ledger
-	stop   context.CancelFunc
-	ingest chan error
-	beside errgroup.Group // what else a server does
+	server    *queue.Server
+	conn      *queue.Conn
+	sender    *queue.Conn // of the agents
+	ledger    *ledger.Ledger
+	stop      context.CancelFunc
+	ingest    chan error
+	beside    errgroup.Group // what else a server does
+	feed      *queue.Feed    // nil without the topic
+	published uint64         // on the topic, when look was called
 
 	receipted atomic.Int64 // spool positions, of all spools
 	at        map[odometer.SpoolID]uint64
@@ -75,8 +77,8 @@ func newPipeline(dir string, o ingestOptions) (*pipeline, error) {
 	in := ingest.New(ingest.Options{Ledger: p.ledger, Receipts: p})
 	go func() { p.ingest <- in.Run(ctx, deliveries{queue.NewReceiver(p.conn)}) }()
 	if o.everything {
-		feed := queue.NewFeed(p.conn, ledger.Feed{Ledger: p.ledger, Name: "usage"})
-		p.beside.Go(func() error { return feed.Run(ctx) })
+		p.feed = queue.NewFeed(p.conn, ledger.Feed{Ledger: p.ledger, Name: "usage"})
+		p.beside.Go(func() error { return p.feed.Run(ctx) })
 		p.beside.Go(func() error { return p.query(ctx) })
 	}
 	return p, nil
@@ -166,6 +168,13 @@ func (p *pipeline) take(frames []packedFrame, events int) (time.Duration, error)
 		}
 	}
 	return time.Since(begin), nil
+}
+
+// look notes how much the topic has.
+func (p *pipeline) look() {
+	if p.feed != nil {
+		p.published = p.feed.Stats().Published
+	}
 }
 
 func (p *pipeline) close() error {

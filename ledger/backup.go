@@ -178,8 +178,7 @@ func describe(ctx context.Context, file string) (*Manifest, error) {
 	if err := db.QueryRowContext(ctx, `SELECT value, (SELECT count(*) FROM journal) FROM meta WHERE key = 'ledger_id'`).Scan(&m.Ledger, &m.Records); err != nil {
 		return nil, err
 	}
-	rows, err := db.QueryContext(ctx, `SELECT partition, position, first_entry + entries - 1, hash FROM journal j
-		WHERE position = (SELECT max(position) FROM journal k WHERE k.partition = j.partition) ORDER BY partition`)
+	rows, err := db.QueryContext(ctx, `SELECT partition, position, entry, hash FROM `+journalEnds+` ORDER BY partition`)
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ func (l *Ledger) FeedAfter(ctx context.Context, name string, limit int) ([]odome
 		return fail(err)
 	}
 	defer tx.Rollback()
-	rows, err := tx.QueryContext(ctx, `SELECT p.partition, max(coalesce(f.position, 0), coalesce(h.position, 0)) AS start FROM (SELECT partition, max(position) AS position FROM journal GROUP BY partition) p
+	rows, err := tx.QueryContext(ctx, `SELECT p.partition, max(coalesce(f.position, 0), coalesce(h.position, 0)) AS start FROM `+journalEnds+` p
 		LEFT JOIN feed f ON f.partition = p.partition AND f.name = ? LEFT JOIN heads h ON h.partition = p.partition WHERE p.position > start ORDER BY 1`, name)
 	if err != nil {
 		return fail(err)
@@ -140,7 +140,7 @@ func (l *Ledger) FeedStream(ctx context.Context, name string) (stream string, se
 // FeedLag returns how many entries the named feed has not published yet.
 func (l *Ledger) FeedLag(ctx context.Context, name string) (lag int64, err error) {
 	err = l.read.QueryRowContext(ctx, `SELECT coalesce(sum(p.entry % ?1 - max(coalesce(f.entry, 0) % ?1, coalesce(CAST(h.body AS TEXT) ->> '$.entry', 0) % ?1)), 0)
-		FROM (SELECT partition, max(first_entry + entries) - 1 AS entry FROM journal GROUP BY partition) p
+		FROM `+journalEnds+` p
 		LEFT JOIN feed f ON f.partition = p.partition AND f.name = ?2 LEFT JOIN heads h ON h.partition = p.partition`, odometer.GenerationEntries, name).Scan(&lag)
 	return lag, err
 }

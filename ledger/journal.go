@@ -169,6 +169,13 @@ type queryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
+// journalEnds has the last record of each partition, each found at the end of
+// the partition, however long the journal is.
+const journalEnds = `(WITH RECURSIVE n (partition) AS (SELECT min(partition) FROM journal UNION ALL
+	SELECT (SELECT min(k.partition) FROM journal k WHERE k.partition > n.partition) FROM n WHERE n.partition IS NOT NULL)
+	SELECT j.partition, j.position, j.first_entry + j.entries - 1 AS entry, j.hash FROM n CROSS JOIN journal j
+	WHERE j.partition = n.partition AND j.position = (SELECT max(k.position) FROM journal k WHERE k.partition = n.partition))`
+
 // records yields the rows of the journal that match where, in its order. A
 // row that is damaged is yielded with an error that wraps [ErrDamaged], and
 // those after it follow; every other error ends them.

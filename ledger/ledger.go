@@ -322,7 +322,7 @@ func (l *Ledger) Stats(ctx context.Context) (Stats, error) {
 		return s, fmt.Errorf("ledger statistics: %w", err)
 	}
 	err = l.read.QueryRowContext(ctx, `SELECT
-		(SELECT coalesce(sum(n % ?), 0) FROM (SELECT max(first_entry + entries) - 1 AS n FROM journal GROUP BY partition)),
+		(SELECT coalesce(sum(entry % ?), 0) FROM `+journalEnds+`),
 		(SELECT count(DISTINCT instance) FROM epochs), (SELECT count(*) FROM epochs),
 		(SELECT count(*) FROM quarantine WHERE released_us = 0)`, odometer.GenerationEntries).Scan(&s.Entries, &s.Instances, &s.Epochs, &s.Quarantine)
 	if err != nil {

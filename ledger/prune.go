@@ -90,7 +90,7 @@ func (l *Ledger) prune(ctx context.Context, o *PruneOptions, report *PruneReport
 	before -= before % odometer.DayMicros
 	var oldest *int64
 	err = l.read.QueryRowContext(ctx, `SELECT min(at_us) FROM (SELECT (SELECT at_us FROM journal j WHERE j.partition = h.partition AND j.position > h.position ORDER BY position LIMIT 1) AS at_us
-		FROM (SELECT DISTINCT j.partition, coalesce(h.position, 0) AS position FROM journal j LEFT JOIN heads h ON h.partition = j.partition) h)`).Scan(&oldest)
+		FROM (SELECT e.partition, coalesce(h.position, 0) AS position FROM `+journalEnds+` e LEFT JOIN heads h ON h.partition = e.partition) h)`).Scan(&oldest)
 	if err != nil {
 		return err
 	}

@@ -18,12 +18,10 @@ const sealAfter = odometer.HourMicros
 // hours. Call it every minute or so; calling it more often or not at all loses
 // nothing. Commits wait for one of its transactions at a time.
 func (l *Ledger) Tick(ctx context.Context) error {
-	err := l.transact(ctx, func(f *fold, now int64) error {
-		if err := f.decideHeld(now); err != nil {
-			return err
-		}
-		return f.sealSilent(now)
-	})
+	err := l.transact(ctx, func(f *fold, now int64) error { return f.decideHeld(now) })
+	if err == nil {
+		err = l.sealSilent(ctx)
+	}
 	if err == nil {
 		err = l.enterOwners(ctx)
 	}
@@ -73,47 +71,71 @@ func (f *fold) decideHeld(now int64) error {
 	return nil
 }
 
+// sealAtOnce epochs are sealed in one transaction, for which commits wait.
+const sealAtOnce = 1000
+
 // sealSilent seals open hours that ended a while ago. How an hour's usage is
 // divided between its open part and its pieces is no fact about usage: it is
 // not in the journal.
-func (f *fold) sealSilent(now int64) error {
-	until := odometer.Hour(now - odometer.HourMicros - sealAfter)
-	rows, err := f.tx.QueryContext(f.ctx, `SELECT e.partition, e.epoch FROM `+epochTables+` WHERE s.open_hour > 0 AND s.open_hour <= ?`, until)
-	if err != nil {
-		return fmt.Errorf("find silent epochs: %w", err)
+func (l *Ledger) sealSilent(ctx context.Context) error {
+	for after, more := int64(-1), true; more; {
+		err := l.transact(ctx, func(f *fold, now int64) (err error) {
+			after, more, err = f.seal(odometer.Hour(now-odometer.HourMicros-sealAfter), after)
+			return err
+		})
+		if err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// seal seals the open hours up to until of some epochs whose id is above after.
+// It returns the id of the last one, and whether there may be more.
+func (f *fold) seal(until, after int64) (last int64, more bool, err error) {
+	if until < f.from {
+		return after, false, nil
+	}
+	rows, err := f.query(`SELECT s.id, e.partition, e.epoch FROM state s CROSS JOIN epochs e ON e.partition = s.id >> 40 AND e.epoch_no = s.id & 1099511627775
+		WHERE s.id > ? AND s.open_hour > 0 AND s.open_hour <= ? ORDER BY s.id LIMIT ?`, after, until, sealAtOnce)
+	if err != nil {
+		return after, false, fmt.Errorf("find silent epochs: %w", err)
+	}
+	defer rows.Close()
 	var keys []epochKey
 	for rows.Next() {
 		var k epochKey
-		if err := rows.Scan(&k.partition, &k.epoch); err != nil {
-			rows.Close()
-			return err
+		if err := rows.Scan(&after, &k.partition, &k.epoch); err != nil {
+			return after, false, err
 		}
 		keys = append(keys, k)
 	}
 	if err := rows.Err(); err != nil {
-		return err
+		return after, false, err
 	}
 	for _, k := range keys {
 		e, err := f.epoch(k)
 		if err != nil {
-			return err
+			return after, false, err
 		}
 		if !e.open.empty() {
 			if err := f.insertHour(e, &e.open, "sealed"); err != nil {
-				return err
+				return after, false, err
 			}
 		}
 		if e.owned && e.no > f.known[e.partition] {
 			if err := f.insertOwner(e, e.owner); err != nil {
-				return err
+				return after, false, err
 			}
 		}
 		e.open = bucket{}
 		f.touch(e)
 	}
+	if len(keys) == sealAtOnce {
+		return after, true, nil
+	}
 	f.openAfter(until)
-	return nil
+	return after, false, nil
 }
 
 // Questions about the past need not look for open hours in every epoch's state:

@@ -148,7 +148,7 @@ var ledgerBugs = []bug{
 		"audit.TestRandomStories"},
 	{"sealing a silent hour misses it", "ledger/tick.go",
 		`			if err := f.insertHour(e, &e.open, "sealed"); err != nil {
-				return err
+				return after, false, err
 			}`,
 		`			_ = e.open`,
 		"ledger.TestUsageIsCutToTheUnit"},

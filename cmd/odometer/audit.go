@@ -6,12 +6,17 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"example.org/odometer/audit"
 	"example.org/odometer/ledger"
 )
+
+// auditGC is by how many percent the memory of an audit grows between two
+// collections.
+const auditGC = 400
 
 // auditConfig is what `odometer audit` is told.
 type auditConfig struct {
@@ -34,6 +39,9 @@ It reads one moment of the ledger, may run beside the server and changes nothing
 Exit code 0: everything holds. 1: something does not. 2: it could not run.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// What is read lives shortly and what is kept is bounded: to collect
+			// less often makes it a third faster.
+			debug.SetGCPercent(auditGC)
 			report, err := runAudit(cmd.Context(), s, c)
 			if err != nil {
 				return &failure{code: exitUsage, err: err}
