@@ -27,6 +27,7 @@ type fold struct {
 	held   map[epochKey]int // epochs with held events
 	known  map[int]int64    // by partition: up to which epoch the owners are entered
 	from   int64            // no open hour is before this; see openFrom
+	opened int64            // the earliest hour opened since the upkeep began to seal
 	booked uint64           // entries booked since opening, to see news
 
 	// Cache of the table epochs: what is not here is read from there.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 
 	"example.org/odometer"
 )
@@ -78,64 +79,78 @@ const sealAtOnce = 1000
 // divided between its open part and its pieces is no fact about usage: it is
 // not in the journal.
 func (l *Ledger) sealSilent(ctx context.Context) error {
-	for after, more := int64(-1), true; more; {
-		err := l.transact(ctx, func(f *fold, now int64) (err error) {
-			after, more, err = f.seal(odometer.Hour(now-odometer.HourMicros-sealAfter), after)
-			return err
-		})
-		if err != nil {
+	for s := (sealing{}); !s.done; {
+		if err := l.transact(ctx, s.step); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// seal seals the open hours up to until of some epochs whose id is above after.
-// It returns the id of the last one, and whether there may be more.
-func (f *fold) seal(until, after int64) (last int64, more bool, err error) {
-	if until < f.from {
-		return after, false, nil
+// sealing goes over the open hours of all epochs, in transactions between which
+// commits may open more.
+type sealing struct {
+	until int64 // the last hour to be sealed
+	after int64 // id of the last epoch that was looked at
+	begun bool
+	done  bool
+}
+
+// step seals the open hours of some epochs.
+func (s *sealing) step(f *fold, now int64) error {
+	if !s.begun {
+		*s = sealing{until: odometer.Hour(now - odometer.HourMicros - sealAfter), after: -1, begun: true}
+		f.opened = math.MaxInt64
 	}
+	if s.until < f.from {
+		s.done = true
+		return nil
+	}
+	n, err := s.seal(f)
+	if err == nil && n < sealAtOnce {
+		f.openAfter(s.until)
+		s.done = true
+	}
+	return err
+}
+
+func (s *sealing) seal(f *fold) (n int, err error) {
 	rows, err := f.query(`SELECT s.id, e.partition, e.epoch FROM state s CROSS JOIN epochs e ON e.partition = s.id >> 40 AND e.epoch_no = s.id & 1099511627775
-		WHERE s.id > ? AND s.open_hour > 0 AND s.open_hour <= ? ORDER BY s.id LIMIT ?`, after, until, sealAtOnce)
+		WHERE s.id > ? AND s.open_hour > 0 AND s.open_hour <= ? ORDER BY s.id LIMIT ?`, s.after, s.until, sealAtOnce)
 	if err != nil {
-		return after, false, fmt.Errorf("find silent epochs: %w", err)
+		return 0, fmt.Errorf("find silent epochs: %w", err)
 	}
 	defer rows.Close()
 	var keys []epochKey
 	for rows.Next() {
 		var k epochKey
-		if err := rows.Scan(&after, &k.partition, &k.epoch); err != nil {
-			return after, false, err
+		if err := rows.Scan(&s.after, &k.partition, &k.epoch); err != nil {
+			return 0, err
 		}
 		keys = append(keys, k)
 	}
 	if err := rows.Err(); err != nil {
-		return after, false, err
+		return 0, err
 	}
 	for _, k := range keys {
 		e, err := f.epoch(k)
 		if err != nil {
-			return after, false, err
+			return 0, err
 		}
 		if !e.open.empty() {
 			if err := f.insertHour(e, &e.open, "sealed"); err != nil {
-				return after, false, err
+				return 0, err
 			}
 		}
 		if e.owned && e.no > f.known[e.partition] {
 			if err := f.insertOwner(e, e.owner); err != nil {
-				return after, false, err
+				return 0, err
 			}
 		}
 		e.open = bucket{}
 		f.touch(e)
 	}
-	if len(keys) == sealAtOnce {
-		return after, true, nil
-	}
-	f.openAfter(until)
-	return after, false, nil
+	return len(keys), nil
 }
 
 // Questions about the past need not look for open hours in every epoch's state:
@@ -149,20 +164,16 @@ func (f *fold) opens(hour int64) {
 	if hour <= 0 {
 		hour = -1
 	}
+	f.opened = min(f.opened, hour)
 	if hour < f.from {
 		f.from, f.newFrom = hour, true
 	}
 }
 
-// openAfter notes that the tables have no open hour up to until.
+// openAfter notes that the tables have no open hour up to until but for what
+// was opened since the sealing began.
 func (f *fold) openAfter(until int64) {
-	from := until + 1
-	for _, e := range f.dirtyEpochs {
-		if !e.open.empty() {
-			from = min(from, e.open.hour)
-		}
-	}
-	if f.from >= 0 && f.from < from {
+	if from := min(until+1, f.opened); f.from >= 0 && f.from < from {
 		f.from, f.newFrom = from, true
 	}
 }

@@ -40,6 +40,44 @@ func TestSilentEpochsAreSealedSomeAtATime(t *testing.T) {
 	d.proven()
 }
 
+// An hour that is opened while the upkeep seals others, behind where it is, is
+// found by questions.
+func TestHoursOpenedWhileOthersAreSealed(t *testing.T) {
+	d := newDesk(t)
+	var events []*odometer.Event
+	first := newMeter("vm-first", "host-1", base)
+	events = append(events, first.next(odometer.HourMicros/2, 7, 0))
+	for i := range sealAtOnce + 1 {
+		m := newMeter(odometer.InstanceID(fmt.Sprintf("vm-%d", i)), "host-1", base)
+		events = append(events, m.next(odometer.HourMicros/2, 7, 0))
+	}
+	d.send(events...)
+	d.now = time.UnixMicro(base + odometer.DayMicros)
+	s := new(sealing)
+	step := func() {
+		t.Helper()
+		if err := d.transact(t.Context(), s.step); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step()
+	if s.done {
+		t.Fatal("everything was sealed at once: the test would prove nothing")
+	}
+	d.send(first.next(odometer.HourMicros, 100, 0))
+	for !s.done {
+		step()
+	}
+	for range 2 {
+		got := d.usage(odometer.UsageQuery{From: odometer.Hour(base), To: odometer.Hour(base) + 3*odometer.HourMicros, Instance: "vm-first"})
+		if len(got) != 1 || got[0].Totals[odometer.CPU].String() != "107" {
+			t.Errorf("got %+v, want 107 µs of cpu", got)
+		}
+		d.tick()
+	}
+	d.proven()
+}
+
 // What happens often never reads the journal from end to end.
 func TestTheEndsOfTheJournalAreLookedUp(t *testing.T) {
 	d := newDesk(t)

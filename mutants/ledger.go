@@ -148,10 +148,14 @@ var ledgerBugs = []bug{
 		"audit.TestRandomStories"},
 	{"sealing a silent hour misses it", "ledger/tick.go",
 		`			if err := f.insertHour(e, &e.open, "sealed"); err != nil {
-				return after, false, err
+				return 0, err
 			}`,
 		`			_ = e.open`,
 		"ledger.TestUsageIsCutToTheUnit"},
+	{"what was opened while silent hours were sealed is not looked for", "ledger/tick.go",
+		`min(until+1, f.opened)`,
+		`until+1`,
+		"ledger.TestHoursOpenedWhileOthersAreSealed"},
 	{"a new owner within the hour pays for the old one", "ledger/fold.go",
 		`	case b.hour == o.hour && b.owner == o.owner:`,
 		`	case b.hour == o.hour:`,
