@@ -34,7 +34,8 @@ func bareJetStream(dir string, frames []packedFrame) (time.Duration, error) {
 		return 0, err
 	}
 	ctx := context.Background()
-	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "BARE", Subjects: []string{"bare"}, Storage: jetstream.FileStorage}); err != nil {
+	stream, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "BARE", Subjects: []string{"bare"}, Storage: jetstream.FileStorage})
+	if err != nil {
 		return 0, err
 	}
 	begin := time.Now()
@@ -44,7 +45,12 @@ func bareJetStream(dir string, frames []packedFrame) (time.Duration, error) {
 		}
 	}
 	<-js.PublishAsyncComplete()
-	return time.Since(begin), nil
+	took := time.Since(begin)
+	info, err := stream.Info(ctx)
+	if err == nil && info.State.Msgs != uint64(len(frames)) {
+		err = fmt.Errorf("%d of %d messages were stored", info.State.Msgs, len(frames))
+	}
+	return took, err
 }
 
 // bareSQLite writes, for each event, the row of its instance's open state and
@@ -57,7 +63,7 @@ func bareSQLite(path string, before, rows []stateRow) (time.Duration, error) {
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	if _, err := db.Exec(`CREATE TABLE open (instance TEXT PRIMARY KEY, vector BLOB NOT NULL, sums BLOB NOT NULL)`); err != nil {
+	if _, err := db.Exec(`CREATE TABLE IF NOT EXISTS open (instance TEXT PRIMARY KEY, vector BLOB NOT NULL, sums BLOB NOT NULL)`); err != nil {
 		return 0, err
 	}
 	if err := upsert(db, before); err != nil {

@@ -151,23 +151,28 @@ func growth(b *bench) error {
 		if err != nil {
 			return err
 		}
-		measure := func(frames []packedFrame, events int) float64 {
+		cpu := func(do func() error, events int) float64 {
 			before := cpuTime()
-			if _, e := p.take(frames, events); e != nil {
-				err = errors.Join(err, e)
-			}
+			err = errors.Join(err, do())
 			return float64((cpuTime() - before).Nanoseconds()) / 1000 / float64(events)
+		}
+		take := func(frames []packedFrame, events int) float64 {
+			return cpu(func() error { _, err := p.take(frames, events); return err }, events)
 		}
 		frames, first, err2 := f.packed(1)
 		if err = errors.Join(err, err2); err == nil {
-			b.cost("cost_open_"+c.name, measure(frames, len(first)), "µs/event", 0)
+			if open := take(frames, len(first)); err == nil {
+				b.cost("cost_open_"+c.name, open, "µs/event", 0)
+			}
 		}
 		frames, rows, err2 := f.packed(c.ticks - 1)
 		if err = errors.Join(err, err2); err == nil {
-			goOn := measure(frames, len(rows))
-			before := cpuTime()
-			if _, err = bareSQLite(b.place("bare.db"), nil, append(first, rows...)); err == nil {
-				bare := float64((cpuTime() - before).Nanoseconds()) / 1000 / float64(len(first)+len(rows))
+			goOn := take(frames, len(rows))
+			place := b.place("bare.db")
+			_, err2 := bareSQLite(place, first, nil)
+			err = errors.Join(err, err2)
+			bare := cpu(func() error { _, err := bareSQLite(place, nil, rows); return err }, len(rows))
+			if err == nil {
 				b.cost("cost_go_on_"+c.name, goOn, "µs/event", bare)
 			}
 		}

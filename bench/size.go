@@ -14,8 +14,9 @@ import (
 
 // sizes measures the bytes on the disk for each event, of a thousand instances
 // that send one each half minute for four hours, the meter's state beside each
-// as real agents do it: in the spool, in the queue before the ledger has taken
-// them, and in the ledger for good, once the hours are packed. The limit is the
+// as real agents do it: in the spool, with the 8 MiB that it keeps in reserve; in a
+// file stream of JetStream, where they lie until the ledger has taken them; and in
+// the ledger for good, once the hours are packed. The limit is the
 // frame as it travels.
 func sizes(b *bench) error {
 	instances, ticks := 1000, 480

@@ -96,6 +96,9 @@ func sweep(ctx context.Context, o sweepOptions) error {
 	if failed > 0 {
 		return fmt.Errorf("%d of %d kills were not survived", failed, killed)
 	}
+	if killed == 0 && ctx.Err() == nil {
+		return errors.New("no point was reached: the sweep proves nothing")
+	}
 	return ctx.Err() // interrupted: what was done before was reported
 }
 

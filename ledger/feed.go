@@ -118,6 +118,9 @@ func (l *Ledger) feed(ctx context.Context, name string, change func(*sql.Tx) err
 		return fmt.Errorf("feed %s: %w", name, err)
 	}
 	defer tx.Rollback()
+	if err := l.owns(ctx, tx); err != nil {
+		return fmt.Errorf("feed %s: %w", name, err)
+	}
 	if err := change(tx); err != nil {
 		return fmt.Errorf("feed %s: %w", name, err)
 	}

@@ -255,18 +255,26 @@ func refusal(err error) bool {
 	return errors.Is(err, odometer.ErrNotFound) || errors.Is(err, odometer.ErrConflict) || errors.Is(err, odometer.ErrInvalid)
 }
 
-func (l *Ledger) try(ctx context.Context, do func(*fold, int64) error) error {
-	tx, err := l.write.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback()
+// owns returns ErrFenced where another process has opened the ledger since.
+func (l *Ledger) owns(ctx context.Context, tx *sql.Tx) error {
 	var token string
 	if err := tx.QueryRowContext(ctx, `SELECT value FROM meta WHERE key = 'writer'`).Scan(&token); err != nil {
 		return err
 	}
 	if token != l.token {
 		return ErrFenced
+	}
+	return nil
+}
+
+func (l *Ledger) try(ctx context.Context, do func(*fold, int64) error) error {
+	tx, err := l.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := l.owns(ctx, tx); err != nil {
+		return err
 	}
 	if err := l.fold.begin(ctx, tx); err != nil {
 		return err

@@ -552,6 +552,9 @@ func TestASecondWriterFencesTheFirst(t *testing.T) {
 	if !errors.Is(err, ErrFenced) {
 		t.Errorf("commit of the first writer: got %v, want %v", err, ErrFenced)
 	}
+	if err := d.FeedRewind(t.Context(), "usage"); !errors.Is(err, ErrFenced) {
+		t.Errorf("feed of the first writer: got %v, want %v", err, ErrFenced)
+	}
 }
 
 // A commit that fails leaves nothing behind, in the tables or in memory: the

@@ -19,7 +19,7 @@ const sealAfter = odometer.HourMicros
 // hours. Call it every minute or so; calling it more often or not at all loses
 // nothing. Commits wait for one of its transactions at a time.
 func (l *Ledger) Tick(ctx context.Context) error {
-	err := l.transact(ctx, func(f *fold, now int64) error { return f.decideHeld(now) })
+	err := l.decideHeld(ctx)
 	if err == nil {
 		err = l.sealSilent(ctx)
 	}
@@ -35,14 +35,42 @@ func (l *Ledger) Tick(ctx context.Context) error {
 	return nil
 }
 
-// decideHeld takes, for each epoch with held events, the decision that is due.
-func (f *fold) decideHeld(now int64) error {
-	if len(f.held) == 0 {
-		return nil
-	}
-	held, err := f.heldEvents(`ORDER BY partition, epoch, first, sequence`)
-	if err != nil {
+// decideHeld takes, for each epoch with held events, the decision that is due,
+// one epoch in a transaction.
+func (l *Ledger) decideHeld(ctx context.Context) error {
+	var due []dueDecision
+	err := l.transact(ctx, func(f *fold, now int64) (err error) {
+		if len(f.held) > 0 {
+			due, err = f.due(now, `ORDER BY partition, epoch, first, sequence`)
+		}
 		return err
+	})
+	for i := 0; err == nil && i < len(due); i++ {
+		k := due[i].key
+		err = l.transact(ctx, func(f *fold, now int64) error {
+			// Commits since may have changed what is due.
+			due, err := f.due(now, `WHERE partition = ? AND epoch = ? ORDER BY first, sequence`, k.partition, string(k.epoch))
+			if err != nil || len(due) == 0 {
+				return err
+			}
+			return f.decideDue(due[0], now)
+		})
+	}
+	return err
+}
+
+// dueDecision is a decision whose time has come.
+type dueDecision struct {
+	key  epochKey
+	what string
+}
+
+// due returns the first decision that is due of each epoch, of the held events
+// that a condition selects.
+func (f *fold) due(now int64, condition string, args ...any) (list []dueDecision, err error) {
+	held, err := f.heldEvents(condition, args...)
+	if err != nil {
+		return nil, err
 	}
 	decided := map[epochKey]bool{}
 	for _, h := range held {
@@ -55,21 +83,23 @@ func (f *fold) decideHeld(now int64) error {
 		case h.reason == reasonUnset && now >= h.since+maxHold:
 			what = decideUnset
 		}
-		if what == "" || decided[h.key] {
-			continue
-		}
-		decided[h.key] = true
-		body, err := json.Marshal(decision{Decision: what, Epoch: h.key.epoch})
-		if err != nil {
-			return err
-		}
-		rec := &record{partition: h.key.partition, kind: kindDecision, at: now, sender: "clock", body: body}
-		f.start(rec)
-		if _, err := f.decide(rec); err != nil {
-			return err
+		if what != "" && !decided[h.key] {
+			decided[h.key] = true
+			list = append(list, dueDecision{h.key, what})
 		}
 	}
-	return nil
+	return list, nil
+}
+
+func (f *fold) decideDue(d dueDecision, now int64) error {
+	body, err := json.Marshal(decision{Decision: d.what, Epoch: d.key.epoch})
+	if err != nil {
+		return err
+	}
+	rec := &record{partition: d.key.partition, kind: kindDecision, at: now, sender: "clock", body: body}
+	f.start(rec)
+	_, err = f.decide(rec)
+	return err
 }
 
 // sealAtOnce epochs are sealed in one transaction, for which commits wait.
