@@ -304,6 +304,10 @@ func restore(ctx context.Context, dir, path string, o *RestoreOptions) (_ *Resto
 		return nil, fmt.Errorf("%s is there already: %w", path, odometer.ErrConflict)
 	}
 	tmp, base := path+restoring, basePath(path)
+	seen := seenGeneration(ctx, path, m.Ledger)
+	if left, err := pendingGeneration(ctx, tmp); err == nil { // of a restore that was interrupted, which had seen it
+		seen = max(seen, left)
+	}
 	if err := errors.Join(removeDatabase(tmp), removeDatabase(base+restoring)); err != nil {
 		return nil, err
 	}
@@ -327,7 +331,7 @@ func restore(ctx context.Context, dir, path string, o *RestoreOptions) (_ *Resto
 	if err := o.point("copied"); err != nil {
 		return nil, err
 	}
-	if err := restored(ctx, tmp, o.Now, seenGeneration(ctx, path, m.Ledger)); err != nil {
+	if err := restored(ctx, tmp, o.Now, seen); err != nil {
 		return nil, err
 	}
 	r := &RestoreReport{Manifest: *m}

@@ -198,6 +198,7 @@ func TestRestoreRefuses(t *testing.T) {
 		want    error
 	}{
 		{"a bit of the copy has flipped", func(t *testing.T) { flip(t, 20_000) }, odometer.ErrInvalid},
+		{"a bit near its end has flipped", func(t *testing.T) { flip(t, 150_000) }, odometer.ErrInvalid},
 		{"the manifest is of another ledger", func(t *testing.T) { edit(t, goldenID, strings.Repeat("7", 32)) }, odometer.ErrInvalid},
 		{"the manifest says another position", func(t *testing.T) { edit(t, `"position": `, `"position": 9`) }, odometer.ErrInvalid},
 		{"the manifest is of a later format", func(t *testing.T) { edit(t, `"format": 1`, `"format": 2`) }, ErrNewer},
@@ -322,6 +323,38 @@ func TestBackupIsInterrupted(t *testing.T) {
 		check(dir, "being killed at "+where())
 	}
 	t.Logf("%d points", points)
+}
+
+// A restore that is done again after the ledger was moved aside still begins a
+// generation beyond that one's, within the same minute too.
+func TestARestoreThatIsDoneAgainBeginsALaterGeneration(t *testing.T) {
+	_, copied := toldAndBackedUp(t)
+	path, now := filepath.Join(t.TempDir(), "ledger.db"), time.Now()
+	first, err := Restore(t.Context(), copied, path, RestoreOptions{Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := Open(t.Context(), Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	_, err = Restore(t.Context(), copied, path, RestoreOptions{Now: now, Replace: true, point: func(at string) error {
+		if at == "moved aside" {
+			return errInterrupted
+		}
+		return nil
+	}})
+	if !errors.Is(err, errInterrupted) || exists(path) {
+		t.Fatalf("got %v, want it interrupted with nothing in the place", err)
+	}
+	again, err := Restore(t.Context(), copied, path, RestoreOptions{Now: now, Replace: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Next <= first.Next {
+		t.Errorf("generation %d begins where %d was", again.Next, first.Next)
+	}
 }
 
 // TestRestoreIsInterrupted fails and kills a restore over a ledger that is

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	cursorName = "cursor"
+	cursorName  = "cursor"
+	reofferName = "reoffer"
 	// maxCursor is how many entries the cursor's log may have before it is
 	// written anew: 256 KiB.
 	maxCursor = 4096
@@ -62,10 +63,13 @@ func (s *Spool) Ack(r odometer.Receipt) error {
 
 func (s *Spool) ack(r odometer.Receipt) error {
 	if r.Position >= s.next && s.reoffer.to == 0 {
+		o := reoffer{from: s.cursor.position, to: s.index.top}
+		if err := s.inReserve(func() error { return s.saveReoffer(o, r.Position+1) }); err != nil {
+			return fmt.Errorf("note what is sent again: %w", err)
+		}
 		s.log.Error("the ledger has more of this spool than the spool: it was restored from a copy; what is unreceipted is sent again",
 			"last", s.last, "receipt", r.Position)
-		s.reoffer = reoffer{from: s.cursor.position, to: s.index.top}
-		s.next = r.Position + 1
+		s.reoffer, s.next = o, r.Position+1
 	}
 	if err := s.offerAgain(); err != nil {
 		return err
@@ -104,8 +108,41 @@ func (s *Spool) ack(r odometer.Receipt) error {
 }
 
 // reoffer is what still has to be stored under new positions: the records
-// after from up to to.
+// after from up to to. A file of the name reoffer, which is a header with both
+// and the first new position, says so until it is done: what is stored beyond
+// the receipt meanwhile would make it look like any other after a restart.
 type reoffer struct{ from, to uint64 }
+
+func (s *Spool) saveReoffer(o reoffer, next uint64) error {
+	f, err := s.replace(reofferName, header{kind: kindReoffer, first: o.from, last: o.to, next: next, spool: s.id}.append(nil))
+	if err == nil {
+		err = f.Close()
+	}
+	return err
+}
+
+// loadReoffer reads what a process before this one had still to store. Where
+// that cannot be read it is everything that is not receipted.
+func (s *Spool) loadReoffer() error {
+	b, err := s.readFile(reofferName)
+	if err != nil || b == nil {
+		return err
+	}
+	h, err := parseHeader(b, kindReoffer)
+	if errors.Is(err, errVersion) {
+		return err
+	} else if err != nil {
+		s.unreadable(Damage{Segment: reofferName, Reason: err.Error()})
+		s.reoffer = reoffer{from: s.cursor.position, to: s.index.top}
+		return nil
+	}
+	if err := s.belongs(h.spool); err != nil {
+		return err
+	}
+	s.reoffer = reoffer{from: h.first, to: h.last}
+	s.next = max(s.next, h.next)
+	return nil
+}
 
 func (s *Spool) offerAgain() error {
 	for s.reoffer.from < s.reoffer.to {
@@ -130,6 +167,12 @@ func (s *Spool) offerAgain() error {
 			return err
 		}
 		s.reoffer.from = last
+	}
+	if s.reoffer.to == 0 {
+		return nil
+	}
+	if err := s.fs.Remove(s.path(reofferName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	s.reoffer = reoffer{}
 	return nil

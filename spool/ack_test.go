@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -191,6 +192,56 @@ func TestRestoredSpoolOffersAgainUnderNewPositions(t *testing.T) {
 		}
 		_ = s.Close()
 		s = open(t, copied.PowerCut(nil), roomy())
+	}
+}
+
+// What must be sent again is still known after a restart, where it could not be
+// stored at once and something else was meanwhile.
+func TestRestoredSpoolGoesOnOfferingAfterARestart(t *testing.T) {
+	for _, damaged := range []bool{false, true} {
+		fs := memfs.New()
+		s := open(t, fs, roomy())
+		fill(t, s, newSource(1), 1, 4)
+		ack(t, s, receipt(s, 4))
+		copied := fs.Restarted()
+		fill(t, s, newSource(1), 5, 9)
+		_ = s.Close()
+
+		s = open(t, copied, roomy())
+		fill(t, s, newSource(2), 1, 3) // at 5 to 7, and the ledger has 5 to 9
+		copied.Fault = func(_ int, op string) memfs.Fault {
+			if strings.HasPrefix(op, "write") && strings.Contains(op, ".seg") {
+				return memfs.Fault{Err: syscall.EIO}
+			}
+			return memfs.Fault{}
+		}
+		if err := s.Ack(receipt(s, 9)); err == nil {
+			t.Fatal("a receipt was taken although nothing could be stored")
+		}
+		copied.Fault = nil
+		fill(t, s, newSource(3), 1, 1)
+		_ = s.Close()
+		copied = copied.PowerCut(nil)
+		name := s.path(reofferName)
+		if len(copied.Data(name)) == 0 {
+			t.Fatalf("there is no %s: %v", reofferName, copied.Log)
+		}
+		if damaged {
+			copied.Data(name)[20] ^= 1
+		}
+		s = open(t, copied, roomy())
+		ack(t, s, receipt(s, 9))
+		got := ids(all(t, s, s.Stats().Acked))
+		for _, want := range []string{"vm-2/1", "vm-2/2", "vm-2/3", "vm-3/1"} {
+			if !strings.Contains(got, ":"+want) {
+				t.Errorf("damaged %v: %s is not sent again; got %s", damaged, want, got)
+			}
+		}
+		_ = s.Close()
+		s = open(t, copied.PowerCut(nil), roomy())
+		if s.reoffer != (reoffer{}) {
+			t.Errorf("after it was done %+v is still to be sent again", s.reoffer)
+		}
 	}
 }
 

@@ -35,6 +35,7 @@ const (
 	kindSegment     kind = 1
 	kindCheckpoints kind = 2
 	kindCursor      kind = 3
+	kindReoffer     kind = 4
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -29,6 +29,7 @@
 //	00000000000000000041-0.seg  records from position 41 on; generation 0
 //	cursor                    how far receipts reach, as a log
 //	checkpoints               newest checkpoint of each instance that is no longer in a segment
+//	reoffer                   while a spool that was restored from a copy is sent again
 //	reserve                   allocated space, so that merging works on a full disk
 //	*.tmp                     being written; removed at open
 //

@@ -238,6 +238,9 @@ func (s *Spool) open() error {
 	s.report(x)
 	s.stats.Corrupt = x.lost
 	s.restoreAckedAt()
+	if err := s.loadReoffer(); err != nil {
+		return fmt.Errorf("read %s: %w", reofferName, err)
+	}
 	s.makeReserve(true)
 	if err := s.openLast(); err != nil {
 		return err
