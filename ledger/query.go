@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -485,12 +486,16 @@ func (u *usageQuery) cutRecords(from, to int64, where string, args ...any) error
 // result returns the rows in order of time, instance and owner, or the top ones
 // that were asked for.
 func (u *usageQuery) result() []odometer.UsageRow {
-	list := make([]odometer.UsageRow, 0, len(u.rows))
-	for _, r := range u.rows {
-		list = append(list, *r)
-	}
-	slices.SortFunc(list, func(a, b odometer.UsageRow) int {
-		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.Org, b.Org), cmp.Compare(a.User, b.User))
+	rows := slices.Collect(maps.Values(u.rows))
+	slices.SortFunc(rows, func(a, b *odometer.UsageRow) int { // a row is large, and most differ in the first
+		if a.Start != b.Start {
+			return cmp.Compare(a.Start, b.Start)
+		}
+		return cmp.Or(cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.Org, b.Org), cmp.Compare(a.User, b.User))
 	})
+	list := make([]odometer.UsageRow, len(rows))
+	for i, r := range rows {
+		list[i] = *r
+	}
 	return u.Rank(list)
 }
