@@ -377,9 +377,20 @@ func (p *replay) startCoverage(ctx context.Context, _ map[int64]int64) error {
 	}, `SELECT instance, source, start_us, end_us, digest FROM coverage WHERE partition = ?`, p.partition)
 }
 
-// startRest takes over the places of checkpoints and the generations.
+// startRest takes over how far each spool had come, the places of checkpoints
+// and the generations.
 func (p *replay) startRest(ctx context.Context, _ map[int64]int64) error {
 	err := p.a.base.each(ctx, func(rows *sql.Rows) error {
+		var k spoolKey
+		var home int64
+		err := rows.Scan(&k.agent, &k.spool, &home)
+		p.taken[k] = uint64(home)
+		return err
+	}, `SELECT agent, spool, home FROM spools WHERE partition = ?`, p.partition)
+	if err != nil {
+		return err
+	}
+	err = p.a.base.each(ctx, func(rows *sql.Rows) error {
 		var key [2]string
 		var at place
 		err := rows.Scan(&key[0], &key[1], &at.position, &at.index)
@@ -400,20 +411,21 @@ func (p *replay) startRest(ctx context.Context, _ map[int64]int64) error {
 	}, `SELECT generation, position, entry FROM generations WHERE partition = ?`, p.partition)
 }
 
-// startReceipts returns how far the records that are gone had each spool.
-func (a *audit) startReceipts(ctx context.Context) (map[spoolKey]uint64, error) {
-	ends := map[spoolKey]uint64{}
+// startReceipts returns how far the records that are gone had each spool, and
+// how far those of the partition of its agent.
+func (a *audit) startReceipts(ctx context.Context) (ends, homes map[spoolKey]uint64, err error) {
+	ends, homes = map[spoolKey]uint64{}, map[spoolKey]uint64{}
 	if a.base == nil {
-		return ends, nil
+		return ends, homes, nil
 	}
-	err := a.base.each(ctx, func(rows *sql.Rows) error {
+	err = a.base.each(ctx, func(rows *sql.Rows) error {
 		var k spoolKey
-		var position int64
-		err := rows.Scan(&k.agent, &k.spool, &position)
-		ends[k] = uint64(position)
+		var position, home int64
+		err := rows.Scan(&k.agent, &k.spool, &position, &home)
+		ends[k], homes[k] = uint64(position), uint64(home)
 		return err
-	}, `SELECT agent, spool, position FROM spools`)
-	return ends, err
+	}, `SELECT agent, spool, position, home FROM spools`)
+	return ends, homes, err
 }
 
 // gone reports whether a record lies in the pruned part of its journal; what is

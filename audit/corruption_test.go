@@ -661,6 +661,9 @@ var corruptions = []struct {
 	{"a receipt was put back", "receipt", func(f *forger) {
 		f.exec(1, `UPDATE spools SET position = position - 1 WHERE agent = 'host-1'`)
 	}},
+	{"how far a spool came in its own partition is wrong", "receipt", func(f *forger) {
+		f.exec(1, `UPDATE spools SET home = home - 1 WHERE agent = 'host-1'`)
+	}},
 	{"a receipt is missing", "receipt", func(f *forger) {
 		f.exec(1, `DELETE FROM spools WHERE agent = 'host-2'`)
 	}},

@@ -32,7 +32,7 @@ func (a *audit) positions(r *row) {
 // last. A receipt beyond that has freed events that nobody has.
 func (a *audit) checkReceipts(ctx context.Context) error {
 	rep := a.report
-	ends, err := a.startReceipts(ctx)
+	ends, homes, err := a.startReceipts(ctx)
 	if err != nil {
 		return fmt.Errorf("read the base: %w", err)
 	}
@@ -50,16 +50,22 @@ func (a *audit) checkReceipts(ctx context.Context) error {
 			rep.findMany("spool_hole", first-int64(end)-1, "spool %s of %s: the frame that begins at %d follows position %d", k.spool, k.agent, first, end)
 		}
 		ends[k] = max(end, uint64(last))
+		if int(partition) == odometer.AgentID(k.agent).Partition() {
+			homes[k] = max(homes[k], uint64(last))
+		}
 		return nil
 	}, `SELECT partition, position, sender, spool, first, last FROM journal WHERE kind = 'frame' AND spool <> '' ORDER BY id`)
 	if err != nil {
 		return fmt.Errorf("read the journal: %w", err)
 	}
 	err = a.snap.each(ctx, func(rows *sql.Rows) error {
-		var partition, position int64
+		var partition, position, home int64
 		var k spoolKey
-		if err := rows.Scan(&partition, &k.agent, &k.spool, &position); err != nil {
+		if err := rows.Scan(&partition, &k.agent, &k.spool, &position, &home); err != nil {
 			return err
+		}
+		if uint64(home) != homes[k] {
+			rep.find("receipt", "spool %s of %s: its own partition is said to have it to %d, the journal has it to %d", k.spool, k.agent, home, homes[k])
 		}
 		end := ends[k]
 		switch {
@@ -73,7 +79,7 @@ func (a *audit) checkReceipts(ctx context.Context) error {
 		}
 		delete(ends, k)
 		return nil
-	}, `SELECT partition, agent, spool, position FROM spools`)
+	}, `SELECT partition, agent, spool, position, home FROM spools`)
 	if err != nil {
 		return fmt.Errorf("read the receipts: %w", err)
 	}

@@ -23,6 +23,7 @@ type fold struct {
 	// Mirrors of the tables, complete.
 	heads  map[int]*head
 	spools map[spoolKey]uint64
+	homes  map[spoolKey]uint64 // of each spool, how far the records of its agent's partition have come
 	counts map[countKey]int64
 	held   map[epochKey]int // epochs with held events
 	known  map[int]int64    // by partition: up to which epoch the owners are entered
@@ -94,7 +95,7 @@ func (f *fold) begin(ctx context.Context, tx *sql.Tx) error {
 		return nil
 	}
 	f.heads = map[int]*head{}
-	f.spools = map[spoolKey]uint64{}
+	f.spools, f.homes = map[spoolKey]uint64{}, map[spoolKey]uint64{}
 	f.counts = map[countKey]int64{}
 	f.held = map[epochKey]int{}
 	f.known = map[int]int64{}
@@ -219,6 +220,7 @@ func (f *fold) finish(w *work) error {
 	if w.rec.result, err = json.Marshal(&w.res); err != nil {
 		return err
 	}
+	f.comeHome(w.rec)
 	w.rec.hash = w.rec.chain(h.hash)
 	h.position, h.hash = w.rec.position, w.rec.hash
 	return f.insertRecord(w.rec)

@@ -485,9 +485,11 @@ func TestReceipts(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.Ledger = nil
-	d.reopen()
-	if r := d.Receipt("host-1", spool); r.Generation <= 1 {
-		t.Errorf("generation after a restore: got %d, want a later one than 1", r.Generation)
+	for range 2 { // and it stays
+		d.reopen()
+		if r := d.Receipt("host-1", spool); r.Generation <= 1 {
+			t.Errorf("generation after a restore: got %d, want a later one than 1", r.Generation)
+		}
 	}
 }
 

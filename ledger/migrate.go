@@ -44,6 +44,7 @@ var migrations = map[int][]step{
 		{"indexes of the journal by time", indexJournalByTime},
 		{"months and owners from days", packDays},
 		{"owners of pieces", ownersOfPieces},
+		{"receipts of own partitions", addHomes},
 	},
 }
 

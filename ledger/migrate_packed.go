@@ -61,6 +61,16 @@ INSERT INTO owners_known (partition, epoch_no)
 	return "", err
 }
 
+func addHomes(ctx context.Context, tx *sql.Tx, _ string) (string, error) {
+	_, err := tx.ExecContext(ctx, `
+ALTER TABLE spools ADD COLUMN home INTEGER NOT NULL DEFAULT 0;
+UPDATE spools SET home = j.last
+  FROM (SELECT partition, sender, spool, max(last) AS last FROM journal WHERE kind = 'frame' AND spool <> '' GROUP BY partition, sender, spool) j
+  WHERE j.partition = spools.partition AND j.sender = spools.agent AND j.spool = spools.spool;
+`)
+	return "", err
+}
+
 func indexJournalByTime(ctx context.Context, tx *sql.Tx, _ string) (string, error) {
 	_, err := tx.ExecContext(ctx, `
 DROP INDEX journal_time;

@@ -189,6 +189,39 @@ func TestPruning(t *testing.T) {
 	}
 }
 
+// One agent's spool may carry the events of others, which lie in their
+// partitions, and these are pruned by themselves: what is taken for a checkpoint
+// that is sent again must not depend on which goes first.
+func TestAPrunedSpoolOfSeveralPartitionsFollows(t *testing.T) {
+	d := newDesk(t)
+	relay, host := odometer.AgentID("relay"), odometer.AgentID("host-1")
+	if relay.Partition() <= host.Partition() {
+		t.Fatalf("%s lies in partition %d and %s in %d: the second must be pruned first", relay, relay.Partition(), host, host.Partition())
+	}
+	m := newMeter("vm-a", host, base)
+	checkpoint := func(instance string) odometer.Record {
+		return odometer.Record{Checkpoint: []byte(fmt.Sprintf(`{"instance":%q}`, instance))}
+	}
+	event := func() odometer.Record { return odometer.Record{Event: m.next(30*sec, 1, 1)} }
+	for _, r := range []odometer.Record{checkpoint("vm-b"), event(), event(), checkpoint("vm-c"), event()} {
+		d.pos++
+		r.First, r.Position = d.pos, d.pos
+		d.commit(odometer.Frame{Agent: relay, Spool: "0123456789abcdef0123456789abcdef", First: d.pos, Last: d.pos, Records: []odometer.Record{r}})
+	}
+	d.publishAll()
+	d.now = d.now.Add(48 * time.Hour)
+	d.prune(d.now, nil)
+	var heads int
+	if err := d.read.QueryRow(`SELECT count(*) FROM heads`).Scan(&heads); err != nil || heads != 2 {
+		t.Fatalf("%d partitions were pruned, %v, want 2", heads, err)
+	}
+	// The first frame comes again.
+	r := checkpoint("vm-b")
+	r.First, r.Position = 1, 1
+	d.commit(odometer.Frame{Agent: relay, Spool: "0123456789abcdef0123456789abcdef", First: 1, Last: 1, Records: []odometer.Record{r}})
+	d.proven()
+}
+
 func TestNothingUnpublishedIsPruned(t *testing.T) {
 	d := newDesk(t)
 	m := newMeter("vm-a", "host-1", base)

@@ -209,7 +209,7 @@ func (r *record) whyBroken() error {
 // without the numbers that only link tables.
 var comparisons = []struct{ name, query string }{
 	{"digests", `SELECT d.partition || ' ' || e.epoch || ' ' || d.chunk, hex(d.data) FROM digests d JOIN epochs e ON e.partition = d.partition AND e.epoch_no = d.epoch_no`},
-	{"spools", `SELECT partition || ' ' || agent || ' ' || spool, CAST(position AS TEXT) FROM spools`},
+	{"spools", `SELECT partition || ' ' || agent || ' ' || spool, position || ' ' || home FROM spools`},
 	{"counts", `SELECT partition || ' ' || outcome, CAST(n AS TEXT) FROM counts`},
 	{"held", `SELECT partition || ' ' || epoch || ' ' || first || ' ' || sequence, position || ' ' || idx || ' ' || reason || ' ' || hex(digest) FROM held`},
 	{"quarantine", `SELECT partition || ' ' || no, position || ' ' || idx || ' ' || reason || ' ' || event_id || ' ' || hex(digest) || ' ' || released_us FROM quarantine`},

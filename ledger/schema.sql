@@ -157,13 +157,16 @@ CREATE TABLE owners_known (
 INSERT INTO owners_known (partition, epoch_no)
   WITH RECURSIVE p (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM p WHERE n < 63) SELECT n, 0 FROM p;
 
--- Receipts: how far each spool is committed.
+-- Receipts: how far each spool is committed. Its frames may lie in the
+-- partitions of other agents, too; home is how far those have come that lie in
+-- this partition, the agent's own, whatever became of the others.
 CREATE TABLE spools (
   partition  INTEGER NOT NULL,
   agent      TEXT    NOT NULL,
   spool      TEXT    NOT NULL,
   position   INTEGER NOT NULL,
   updated_us INTEGER NOT NULL,
+  home       INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (partition, agent, spool)
 );
 

@@ -98,11 +98,11 @@ func (f *fold) loadMirrors() error {
 	if f.from, err = openFrom(f.ctx, f.tx); err != nil {
 		return err
 	}
-	err = each(`SELECT partition, agent, spool, position FROM spools`, func(rows *sql.Rows) error {
+	err = each(`SELECT partition, agent, spool, position, home FROM spools`, func(rows *sql.Rows) error {
 		var k spoolKey
-		var position uint64
-		err := rows.Scan(&k.partition, &k.agent, &k.spool, &position)
-		f.spools[k] = position
+		var position, home uint64
+		err := rows.Scan(&k.partition, &k.agent, &k.spool, &position, &home)
+		f.spools[k], f.homes[k] = position, home
 		return err
 	})
 	if err != nil {
@@ -168,9 +168,9 @@ func (f *fold) flush() error {
 		}
 	}
 	for k, at := range f.dirtySpools {
-		if _, err := f.exec(`INSERT INTO spools (partition, agent, spool, position, updated_us) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT (partition, agent, spool) DO UPDATE SET position = excluded.position, updated_us = excluded.updated_us`,
-			k.partition, string(k.agent), string(k.spool), f.spools[k], at); err != nil {
+		if _, err := f.exec(`INSERT INTO spools (partition, agent, spool, position, updated_us, home) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT (partition, agent, spool) DO UPDATE SET position = excluded.position, updated_us = excluded.updated_us, home = excluded.home`,
+			k.partition, string(k.agent), string(k.spool), f.spools[k], at, f.homes[k]); err != nil {
 			return fmt.Errorf("store receipts: %w", err)
 		}
 	}
@@ -230,12 +230,22 @@ func (f *fold) advance(k spoolKey, position uint64, at int64) {
 	f.dirtySpools[k] = at
 }
 
+// comeHome notes how far a spool's frames have come in the partition of its
+// agent, for which the receipt follows.
+func (f *fold) comeHome(r *record) {
+	k := spoolKey{r.partition, odometer.AgentID(r.sender), odometer.SpoolID(r.spool)}
+	if r.kind == kindFrame && r.spool != "" && k.agent.Partition() == k.partition {
+		f.homes[k] = max(f.homes[k], r.last)
+	}
+}
+
 // baseline remembers where the checkpoint of an instance lies that came
 // without an event. One that is sent again is not the newest any more.
 func (f *fold) baseline(w *work, index int, r *odometer.Record) error {
-	// A part of a frame for several partitions is written down without
-	// positions: nothing tells whether it is sent again.
-	if k := (spoolKey{w.rec.partition, odometer.AgentID(w.rec.sender), odometer.SpoolID(w.rec.spool)}); w.frame.Spool != "" && r.Position <= f.spools[k] {
+	// Whether it is sent again is told by the records of its own partition, so
+	// that it does not depend on the order in which partitions are folded. A part
+	// of a frame for several is written down without positions: nothing tells.
+	if k := (spoolKey{w.rec.partition, odometer.AgentID(w.rec.sender), odometer.SpoolID(w.rec.spool)}); w.frame.Spool != "" && r.Position <= f.homes[k] {
 		return nil
 	}
 	instance, ok := checkpointInstance(r.Checkpoint)
