@@ -92,7 +92,7 @@ var spoolBugs = []bug{
 	{"merging loses an event's checkpoint", "spool/coalesce.go",
 		`			o.checkpoint = older.checkpoint
 `, ``,
-		"spool.TestCheckpointsAloneAreMergedToTheNewest"},
+		"spool.TestAnEventWithoutCheckpointKeepsTheOneBefore"},
 	{"positions of a torn tail are given a second time", "spool/index.go",
 		`				s.next = max(s.next, x.burnt)
 `, ``,

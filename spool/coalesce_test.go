@@ -252,6 +252,27 @@ func TestCheckpointsAloneAreMergedToTheNewest(t *testing.T) {
 	}
 }
 
+// An event that came without a checkpoint takes over the one before it.
+func TestAnEventWithoutCheckpointKeepsTheOneBefore(t *testing.T) {
+	s := open(t, memfs.New(), roomy())
+	src := newSource(1)
+	event := src.record(2)
+	event.Checkpoint = nil
+	for _, r := range []odometer.Record{{Checkpoint: src.checkpoint(1)}, event} {
+		if err := s.Append([]odometer.Record{r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.roll(); err != nil {
+		t.Fatal(err)
+	}
+	s.coalesce()
+	rs := all(t, s, 0)
+	if len(rs) != 1 || string(rs[0].Checkpoint) != string(src.checkpoint(1)) {
+		t.Errorf("got %s with %s, want one record with %s", ids(rs), rs[0].Checkpoint, src.checkpoint(1))
+	}
+}
+
 // Where two segments' worth cannot be merged into the reserve, the next ones
 // are tried.
 func TestMergingGoesOnBehindWhatCannotBeMerged(t *testing.T) {
