@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -50,22 +49,18 @@ type Pruned struct {
 	Key     string `json:"key"`     // fingerprint of the key that signed the heads, the newest where there are several
 }
 
-// openBase opens the base of the ledger in the data directory, nil where there
-// is none, and checks its heads. It must be called after the snapshot of the
-// ledger was taken: what the base has by then, that has at least.
+// openBase opens the base of the ledger in the data directory and checks its
+// heads. Without a head in the ledger itself nothing has been pruned, and what
+// there is of a base may be half made. It must be called after the snapshot of
+// the ledger was taken: what the base has by then, that has at least.
 func (a *audit) openBase(ctx context.Context, still bool) error {
-	path := filepath.Join(a.o.DataDir, "ledger-base.db")
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		var n int
-		if err := a.snap.conn.QueryRowContext(ctx, `SELECT count(*) FROM heads`).Scan(&n); err != nil {
-			return err
-		}
-		if n > 0 {
-			return fmt.Errorf("its journal was pruned and %s, what followed from the records that are gone, is missing: %w", path, fs.ErrNotExist)
-		}
-		return nil
-	} else if err != nil {
+	var n int
+	if err := a.snap.conn.QueryRowContext(ctx, `SELECT count(*) FROM heads`).Scan(&n); err != nil || n == 0 {
 		return err
+	}
+	path := filepath.Join(a.o.DataDir, "ledger-base.db")
+	if _, err := os.Stat(path); err != nil {
+		return fmt.Errorf("its journal was pruned, and what followed from the records that are gone is missing: %w", err)
 	}
 	base, err := openSnapshotAt(ctx, path, still, a.o.busy)
 	if err != nil {

@@ -114,7 +114,11 @@ func backup(ctx context.Context, path, dir string, at func(string) error) (_ *Ma
 	}
 	m.Made = made.Truncate(time.Millisecond)
 	names := []string{backupLedger}
-	if base := basePath(path); exists(base) {
+	base, err := baseOf(ctx, path, db)
+	if err != nil {
+		return nil, err
+	}
+	if base != "" {
 		// After the ledger: what the base has by then, the ledger has at least.
 		if err := copyBase(ctx, base, filepath.Join(dir+partial, backupBase)); err != nil {
 			return nil, fmt.Errorf("the base of the pruned journal: %w", err)

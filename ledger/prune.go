@@ -56,6 +56,19 @@ type Head struct {
 // basePath is where the base of the ledger at path lies.
 func basePath(path string) string { return strings.TrimSuffix(path, ".db") + "-base.db" }
 
+// baseOf returns where the base of the ledger at path lies, "" where nothing
+// has been pruned: what there is then may be half made, and nothing needs it.
+func baseOf(ctx context.Context, path string, db queryer) (string, error) {
+	if !exists(basePath(path)) { // nor is there one of a ledger that is too old to be pruned
+		return "", nil
+	}
+	var n int
+	if err := db.QueryRowContext(ctx, `SELECT count(*) FROM heads`).Scan(&n); err != nil || n == 0 {
+		return "", err
+	}
+	return basePath(path), nil
+}
+
 // PruneOptions say what goes.
 type PruneOptions struct {
 	Before time.Time          // records committed on a day (UTC) that ended before this

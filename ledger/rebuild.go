@@ -70,7 +70,11 @@ func rebuild(ctx context.Context, path string, progress func(done, all int64)) (
 	}
 	defer os.RemoveAll(dir)
 	report := &Report{Differences: []string{}}
-	if base := basePath(path); exists(base) {
+	base, err := baseOf(ctx, path, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	if base != "" {
 		if err := copyBase(ctx, base, filepath.Join(dir, "ledger.db")); err != nil {
 			return nil, fmt.Errorf("start from the base of the pruned journal: %w", err)
 		}
