@@ -271,7 +271,7 @@ func (p *replay) startHours(ctx context.Context, numbers map[int64]int64) error 
 		if err := rows.Scan(&day, &no, &owner.User, &owner.Org, &blob); err != nil {
 			return err
 		}
-		err := eachHour(blob, func(h int64, sums *odometer.Usage, recovered int64) error {
+		err := eachPart(blob, 24, func(h int64, sums *odometer.Usage, recovered int64) error {
 			return p.a.hours.put(hourKey(p.partition, numbers[no], day+h*odometer.HourMicros, owner), true, sums, recovered)
 		})
 		if errors.Is(err, odometer.ErrInvalid) {

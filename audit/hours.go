@@ -43,10 +43,7 @@ func (a *audit) checkHours(ctx context.Context) error {
 		if err := rows.Scan(&partition, &day, &no, &owner.User, &owner.Org, &blob); err != nil {
 			return err
 		}
-		err := eachHour(blob, func(h int64, sums *odometer.Usage, recovered int64) error {
-			if h > 23 {
-				return fmt.Errorf("a day has an hour %d: %w", h, odometer.ErrInvalid)
-			}
+		err := eachPart(blob, 24, func(h int64, sums *odometer.Usage, recovered int64) error {
 			if err := p.hour(partition, no, day, h, owner, sums, recovered); err != nil {
 				return err
 			}
@@ -71,11 +68,15 @@ func (a *audit) checkHours(ctx context.Context) error {
 	return a.checkPacked(ctx, p)
 }
 
-// eachHour decodes the hours of a day or the days of a month: for each its
-// number from 0 (a byte), its sums, and the recovered time (varint).
-func eachHour(b []byte, do func(hour int64, sums *odometer.Usage, recovered int64) error) error {
+// eachPart decodes the hours of a day or the days of a month, of which there are
+// so many: for each its number from 0 (a byte), its sums, and the recovered time
+// (varint).
+func eachPart(b []byte, many int64, do func(n int64, sums *odometer.Usage, recovered int64) error) error {
 	for len(b) > 0 {
-		hour := int64(b[0])
+		part := int64(b[0])
+		if part >= many {
+			return fmt.Errorf("of %d parts there is one with the number %d: %w", many, part, odometer.ErrInvalid)
+		}
 		sums, rest, err := odometer.CutUsage(b[1:])
 		if err != nil {
 			return err
@@ -85,7 +86,7 @@ func eachHour(b []byte, do func(hour int64, sums *odometer.Usage, recovered int6
 			return fmt.Errorf("the hours are damaged: %w", odometer.ErrInvalid)
 		}
 		b = rest[n:]
-		if err := do(hour, &sums, recovered); err != nil {
+		if err := do(part, &sums, recovered); err != nil {
 			return err
 		}
 	}

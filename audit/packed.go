@@ -51,10 +51,7 @@ func (a *audit) checkPacked(ctx context.Context, p *packed) error {
 			return err
 		}
 		days := daysOf(month)
-		err := eachHour(blob, func(n int64, sums *odometer.Usage, recovered int64) error {
-			if n >= days {
-				return fmt.Errorf("a month of %d days has a day %d: %w", days, n+1, odometer.ErrInvalid)
-			}
+		err := eachPart(blob, days, func(n int64, sums *odometer.Usage, recovered int64) error {
 			return p.months.put(hourKey(partition, no, month+n*24*odometer.HourMicros, owner), false, sums, recovered)
 		})
 		if errors.Is(err, odometer.ErrInvalid) {

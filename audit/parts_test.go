@@ -208,7 +208,7 @@ func TestEscapePath(t *testing.T) {
 	}
 }
 
-func FuzzEachHour(f *testing.F) {
+func FuzzEachPart(f *testing.F) {
 	u := odometer.Usage{Vector: odometer.Vector{1, 2, 3}, Known: 7}
 	day := binary.AppendVarint(u.AppendBinary([]byte{5}), 9)
 	f.Add(day)
@@ -216,7 +216,7 @@ func FuzzEachHour(f *testing.F) {
 	f.Add(day[:len(day)-1])
 	f.Add([]byte{24, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		_ = eachHour(data, func(hour int64, sums *odometer.Usage, recovered int64) error {
+		_ = eachPart(data, 24, func(hour int64, sums *odometer.Usage, recovered int64) error {
 			if hour < 0 || hour > 23 {
 				t.Errorf("hour: got %d, want 0 to 23", hour)
 			}
