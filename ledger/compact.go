@@ -188,27 +188,15 @@ func (c *compaction) pieced(where string, args ...any) (map[share]*parts, error)
 // addTo adds rows to what stands of the epochs first … bound-1 in a table of
 // days or months, whose column time says when and column packed what.
 func (c *compaction) addTo(table, packed, time string, at int64, partition int, first, bound int64, add map[share]*parts) error {
-	rows, err := c.tx.QueryContext(c.ctx, `SELECT epoch_no, usr, org, `+packed+` FROM `+table+` WHERE `+time+` = ? AND partition = ? AND epoch_no >= ? AND epoch_no < ?`,
-		at, partition, first, bound)
+	err := eachPacked(c.ctx, c.tx, `epoch_no, usr, org, `+packed, table+` WHERE `+time+` = ? AND partition = ? AND epoch_no >= ? AND epoch_no < ?`,
+		[]any{at, partition, first, bound}, func(k share, blob []byte) error {
+			row := add[k]
+			if row == nil {
+				return nil
+			}
+			return cutParts(blob, func(n int, p *part) error { return row[n].add(p) })
+		})
 	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var k share
-		var blob sql.RawBytes
-		if err := rows.Scan(&k.epochNo, &k.owner.User, &k.owner.Org, &blob); err != nil {
-			return err
-		}
-		row := add[k]
-		if row == nil {
-			continue
-		}
-		if err := cutParts(blob, func(n int, p *part) error { return row[n].add(p) }); err != nil {
-			return err
-		}
-	}
-	if err := rows.Err(); err != nil {
 		return err
 	}
 	var blob []byte

@@ -470,20 +470,7 @@ func within(list []int64, from, to int64) []int64 {
 // refers to, sorted.
 func (f *fold) pinned(p int, upTo int64) ([]int64, error) {
 	var pins []int64
-	each := func(query string, scan func(*sql.Rows) error, args ...any) error {
-		rows, err := f.tx.QueryContext(f.ctx, query, args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			if err := scan(rows); err != nil {
-				return err
-			}
-		}
-		return rows.Err()
-	}
-	err := each(`SELECT position FROM held WHERE partition = ?1 UNION SELECT position FROM quarantine WHERE partition = ?1 AND released_us = 0
+	err := f.each(`SELECT position FROM held WHERE partition = ?1 UNION SELECT position FROM quarantine WHERE partition = ?1 AND released_us = 0
 		UNION SELECT position FROM checkpoints WHERE partition = ?1 UNION SELECT position FROM generations WHERE partition = ?1
 		UNION SELECT max(position) FROM journal WHERE partition = ?1`, func(rows *sql.Rows) error {
 		var at int64
@@ -494,7 +481,7 @@ func (f *fold) pinned(p int, upTo int64) ([]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = each(`SELECT `+epochColumns+` FROM `+epochTables+` WHERE e.partition = ?`, func(rows *sql.Rows) error {
+	err = f.each(`SELECT `+epochColumns+` FROM `+epochTables+` WHERE e.partition = ?`, func(rows *sql.Rows) error {
 		e := new(epoch)
 		err := e.scan(rows)
 		if !e.closed && e.countedBy == byVector {

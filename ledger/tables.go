@@ -42,6 +42,21 @@ func (f *fold) query(query string, args ...any) (*sql.Rows, error) {
 	return stmt.QueryContext(f.ctx, args...)
 }
 
+// each calls scan for every row of a query in the transaction at work.
+func (f *fold) each(query string, scan func(*sql.Rows) error, args ...any) error {
+	rows, err := f.query(query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
 // queryRow reads the first row of a query in the transaction at work;
 // [sql.ErrNoRows] where there is none.
 func (f *fold) queryRow(query string, args []any, into ...any) error {
@@ -54,19 +69,6 @@ func (f *fold) queryRow(query string, args []any, into ...any) error {
 
 // loadMirrors reads the tables that the fold keeps in memory as a whole.
 func (f *fold) loadMirrors() error {
-	each := func(query string, scan func(*sql.Rows) error) error {
-		rows, err := f.tx.QueryContext(f.ctx, query)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			if err := scan(rows); err != nil {
-				return err
-			}
-		}
-		return rows.Err()
-	}
 	// One partition after the other, so that each is a look at the end of an
 	// index, however long the history is.
 	for p := range odometer.Partitions {
@@ -85,7 +87,7 @@ func (f *fold) loadMirrors() error {
 		}
 		f.heads[p] = h
 	}
-	err := each(`SELECT partition, epoch_no FROM owners_known`, func(rows *sql.Rows) error {
+	err := f.each(`SELECT partition, epoch_no FROM owners_known`, func(rows *sql.Rows) error {
 		var p int
 		var no int64
 		err := rows.Scan(&p, &no)
@@ -98,7 +100,7 @@ func (f *fold) loadMirrors() error {
 	if f.from, err = openFrom(f.ctx, f.tx); err != nil {
 		return err
 	}
-	err = each(`SELECT partition, agent, spool, position, home FROM spools`, func(rows *sql.Rows) error {
+	err = f.each(`SELECT partition, agent, spool, position, home FROM spools`, func(rows *sql.Rows) error {
 		var k spoolKey
 		var position, home uint64
 		err := rows.Scan(&k.partition, &k.agent, &k.spool, &position, &home)
@@ -108,7 +110,7 @@ func (f *fold) loadMirrors() error {
 	if err != nil {
 		return fmt.Errorf("read the receipts: %w", err)
 	}
-	err = each(`SELECT partition, outcome, n FROM counts`, func(rows *sql.Rows) error {
+	err = f.each(`SELECT partition, outcome, n FROM counts`, func(rows *sql.Rows) error {
 		var k countKey
 		var n int64
 		err := rows.Scan(&k.partition, &k.outcome, &n)
@@ -118,7 +120,7 @@ func (f *fold) loadMirrors() error {
 	if err != nil {
 		return fmt.Errorf("read the counts: %w", err)
 	}
-	err = each(`SELECT partition, epoch, count(*) FROM held GROUP BY partition, epoch`, func(rows *sql.Rows) error {
+	err = f.each(`SELECT partition, epoch, count(*) FROM held GROUP BY partition, epoch`, func(rows *sql.Rows) error {
 		var k epochKey
 		var n int
 		err := rows.Scan(&k.partition, &k.epoch, &n)

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -145,22 +146,16 @@ func (s *sealing) step(f *fold, now int64) error {
 }
 
 func (s *sealing) seal(f *fold) (n int, err error) {
-	rows, err := f.query(`SELECT s.id, e.partition, e.epoch FROM state s CROSS JOIN epochs e ON e.partition = s.id >> 40 AND e.epoch_no = s.id & 1099511627775
-		WHERE s.id > ? AND s.open_hour > 0 AND s.open_hour <= ? ORDER BY s.id LIMIT ?`, s.after, s.until, sealAtOnce)
+	var keys []epochKey
+	err = f.each(`SELECT s.id, e.partition, e.epoch FROM state s CROSS JOIN epochs e ON e.partition = s.id >> 40 AND e.epoch_no = s.id & 1099511627775
+		WHERE s.id > ? AND s.open_hour > 0 AND s.open_hour <= ? ORDER BY s.id LIMIT ?`, func(rows *sql.Rows) error {
+		var k epochKey
+		err := rows.Scan(&s.after, &k.partition, &k.epoch)
+		keys = append(keys, k)
+		return err
+	}, s.after, s.until, sealAtOnce)
 	if err != nil {
 		return 0, fmt.Errorf("find silent epochs: %w", err)
-	}
-	defer rows.Close()
-	var keys []epochKey
-	for rows.Next() {
-		var k epochKey
-		if err := rows.Scan(&s.after, &k.partition, &k.epoch); err != nil {
-			return 0, err
-		}
-		keys = append(keys, k)
-	}
-	if err := rows.Err(); err != nil {
-		return 0, err
 	}
 	for _, k := range keys {
 		e, err := f.epoch(k)
