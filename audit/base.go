@@ -149,7 +149,7 @@ func (a *audit) stateHash(ctx context.Context, p int64) (string, error) {
 			return "", err
 		}
 	}
-	err := a.hashTable(ctx, h, "state", `SELECT id, open_hour, body FROM state WHERE id >= ? AND id < ? ORDER BY id`, p<<40, (p+1)<<40)
+	err := a.hashTable(ctx, h, "state", `SELECT id, open_hour, body FROM state WHERE id >= ? AND id < ? ORDER BY id`, p<<37, (p+1)<<37)
 	return hex.EncodeToString(h.Sum(nil)), err
 }
 

@@ -93,24 +93,30 @@ func (f *forger) usage(table, column, where string, change func(*odometer.Usage)
 	f.exec(1, `UPDATE `+table+` SET `+column+` = ? WHERE rowid = ?`, u.AppendBinary(nil), id)
 }
 
-// stateRow is a row of the table state, taken apart.
-type stateRow struct {
-	flags              byte
-	sequence, position uint64
-	end, recovered     int64
-	vector, sums       odometer.Usage
-	rest               []byte // owner and digests
+// epochState is the state of an epoch, taken apart.
+type epochState struct {
+	flags                byte
+	sequence, position   uint64
+	end, hour, recovered int64 // hour in hours since 1970
+	vector, sums         odometer.Usage
+	rest                 []byte // owner and digests
 }
 
-// state changes the first row of the table state, of the epochs that match.
-func (f *forger) state(where string, change func(*stateRow)) {
+// state changes the first state, of the epochs that match.
+func (f *forger) state(where string, change func(*epochState)) {
 	f.t.Helper()
-	var id int64
-	var b []byte
-	if err := f.db.QueryRow(`SELECT s.id, s.body FROM epochs e JOIN state s ON s.id = (e.partition << 40) + e.epoch_no WHERE `+where+` LIMIT 1`).Scan(&id, &b); err != nil {
+	var id, place int64
+	var row []byte
+	if err := f.db.QueryRow(`SELECT s.id, e.epoch_no & 7, s.body FROM epochs e JOIN state s ON s.id = (e.partition << 37) + (e.epoch_no >> 3) WHERE `+where+` LIMIT 1`).Scan(&id, &place, &row); err != nil {
 		f.t.Fatalf("state where %s: %v", where, err)
 	}
-	var s stateRow
+	at := 0
+	for range place {
+		at += 2 + int(binary.BigEndian.Uint16(row[at:]))
+	}
+	size := int(binary.BigEndian.Uint16(row[at:]))
+	b, after := row[at+2:at+2+size], row[at+2+size:]
+	var s epochState
 	var n int
 	var err error
 	s.flags, b = b[0], b[1:]
@@ -122,7 +128,8 @@ func (f *forger) state(where string, change func(*stateRow)) {
 	if s.vector, b, err = odometer.CutUsage(b[n:]); err != nil {
 		f.t.Fatal(err)
 	}
-	if s.sums, b, err = odometer.CutUsage(b); err != nil {
+	s.hour, n = binary.Varint(b)
+	if s.sums, b, err = odometer.CutUsage(b[n:]); err != nil {
 		f.t.Fatal(err)
 	}
 	s.recovered, n = binary.Varint(b)
@@ -131,9 +138,11 @@ func (f *forger) state(where string, change func(*stateRow)) {
 	b = binary.AppendUvarint([]byte{s.flags}, s.sequence)
 	b = binary.AppendVarint(b, s.end)
 	b = binary.AppendUvarint(b, s.position)
-	b = s.sums.AppendBinary(s.vector.AppendBinary(b))
-	b = append(binary.AppendVarint(b, s.recovered), s.rest...)
-	f.exec(1, `UPDATE state SET body = ? WHERE id = ?`, b, id)
+	b = binary.AppendVarint(s.vector.AppendBinary(b), s.hour)
+	b = binary.AppendVarint(s.sums.AppendBinary(b), s.recovered)
+	b = append(b, s.rest...)
+	row = slices.Concat(row[:at], binary.BigEndian.AppendUint16(nil, uint16(len(b))), b, after)
+	f.exec(1, `UPDATE state SET body = ? WHERE id = ?`, row, id)
 }
 
 // amount adds n to the first sum of a packed row of an owner: its lower 32 bits
@@ -358,8 +367,13 @@ var corruptions = []struct {
 		f.exec(-1, `UPDATE hours SET recovered_us = 0 WHERE recovered_us > 0`)
 	}},
 	{"the open hour has a microsecond too many", "hours", func(f *forger) {
-		f.state("1", func(s *stateRow) { s.sums.Vector[cpu]++ })
-		f.exec(1, `UPDATE state SET open_hour = 1772366400000000 WHERE id = (SELECT (partition << 40) + epoch_no FROM epochs LIMIT 1)`)
+		f.state("1", func(s *epochState) { s.sums.Vector[cpu]++ })
+	}},
+	{"the earliest open hour of some epochs is said to be later", "open_from", func(f *forger) {
+		f.exec(1, `UPDATE state SET open_hour = open_hour + 3600000000 WHERE id = (SELECT min(id) FROM state WHERE open_hour > 0)`)
+	}},
+	{"open hours of some epochs are said not to be there", "open_from", func(f *forger) {
+		f.exec(1, `UPDATE state SET open_hour = 0 WHERE id = (SELECT min(id) FROM state WHERE open_hour > 0)`)
 	}},
 	{"an hour of a compacted day is off", "hours", func(f *forger) {
 		var id int64
@@ -603,22 +617,22 @@ var corruptions = []struct {
 		})
 	}},
 	{"a watermark was advanced", "epochs", func(f *forger) {
-		f.state("e.instance = 'vm-1'", func(s *stateRow) { s.vector.Vector[cpu] += 1000 })
+		f.state("e.instance = 'vm-1'", func(s *epochState) { s.vector.Vector[cpu] += 1000 })
 	}},
 	{"a watermark's sequence was put back", "epochs", func(f *forger) {
-		f.state(fmt.Sprintf("e.epoch_no = 1 AND e.partition = %d", one), func(s *stateRow) { s.sequence-- })
+		f.state(fmt.Sprintf("e.epoch_no = 1 AND e.partition = %d", one), func(s *epochState) { s.sequence-- })
 	}},
 	{"an ended epoch was opened again", "epochs", func(f *forger) {
-		f.state("hex(substr(s.body, 1, 1)) = '01'", func(s *stateRow) { s.flags = 0 })
+		f.state("e.instance = 'vm-3'", func(s *epochState) { s.flags = 0 })
 	}},
 	{"an epoch was given to another instance", "epochs", func(f *forger) {
 		f.exec(1, `UPDATE epochs SET instance = 'vm-mallory' WHERE epoch_no = 1 AND partition = ?`, two)
 	}},
 	{"a state is missing", "table", func(f *forger) {
-		f.exec(1, `DELETE FROM state WHERE id = (? << 40) + 1`, two)
+		f.exec(1, `DELETE FROM state WHERE id = ? << 37`, two)
 	}},
 	{"a state of no epoch", "table", func(f *forger) {
-		f.exec(1, `INSERT INTO state SELECT id + 1000, open_hour, body FROM state WHERE id = (? << 40) + 1`, two)
+		f.exec(1, `INSERT INTO state SELECT id + 1000, open_hour, body FROM state WHERE id = ? << 37`, two)
 	}},
 	{"an epoch began at another time", "epochs", func(f *forger) {
 		f.exec(1, `UPDATE epochs SET started_us = started_us + 1 WHERE epoch_no = 1 AND partition = ?`, two)
@@ -632,8 +646,14 @@ var corruptions = []struct {
 	{"an epoch is missing", "epochs", func(f *forger) {
 		f.exec(1, `DELETE FROM epochs WHERE epoch_no = 1 AND partition = ?`, two)
 	}},
+	{"a row of states is cut off", "table", func(f *forger) {
+		f.exec(1, `UPDATE state SET body = substr(body, 1, length(body) - 1) WHERE id = ? << 37`, two)
+	}},
+	{"a row of states is too long", "table", func(f *forger) {
+		f.exec(1, `UPDATE state SET body = CAST(body || x'00' AS BLOB) WHERE id = ? << 37`, two)
+	}},
 	{"a watermark cannot be read", "table", func(f *forger) {
-		f.exec(1, `UPDATE state SET body = x'01' WHERE id = (? << 40) + 1`, two)
+		f.exec(1, `UPDATE state SET body = x'000000020101' || zeroblob(12) WHERE id = ? << 37`, two)
 	}},
 	{"a chunk of digests is missing", "digests", func(f *forger) {
 		f.exec(1, `DELETE FROM digests WHERE chunk = 3 AND partition = ?`, one)

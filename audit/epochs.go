@@ -25,51 +25,49 @@ type epochRow struct {
 	memory   uint64 // of digests, the rows of both tables
 }
 
-// loadEpochs reads the table epochs of the partition, and takes the open hours
-// from the balance.
+// loadEpochs reads the tables epochs and state of the partition, and takes the
+// open hours from the balance.
 func (p *replay) loadEpochs(ctx context.Context) error {
 	rep := p.a.report
+	states, table, err := p.loadState(ctx)
+	if err != nil {
+		return fmt.Errorf("read the state: %w", err)
+	}
 	numbers := map[int64]*epochRow{}
 	owners := map[int64]odometer.Owner{} // of open hours
-	err := p.from.each(ctx, func(rows *sql.Rows) error {
+	err = p.from.each(ctx, func(rows *sql.Rows) error {
 		r := new(epochRow)
 		var id odometer.Epoch
-		var openHour int64
-		var body []byte
-		if err := rows.Scan(&r.no, &id, &r.instance, &r.agent, &r.countedBy, &r.started, &openHour, &body); err != nil {
+		if err := rows.Scan(&r.no, &id, &r.instance, &r.agent, &r.countedBy, &r.started); err != nil {
 			return err
 		}
 		p.seen(id, r)
-		open, openRecovered, owner, err := r.cutState(body, p.digest)
+		open, err := r.cutState(states[r.no], p.digest)
 		if err != nil {
 			rep.find("table", "state, partition %d, epoch %s: %v", p.partition, id, err)
 		}
+		delete(states, r.no)
 		p.epochs[id] = &watermark{row: r}
 		numbers[r.no] = r
-		if owner.User != "" {
-			owners[r.no] = owner
+		if open.owner.User != "" {
+			owners[r.no] = open.owner
 		}
-		if open == (odometer.Usage{}) && openRecovered == 0 {
+		if open.empty() {
 			return nil
 		}
-		return p.open(r, id, openHour, owner, &open, openRecovered)
-	}, `SELECT e.epoch_no, e.epoch, e.instance, e.agent, e.counted_by, e.started_us, coalesce(s.open_hour, 0), coalesce(s.body, x'')
-		FROM epochs e LEFT JOIN state s ON s.id = (e.partition << 40) + e.epoch_no WHERE e.partition = ?`, p.partition)
+		if row := table[r.no>>3]; row != nil {
+			row.found = min(row.found, open.hour)
+		}
+		return p.open(r, id, open.hour, open.owner, &open.sums, open.recovered)
+	}, `SELECT epoch_no, epoch, instance, agent, counted_by, started_us FROM epochs WHERE partition = ?`, p.partition)
 	if err != nil {
 		return fmt.Errorf("read the epochs: %w", err)
 	}
-	err = p.from.each(ctx, func(rows *sql.Rows) error {
-		var no int64
-		if err := rows.Scan(&no); err != nil {
-			return err
-		}
-		if numbers[no] == nil {
-			rep.find("table", "state, partition %d has a row of epoch number %d, which there is not", p.partition, no)
-		}
-		return nil
-	}, `SELECT id - (? << 40) FROM state WHERE id BETWEEN ? << 40 AND (? << 40) + 1099511627775`, p.partition, p.partition, p.partition)
-	if err != nil {
-		return fmt.Errorf("read the state: %w", err)
+	for _, id := range slices.Sorted(maps.Keys(table)) {
+		table[id].check(rep, p.partition, id*8)
+	}
+	for _, no := range slices.Sorted(maps.Keys(states)) {
+		rep.find("table", "state, partition %d has epoch number %d, which there is not", p.partition, no)
 	}
 	err = p.from.each(ctx, func(rows *sql.Rows) error {
 		var no, chunk int64
@@ -105,13 +103,78 @@ func cutUsage(b []byte) (odometer.Usage, error) {
 	return u, err
 }
 
-// cutState reads a row of the table state: 1 where the epoch is closed; then
-// sequence, end, position and vector of its watermark; sums, recovered time,
-// user and org of its open hour; and to the end the unfinished chunk of
+// stateRow is a row of the table state: the epochs of eight consecutive numbers.
+type stateRow struct {
+	earliest int64 // the earliest open hour, -1 for one up to 1970, 0 for none: as it says
+	found    int64 // the same as it is; [math.MaxInt64] for none
+}
+
+// loadState reads the table state of the partition: of each epoch, by its
+// number, what cutState reads, and the rows, by number over eight. A row has of
+// each epoch two bytes, big endian, with the length of its state, 0 where there
+// is no such epoch, and the state.
+func (p *replay) loadState(ctx context.Context) (states map[int64][]byte, table map[int64]*stateRow, err error) {
+	rep := p.a.report
+	states, table = map[int64][]byte{}, map[int64]*stateRow{}
+	err = p.from.each(ctx, func(rows *sql.Rows) error {
+		var id int64
+		var body []byte
+		r := &stateRow{found: math.MaxInt64}
+		if err := rows.Scan(&id, &r.earliest, &body); err != nil {
+			return err
+		}
+		table[id] = r
+		for no := id * 8; no < id*8+8; no++ {
+			size := 0
+			if len(body) >= 2 {
+				size = int(binary.BigEndian.Uint16(body))
+			}
+			if len(body) < 2+size {
+				rep.find("table", "state, partition %d: the row from epoch number %d on is cut off", p.partition, id*8)
+				return nil
+			}
+			if size > 0 {
+				states[no] = body[2 : 2+size]
+			}
+			body = body[2+size:]
+		}
+		if len(body) > 0 {
+			rep.find("table", "state, partition %d: %d bytes follow the row from epoch number %d on", p.partition, len(body), id*8)
+		}
+		return nil
+	}, `SELECT id - (? << 37), open_hour, body FROM state WHERE id >= ? << 37 AND id < (? + 1) << 37`, p.partition, p.partition, p.partition)
+	return states, table, err
+}
+
+func (r *stateRow) check(rep *Report, partition, first int64) {
+	switch {
+	case r.found == math.MaxInt64:
+		r.found = 0
+	case r.found <= 0:
+		r.found = -1
+	}
+	if r.found != r.earliest {
+		rep.find("open_from", "partition %d: of the epochs from number %d on the earliest open hour is said to be %d, it is %d", partition, first, r.earliest, r.found)
+	}
+}
+
+// openHour is what an epoch's state has of the hour that it is in.
+type openHour struct {
+	hour      int64
+	sums      odometer.Usage
+	recovered int64
+	owner     odometer.Owner
+}
+
+func (o *openHour) empty() bool { return o.sums == (odometer.Usage{}) && o.recovered == 0 }
+
+// cutState reads an epoch's state: 1 where it is closed; then sequence, end,
+// position and vector of its watermark; the hour (in hours), sums, recovered
+// time, user and org of its open hour; and to the end the unfinished chunk of
 // digests.
-func (r *epochRow) cutState(b []byte, each digestFunc) (open odometer.Usage, recovered int64, owner odometer.Owner, err error) {
+func (r *epochRow) cutState(b []byte, each digestFunc) (open openHour, err error) {
 	if len(b) == 0 || b[0] > 1 {
-		return open, 0, owner, errors.New("there is no row, or it begins with no known flags")
+		return open, errors.New("there is none, or it begins with no known flags")
 	}
 	r.closed, b = b[0] == 1, b[1:]
 	short := false
@@ -133,20 +196,21 @@ func (r *epochRow) cutState(b []byte, each digestFunc) (open odometer.Usage, rec
 	}
 	r.sequence, r.end, r.position = number(binary.Uvarint), int64(number(signed)), int64(number(binary.Uvarint))
 	if r.vector, b, err = odometer.CutUsage(b); err != nil {
-		return open, 0, owner, err
+		return open, err
 	}
-	if open, b, err = odometer.CutUsage(b); err != nil {
-		return open, 0, owner, err
+	open.hour = int64(number(signed)) * 3_600_000_000
+	if open.sums, b, err = odometer.CutUsage(b); err != nil {
+		return open, err
 	}
-	recovered = int64(number(signed))
-	owner = odometer.Owner{User: odometer.UserID(text()), Org: odometer.OrgID(text())}
+	open.recovered = int64(number(signed))
+	open.owner = odometer.Owner{User: odometer.UserID(text()), Org: odometer.OrgID(text())}
 	if short {
-		return open, recovered, owner, errors.New("it is cut off")
+		return open, errors.New("it is cut off")
 	}
 	if r.sequence > 0 {
 		err = r.recall(int64(r.sequence-1)/32, b, each)
 	}
-	return open, recovered, owner, err
+	return open, err
 }
 
 // digestFunc is called with each digest of an epoch; nil for not at all.

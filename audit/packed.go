@@ -131,9 +131,9 @@ func (a *audit) checkOpenFrom(ctx context.Context) error {
 		if err := rows.Scan(&partition, &no, &hour); err != nil {
 			return err
 		}
-		a.report.find("open_from", "partition %d, epoch number %d has its hour %s open, which questions do not look at", partition, no, clock(hour))
+		a.report.find("open_from", "partition %d: of the epochs from number %d on one has its hour %s open, which questions do not look at", partition, no, clock(hour))
 		return nil
-	}, `SELECT id >> 40, id & 1099511627775, open_hour FROM state
+	}, `SELECT id >> 37, (id & 137438953471) * 8, open_hour FROM state
 		WHERE open_hour > 0 AND open_hour < (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'open_from')`)
 	if err != nil {
 		return fmt.Errorf("read the open hours: %w", err)

@@ -56,17 +56,18 @@ type bucket struct {
 func (b *bucket) empty() bool { return b.sums == (odometer.Usage{}) && b.recovered == 0 }
 
 const (
-	epochColumns = `e.partition, e.epoch_no, e.epoch, e.instance, e.agent, e.counted_by, e.started_us, s.open_hour, s.body`
-	epochTables  = `epochs e JOIN state s ON s.id = (e.partition << 40) + e.epoch_no`
+	epochColumns = `e.partition, e.epoch_no, e.epoch, e.instance, e.agent, e.counted_by, e.started_us, s.body`
+	epochTables  = `epochs e JOIN state s ON ` + epochState
+	epochState   = `s.id = (e.partition << 37) + (e.epoch_no >> 3)` // see stateID
 )
 
 func (e *epoch) scan(row interface{ Scan(...any) error }) error {
 	var body []byte
-	err := row.Scan(&e.partition, &e.no, &e.epoch, &e.instance, &e.agent, &e.countedBy, &e.started, &e.open.hour, &body)
+	err := row.Scan(&e.partition, &e.no, &e.epoch, &e.instance, &e.agent, &e.countedBy, &e.started, &body)
 	if err != nil {
 		return err
 	}
-	if err := e.cutState(body); err != nil {
+	if err := e.cutFrom(body); err != nil {
 		return fmt.Errorf("state of epoch %s: %w", e.epoch, err)
 	}
 	e.owner, e.owned = e.open.owner, e.open.owner.User != ""

@@ -31,8 +31,9 @@ type fold struct {
 	opened int64            // the earliest hour opened since the upkeep began to seal
 	booked uint64           // entries booked since opening, to see news
 
-	// Cache of the table epochs: what is not here is read from there.
+	// Cache of the tables epochs and state: what is not here is read from there.
 	epochs map[epochKey]*epoch
+	rows   map[int64]*stateRow // the same, by their row of the table state
 
 	// The transaction at work.
 	ctx         context.Context
@@ -100,7 +101,7 @@ func (f *fold) begin(ctx context.Context, tx *sql.Tx) error {
 	f.held = map[epochKey]int{}
 	f.known = map[int]int64{}
 	f.from, f.newFrom = 0, false
-	f.epochs = map[epochKey]*epoch{}
+	f.epochs, f.rows = map[epochKey]*epoch{}, map[int64]*stateRow{}
 	if err := f.loadMirrors(); err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ func (f *fold) committed() {
 	for _, e := range f.dirtyEpochs {
 		e.dirty, e.fresh = false, false
 		if e.closed {
-			delete(f.epochs, e.epochKey)
+			f.uncache(e)
 		}
 	}
 	f.tx = nil
@@ -140,9 +141,34 @@ func (f *fold) epoch(key epochKey) (*epoch, error) {
 	e, err := f.loadEpoch(key)
 	if e != nil {
 		e.held = f.held[key]
-		f.epochs[key] = e
+		f.cache(e)
 	}
 	return e, err
+}
+
+// stateRow is what is cached of a row of the table state.
+type stateRow struct {
+	epochs siblings // nil where one is not cached
+	dirty  bool     // to be written
+}
+
+func (f *fold) cache(e *epoch) {
+	f.epochs[e.epochKey] = e
+	id := stateID(e.partition, e.no)
+	if f.rows[id] == nil {
+		f.rows[id] = new(stateRow)
+	}
+	f.rows[id].epochs[e.no%epochsPerRow] = e
+}
+
+func (f *fold) uncache(e *epoch) {
+	delete(f.epochs, e.epochKey)
+	id := stateID(e.partition, e.no)
+	r := f.rows[id]
+	r.epochs[e.no%epochsPerRow] = nil
+	if r.epochs == (siblings{}) {
+		delete(f.rows, id)
+	}
 }
 
 // newEpoch opens an epoch at ev.
@@ -154,7 +180,7 @@ func (f *fold) newEpoch(key epochKey, ev *odometer.Event, countedBy string) *epo
 		epochKey: key, no: h.epochNo, fresh: true, countedBy: countedBy, started: ev.EpochStart, end: ev.EpochStart,
 		instance: odometer.InstanceID(strings.Clone(string(ev.Instance))), agent: odometer.AgentID(strings.Clone(string(ev.Agent))),
 	}
-	f.epochs[key] = e
+	f.cache(e)
 	f.touch(e)
 	return e
 }

@@ -34,13 +34,9 @@ func copyState(ctx context.Context, tx *sql.Tx, from string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	type row struct {
-		id, hour int64
-		body     []byte
-	}
-	var list []row
+	var list []*epoch
 	for rows.Next() {
-		var e epoch
+		e := new(epoch)
 		var id int64
 		var vector, sums []byte
 		err := rows.Scan(&id, &e.sequence, &e.end, &vector, &e.closed, &e.position, &e.open.hour, &e.open.owner.User, &e.open.owner.Org, &sums, &e.open.recovered, &e.digests)
@@ -54,17 +50,31 @@ func copyState(ctx context.Context, tx *sql.Tx, from string) (string, error) {
 			rows.Close()
 			return "", fmt.Errorf("epoch %d of partition %d: %w", id&(1<<40-1), id>>40, err)
 		}
-		list = append(list, row{id, e.open.hour, e.appendState(nil)})
+		e.partition, e.no = int(id>>40), id&(1<<40-1)
+		list = append(list, e)
 	}
 	if err := rows.Err(); err != nil || len(list) == 0 {
 		return "", err
 	}
-	for _, r := range list {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO state (id, open_hour, body) VALUES (?, ?, ?)`, r.id, r.hour, r.body); err != nil {
+	// The last row may go on beyond what was read: the next call writes it.
+	end := list[len(list)-1]
+	if len(list) == migrateRows {
+		for stateID(list[len(list)-1].partition, list[len(list)-1].no) == stateID(end.partition, end.no) {
+			list = list[:len(list)-1]
+		}
+	}
+	for len(list) > 0 {
+		id := stateID(list[0].partition, list[0].no)
+		var row siblings
+		for len(list) > 0 && stateID(list[0].partition, list[0].no) == id {
+			end = list[0]
+			row[end.no%epochsPerRow], list = end, list[1:]
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO state (id, open_hour, body) VALUES (?, ?, ?)`, id, row.earliestOpen(), row.append(nil)); err != nil {
 			return "", err
 		}
 	}
-	return strconv.FormatInt(list[len(list)-1].id, 10), nil
+	return strconv.FormatInt(int64(end.partition)<<40+end.no, 10), nil
 }
 
 // splitEpochs leaves in the table epochs what never changes.

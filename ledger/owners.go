@@ -98,25 +98,28 @@ func (f *fold) enterOwners() (more bool, err error) {
 // openOwners returns the epochs above known up to upto that have an open hour,
 // with who it is of.
 func (f *fold) openOwners(partition int, known, upto int64) ([]*epoch, error) {
-	rows, err := f.tx.QueryContext(f.ctx, `SELECT id, body FROM state WHERE id > ? AND id <= ?`, stateID(partition, known), stateID(partition, upto))
+	rows, err := f.tx.QueryContext(f.ctx, `SELECT id, body FROM state WHERE id BETWEEN ? AND ?`, stateID(partition, known+1), stateID(partition, upto))
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	var list []*epoch
 	for rows.Next() {
-		e := new(epoch)
 		var id int64
 		var body []byte
 		if err := rows.Scan(&id, &body); err != nil {
 			return nil, err
 		}
-		if err := e.cutState(body); err != nil {
-			return nil, fmt.Errorf("state of epoch %d of partition %d: %w", id&(1<<40-1), partition, err)
+		_, first := firstOf(id)
+		epochs, err := cutSiblings(body)
+		if err != nil {
+			return nil, fmt.Errorf("state of epoch %d of partition %d: %w", first, partition, err)
 		}
-		e.partition, e.no, e.owner = partition, id-stateID(partition, 0), e.open.owner
-		if e.owner.User != "" {
-			list = append(list, e)
+		for i, e := range epochs {
+			if no := first + int64(i); e != nil && no > known && no <= upto && e.open.owner.User != "" {
+				e.partition, e.no, e.owner = partition, no, e.open.owner
+				list = append(list, e)
+			}
 		}
 	}
 	return list, rows.Err()

@@ -45,14 +45,38 @@ func comparePacked(ctx context.Context, db queryer, report *Report) error {
 	if err != nil {
 		return err
 	}
-	early, err := integers(ctx, db, `SELECT id FROM state WHERE open_hour > 0 AND open_hour < ?`, from)
-	if err != nil {
+	if err := compareOpen(ctx, db, from, report); err != nil {
 		return err
 	}
-	for _, id := range early {
-		report.differ("table state: row %q has an hour open that is said to be sealed", fmt.Sprintf("%d-%d", id>>40, id&(1<<40-1)))
-	}
 	return compareOwnerIndex(ctx, db, report)
+}
+
+// compareOpen compares what the rows of the table state say of their earliest
+// open hour with what is in them. No hour is to be open before from.
+func compareOpen(ctx context.Context, db queryer, from int64, report *Report) error {
+	rows, err := db.QueryContext(ctx, `SELECT id, open_hour, body FROM state`)
+	if err != nil {
+		return fmt.Errorf("table state: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id, open int64
+		var body []byte
+		if err := rows.Scan(&id, &open, &body); err != nil {
+			return fmt.Errorf("table state: %w", err)
+		}
+		partition, first := firstOf(id)
+		epochs, err := cutSiblings(body)
+		if err != nil {
+			return fmt.Errorf("table state, row of epoch %d-%d: %w", partition, first, err)
+		}
+		if earliest := epochs.earliestOpen(); open != earliest {
+			report.differ("table state: row of epoch %q says that its earliest open hour is %d, it is %d", fmt.Sprintf("%d-%d", partition, first), open, earliest)
+		} else if open > 0 && open < from {
+			report.differ("table state: row of epoch %q has an hour open that is said to be sealed", fmt.Sprintf("%d-%d", partition, first))
+		}
+	}
+	return rows.Err()
 }
 
 func integers(ctx context.Context, db queryer, query string, args ...any) (list []int64, err error) {
@@ -207,7 +231,7 @@ func compareOwnerIndex(ctx context.Context, db queryer, report *Report) error {
 		}
 	}
 	open := map[epochNumber]odometer.Owner{}
-	rows, err := db.QueryContext(ctx, `SELECT u.partition, u.epoch_no, s.body FROM epochs u JOIN state s ON s.id = (u.partition << 40) + u.epoch_no`+enteredOnly)
+	rows, err := db.QueryContext(ctx, `SELECT u.partition, u.epoch_no, s.body FROM epochs u JOIN state s ON s.id = (u.partition << 37) + (u.epoch_no >> 3)`+enteredOnly)
 	if err != nil {
 		return fmt.Errorf("table state: %w", err)
 	}
@@ -219,7 +243,8 @@ func compareOwnerIndex(ctx context.Context, db queryer, report *Report) error {
 		if err := rows.Scan(&k.partition, &k.no, &body); err != nil {
 			return fmt.Errorf("table state: %w", err)
 		}
-		if err := e.cutState(body); err != nil {
+		e.no = k.no
+		if err := e.cutFrom(body); err != nil {
 			return fmt.Errorf("table state: %w", err)
 		}
 		if e.open.owner.User != "" {

@@ -345,13 +345,16 @@ func (u *usageQuery) open(from, to int64) error {
 	if first, err := openFrom(u.ctx, u.tx); err != nil || to <= first {
 		return err
 	}
-	query := `SELECT e.instance, s.open_hour, s.body FROM `
+	if u.epochs == "" && !u.by[odometer.ByInstance] {
+		return u.openOfAll(from, to)
+	}
+	query := `SELECT e.epoch_no, e.instance, s.body FROM `
 	if u.epochs != "" {
-		query += u.epochs + ` e CROSS JOIN state s ON s.id = (e.partition << 40) + e.epoch_no`
+		query += u.epochs + ` e CROSS JOIN state s ON ` + epochState
 	} else {
 		query += epochTables
 	}
-	rows, err := u.tx.QueryContext(u.ctx, query+` WHERE s.open_hour >= ? AND s.open_hour < ?`, slices.Concat(u.args, []any{from, to})...)
+	rows, err := u.tx.QueryContext(u.ctx, query+` WHERE s.open_hour <> 0 AND s.open_hour < ?`, append(slices.Clone(u.args), to)...)
 	if err != nil {
 		return err
 	}
@@ -359,17 +362,48 @@ func (u *usageQuery) open(from, to int64) error {
 	for rows.Next() {
 		var e epoch
 		var body sql.RawBytes
-		if err := rows.Scan(&e.instance, &e.open.hour, &body); err != nil {
+		if err := rows.Scan(&e.no, &e.instance, &body); err != nil {
 			return err
 		}
-		if err := e.cutState(body); err != nil {
+		if err := e.cutFrom(body); err != nil {
 			return fmt.Errorf("state of an epoch of %s: %w", e.instance, err)
 		}
-		if o := &e.open; o.sums != (odometer.Usage{}) {
-			u.add(e.instance, o.owner, o.hour, &o.sums, o.recovered)
+		u.addOpen(&e, from, to)
+	}
+	return rows.Err()
+}
+
+// openOfAll adds the open hours of all epochs, whoever they are.
+func (u *usageQuery) openOfAll(from, to int64) error {
+	rows, err := u.tx.QueryContext(u.ctx, `SELECT id, body FROM state WHERE open_hour <> 0 AND open_hour < ?`, to)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id int64
+		var body sql.RawBytes
+		if err := rows.Scan(&id, &body); err != nil {
+			return err
+		}
+		epochs, err := cutSiblings(body)
+		if err != nil {
+			partition, first := firstOf(id)
+			return fmt.Errorf("state of epoch %d of partition %d: %w", first, partition, err)
+		}
+		for _, e := range epochs {
+			if e != nil {
+				u.addOpen(e, from, to)
+			}
 		}
 	}
 	return rows.Err()
+}
+
+func (u *usageQuery) addOpen(e *epoch, from, to int64) {
+	if o := &e.open; o.hour >= from && o.hour < to && o.sums != (odometer.Usage{}) {
+		u.add(e.instance, o.owner, o.hour, &o.sums, o.recovered)
+	}
 }
 
 func (u *usageQuery) each(query string, args []any) error {

@@ -72,11 +72,12 @@ CREATE TABLE epochs (
 CREATE INDEX epochs_instance ON epochs (instance);
 
 -- Open state: the watermark of each epoch and the hour it is in. It is what
--- every commit writes, one row an epoch, and therefore as small as it can be.
+-- every commit writes, and therefore as small as it can be; eight epochs of
+-- consecutive numbers share a row.
 CREATE TABLE state (
-  id        INTEGER PRIMARY KEY, -- partition × 2^40 + epoch_no
-  open_hour INTEGER NOT NULL,    -- 0 for none
-  body      BLOB    NOT NULL     -- see appendState in state.go
+  id        INTEGER PRIMARY KEY, -- partition × 2^37 + epoch_no / 8
+  open_hour INTEGER NOT NULL,    -- the earliest of them, -1 for one up to 1970; 0 for none
+  body      BLOB    NOT NULL     -- see siblings in state.go
 );
 
 -- Finished chunks of content digests, so that an old event that comes again is

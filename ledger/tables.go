@@ -152,10 +152,8 @@ func openFrom(ctx context.Context, db queryer) (int64, error) {
 
 // flush writes what changed in the mirrors and the cache.
 func (f *fold) flush() error {
-	for _, e := range f.dirtyEpochs {
-		if err := f.storeEpoch(e); err != nil {
-			return err
-		}
+	if err := f.storeEpochs(); err != nil {
+		return err
 	}
 	if f.newFrom {
 		if _, err := f.exec(`INSERT INTO meta (key, value) VALUES ('open_from', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value`, strconv.FormatInt(f.from, 10)); err != nil {
@@ -179,19 +177,66 @@ func (f *fold) flush() error {
 	return nil
 }
 
-func (f *fold) storeEpoch(e *epoch) error {
-	if e.fresh {
-		_, err := f.exec(`INSERT INTO epochs (partition, epoch_no, epoch, instance, agent, counted_by, started_us) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-			e.partition, e.no, string(e.epoch), string(e.instance), string(e.agent), e.countedBy, e.started)
-		if err != nil {
-			return fmt.Errorf("store epoch %s: %w", e.epoch, err)
+// storeEpochs writes the epochs that changed.
+func (f *fold) storeEpochs() error {
+	var rows []int64
+	for _, e := range f.dirtyEpochs {
+		if e.fresh {
+			_, err := f.exec(`INSERT INTO epochs (partition, epoch_no, epoch, instance, agent, counted_by, started_us) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+				e.partition, e.no, string(e.epoch), string(e.instance), string(e.agent), e.countedBy, e.started)
+			if err != nil {
+				return fmt.Errorf("store epoch %s: %w", e.epoch, err)
+			}
+		}
+		id := stateID(e.partition, e.no)
+		if r := f.rows[id]; !r.dirty {
+			r.dirty = true
+			rows = append(rows, id)
 		}
 	}
-	f.buf = e.appendState(f.buf[:0])
+	for _, id := range rows {
+		if err := f.storeState(id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// storeState writes a row of the table state: its epochs as they stand in the
+// cache, the others as they stood.
+func (f *fold) storeState(id int64) error {
+	partition, first := firstOf(id)
+	fail := func(err error) error {
+		return fmt.Errorf("store the state of epochs %d-%d…: %w", partition, first, err)
+	}
+	r, last := f.rows[id], f.head(partition).epochNo
+	r.dirty = false
+	epochs := r.epochs // those that there are, and where they are not cached as they stood
+	stood := false
+	for i, e := range epochs {
+		if no := first + int64(i); e != nil || no == 0 || no > last || stood {
+			continue
+		}
+		var row []byte
+		if err := f.queryRow(`SELECT body FROM state WHERE id = ?`, []any{id}, &row); err != nil {
+			return fail(err)
+		}
+		was, err := cutSiblings(row)
+		if err != nil {
+			return fail(err)
+		}
+		for i := range epochs {
+			if epochs[i] == nil {
+				epochs[i] = was[i]
+			}
+		}
+		stood = true
+	}
+	f.buf = epochs.append(f.buf[:0])
 	_, err := f.exec(`INSERT INTO state (id, open_hour, body) VALUES (?, ?, ?)
-		ON CONFLICT (id) DO UPDATE SET open_hour = excluded.open_hour, body = excluded.body`, e.id(), e.open.hour, f.buf)
+		ON CONFLICT (id) DO UPDATE SET open_hour = excluded.open_hour, body = excluded.body`, id, epochs.earliestOpen(), f.buf)
 	if err != nil {
-		return fmt.Errorf("store the state of epoch %s: %w", e.epoch, err)
+		return fail(err)
 	}
 	return nil
 }

@@ -122,7 +122,7 @@ func (l *Ledger) sealSilent(ctx context.Context) error {
 // commits may open more.
 type sealing struct {
 	until int64 // the last hour to be sealed
-	after int64 // id of the last epoch that was looked at
+	after int64 // the last row of the table state that was looked at
 	begun bool
 	done  bool
 }
@@ -138,34 +138,45 @@ func (s *sealing) step(f *fold, now int64) error {
 		return nil
 	}
 	n, err := s.seal(f)
-	if err == nil && n < sealAtOnce {
+	if err == nil && n < sealAtOnce/epochsPerRow {
 		f.openAfter(s.until)
 		s.done = true
 	}
 	return err
 }
 
+// seal returns how many rows of the table state it found something to seal in.
 func (s *sealing) seal(f *fold) (n int, err error) {
-	var keys []epochKey
-	err = f.each(`SELECT s.id, e.partition, e.epoch FROM state s CROSS JOIN epochs e ON e.partition = s.id >> 40 AND e.epoch_no = s.id & 1099511627775
-		WHERE s.id > ? AND s.open_hour > 0 AND s.open_hour <= ? ORDER BY s.id LIMIT ?`, func(rows *sql.Rows) error {
-		var k epochKey
-		err := rows.Scan(&s.after, &k.partition, &k.epoch)
-		keys = append(keys, k)
+	var silent []epochKey
+	var numbers []int64
+	err = f.each(`SELECT id, body FROM state WHERE id > ? AND open_hour <> 0 AND open_hour <= ? ORDER BY id LIMIT ?`, func(rows *sql.Rows) error {
+		var body []byte
+		if err := rows.Scan(&s.after, &body); err != nil {
+			return err
+		}
+		n++
+		epochs, err := cutSiblings(body)
+		partition, first := firstOf(s.after)
+		for i, e := range epochs {
+			if e != nil && !e.open.empty() && e.open.hour <= s.until {
+				silent, numbers = append(silent, epochKey{partition: partition}), append(numbers, first+int64(i))
+			}
+		}
 		return err
-	}, s.after, s.until, sealAtOnce)
+	}, s.after, s.until, sealAtOnce/epochsPerRow)
 	if err != nil {
 		return 0, fmt.Errorf("find silent epochs: %w", err)
 	}
-	for _, k := range keys {
+	for i, k := range silent {
+		if err := f.queryRow(`SELECT epoch FROM epochs WHERE partition = ? AND epoch_no = ?`, []any{k.partition, numbers[i]}, &k.epoch); err != nil {
+			return 0, fmt.Errorf("epoch %d-%d: %w", k.partition, numbers[i], err)
+		}
 		e, err := f.epoch(k)
 		if err != nil {
 			return 0, err
 		}
-		if !e.open.empty() {
-			if err := f.insertHour(e, &e.open, "sealed"); err != nil {
-				return 0, err
-			}
+		if err := f.insertHour(e, &e.open, "sealed"); err != nil {
+			return 0, err
 		}
 		if e.owned && e.no > f.known[e.partition] {
 			if err := f.insertOwner(e, e.owner); err != nil {
@@ -175,14 +186,14 @@ func (s *sealing) seal(f *fold) (n int, err error) {
 		e.open = bucket{}
 		f.touch(e)
 	}
-	return len(keys), nil
+	return n, nil
 }
 
 // Questions about the past need not look for open hours in every epoch's state:
 // meta has, as open_from, a time before which none is open. The upkeep moves it
 // on when it has sealed what was silent, and whatever opens an earlier hour
-// takes it back in the same transaction. An hour that was opened at 0, which
-// the state cannot tell from none, keeps it at -1 for good.
+// takes it back in the same transaction. An hour up to 1970 keeps it at -1 for
+// good.
 
 // opens notes that an hour is opened.
 func (f *fold) opens(hour int64) {
