@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -53,41 +54,46 @@ func bareJetStream(dir string, frames []packedFrame) (time.Duration, error) {
 	return took, err
 }
 
-// bareSQLite writes, for each event, the row of its instance's open state and
-// nothing else, 10,000 to a transaction that is synced. The time is that of
-// rows; those before are written first.
-func bareSQLite(path string, before, rows []stateRow) (time.Duration, error) {
+// bareSQLite writes, for each event, the open state of its instance and nothing
+// else, eight to a row as the ledger does, 10,000 to a transaction that is
+// synced. The time is that of states; those before are written first.
+func bareSQLite(path string, before, states []state) (time.Duration, error) {
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
 	if err != nil {
 		return 0, err
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	if _, err := db.Exec(`CREATE TABLE IF NOT EXISTS open (instance TEXT PRIMARY KEY, vector BLOB NOT NULL, sums BLOB NOT NULL)`); err != nil {
+	if _, err := db.Exec(`CREATE TABLE IF NOT EXISTS open (first TEXT PRIMARY KEY, states BLOB NOT NULL)`); err != nil {
 		return 0, err
 	}
 	if err := upsert(db, before); err != nil {
 		return 0, err
 	}
 	begin := time.Now()
-	if err := upsert(db, rows); err != nil {
+	if err := upsert(db, states); err != nil {
 		return 0, err
 	}
 	return time.Since(begin), nil
 }
 
-func upsert(db *sql.DB, rows []stateRow) error {
-	for at := 0; at < len(rows); at += 10_000 {
+func upsert(db *sql.DB, states []state) error {
+	for transaction := range slices.Chunk(states, 10_000) {
 		tx, err := db.Begin()
 		if err != nil {
 			return err
 		}
-		stmt, err := tx.Prepare(`INSERT INTO open VALUES (?, ?, ?) ON CONFLICT (instance) DO UPDATE SET vector = excluded.vector, sums = excluded.sums`)
+		stmt, err := tx.Prepare(`INSERT INTO open VALUES (?, ?) ON CONFLICT (first) DO UPDATE SET states = excluded.states`)
 		if err != nil {
 			return err
 		}
-		for _, r := range rows[at:min(at+10_000, len(rows))] {
-			if _, err := stmt.Exec(r.instance, r.vector, r.sums); err != nil {
+		var row []byte
+		for eight := range slices.Chunk(transaction, 8) {
+			row = row[:0]
+			for _, s := range eight {
+				row = append(row, s.data...)
+			}
+			if _, err := stmt.Exec(eight[0].instance, row); err != nil {
 				return err
 			}
 		}

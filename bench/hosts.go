@@ -89,8 +89,8 @@ func checkpoint(e *odometer.Event) json.RawMessage {
 }
 
 // packed returns the frames of all hosts for some periods, ready to be sent,
-// and what the bare store would keep of them: each event's row.
-func (f *hosts) packed(ticks int) (frames []packedFrame, rows []stateRow, err error) {
+// and what the bare store would keep of them: a state for each event.
+func (f *hosts) packed(ticks int) (frames []packedFrame, states []state, err error) {
 	for range ticks {
 		for h := range f.count() {
 			fr := f.frame(h)
@@ -101,12 +101,12 @@ func (f *hosts) packed(ticks int) (frames []packedFrame, rows []stateRow, err er
 			frames = append(frames, packedFrame{fr.Agent, data})
 			for i := range fr.Records {
 				e := fr.Records[i].Event
-				rows = append(rows, stateRow{string(e.Instance), e.Readings.End.AppendBinary(nil), e.Usage.AppendBinary(nil)})
+				states = append(states, state{string(e.Instance), e.Usage.AppendBinary(e.Readings.End.AppendBinary(nil))})
 			}
 		}
 		f.tick++
 	}
-	return frames, rows, nil
+	return frames, states, nil
 }
 
 type packedFrame struct {
@@ -114,8 +114,9 @@ type packedFrame struct {
 	data  []byte
 }
 
-// stateRow is the least that a store must keep of an instance.
-type stateRow struct {
-	instance     string
-	vector, sums []byte
+// state is the least that a store must keep of an instance: its vector and the
+// sums of its open hour.
+type state struct {
+	instance string
+	data     []byte
 }

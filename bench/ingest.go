@@ -25,7 +25,7 @@ func ingestRate(name string, instances, ticks int, o ingestOptions) func(*bench)
 		if err != nil {
 			return err
 		}
-		frames, rows, err := f.packed(ticks - 1)
+		frames, states, err := f.packed(ticks - 1)
 		if err != nil {
 			return err
 		}
@@ -33,7 +33,7 @@ func ingestRate(name string, instances, ticks int, o ingestOptions) func(*bench)
 		if err != nil {
 			return fmt.Errorf("bare JetStream: %w", err)
 		}
-		sq, err := bareSQLite(b.place("bare.db"), before, rows)
+		sq, err := bareSQLite(b.place("bare.db"), before, states)
 		if err != nil {
 			return fmt.Errorf("bare SQLite: %w", err)
 		}
@@ -41,15 +41,15 @@ func ingestRate(name string, instances, ticks int, o ingestOptions) func(*bench)
 		if err != nil {
 			return err
 		}
-		took, cpu, err := p.rate(known, frames, len(rows))
+		took, cpu, err := p.rate(known, frames, len(states))
 		if err := errors.Join(err, p.close()); err != nil {
 			return err
 		}
-		rate := func(d time.Duration) float64 { return float64(len(rows)) / d.Seconds() }
+		rate := func(d time.Duration) float64 { return float64(len(states)) / d.Seconds() }
 		b.rate(name, rate(took), "events/s", min(rate(js), rate(sq)))
-		b.note("%s: bare JetStream %.0f events/s, bare SQLite %.0f rows/s; %.1f µs of processor time an event", name, rate(js), rate(sq), cpu)
+		b.note("%s: bare JetStream %.0f events/s, bare SQLite %.0f states/s; %.1f µs of processor time an event", name, rate(js), rate(sq), cpu)
 		if o.everything {
-			b.note("%s: the topic had %d of %d entries when the ledger had all", name, p.published, len(before)+len(rows))
+			b.note("%s: the topic had %d of %d entries when the ledger had all", name, p.published, len(before)+len(states))
 		}
 		return nil
 	}
@@ -101,7 +101,7 @@ func historyRate(b *bench) error {
 	if err != nil {
 		return err
 	}
-	frames, rows, err := f.packed(ticks)
+	frames, states, err := f.packed(ticks)
 	if err != nil {
 		return err
 	}
@@ -111,11 +111,11 @@ func historyRate(b *bench) error {
 		if err != nil {
 			return err
 		}
-		took, _, err := p.rate(known, frames, len(rows))
+		took, _, err := p.rate(known, frames, len(states))
 		if err := errors.Join(err, p.close()); err != nil {
 			return err
 		}
-		rates = append(rates, float64(len(rows))/took.Seconds())
+		rates = append(rates, float64(len(states))/took.Seconds())
 	}
 	b.rate("ingest_history", rates[1], "events/s", rates[0])
 	return nil
@@ -165,13 +165,13 @@ func growth(b *bench) error {
 				b.cost("cost_open_"+c.name, open, "µs/event", 0)
 			}
 		}
-		frames, rows, err2 := f.packed(c.ticks - 1)
+		frames, states, err2 := f.packed(c.ticks - 1)
 		if err = errors.Join(err, err2); err == nil {
-			goOn := take(frames, len(rows))
+			goOn := take(frames, len(states))
 			place := b.place("bare.db")
 			_, err2 := bareSQLite(place, first, nil)
 			err = errors.Join(err, err2)
-			bare := cpu(func() error { _, err := bareSQLite(place, nil, rows); return err }, len(rows))
+			bare := cpu(func() error { _, err := bareSQLite(place, nil, states); return err }, len(states))
 			if err == nil {
 				b.cost("cost_go_on_"+c.name, goOn, "µs/event", bare)
 			}

@@ -24,7 +24,7 @@ func sizes(b *bench) error {
 		ticks = 20
 	}
 	f := newHosts(instances, true)
-	frames, rows, err := f.packed(ticks)
+	frames, states, err := f.packed(ticks)
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func sizes(b *bench) error {
 		packed += len(fr.data)
 	}
 	spoolDir, queueDir, ledgerDir := b.place("spool"), b.place("jetstream"), b.place("ledger")
-	spooled, err := fillSpool(spoolDir, int64(len(rows))*300)
+	spooled, err := fillSpool(spoolDir, int64(len(states))*300)
 	if err != nil {
 		return err
 	}
@@ -46,12 +46,12 @@ func sizes(b *bench) error {
 	for _, c := range []struct {
 		name, dir string
 		events    int
-	}{{"bytes_spool", spoolDir, int(spooled)}, {"bytes_queue", queueDir, len(rows)}, {"bytes_ledger", ledgerDir, len(rows)}} {
+	}{{"bytes_spool", spoolDir, int(spooled)}, {"bytes_queue", queueDir, len(states)}, {"bytes_ledger", ledgerDir, len(states)}} {
 		n, err := bytesBelow(c.dir)
 		if err != nil {
 			return err
 		}
-		b.cost(c.name, float64(n)/float64(c.events), "B/event", float64(packed)/float64(len(rows)))
+		b.cost(c.name, float64(n)/float64(c.events), "B/event", float64(packed)/float64(len(states)))
 	}
 	return nil
 }

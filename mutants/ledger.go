@@ -147,10 +147,22 @@ var ledgerBugs = []bug{
 		`		return nil`,
 		"audit.TestRandomStories"},
 	{"sealing a silent hour misses it", "ledger/tick.go",
-		`			if err := f.insertHour(e, &e.open, "sealed"); err != nil {
-				return 0, err
-			}`,
-		`			_ = e.open`,
+		`		if err := f.insertHour(e, &e.open, "sealed"); err != nil {
+			return 0, err
+		}`,
+		`		_ = e.open`,
+		"ledger.TestUsageIsCutToTheUnit"},
+	{"an epoch that is not cached is dropped when a neighbour is written", "ledger/tables.go",
+		`				epochs[i] = was[i]`,
+		`				_ = was[i]`,
+		"ledger.TestEpochsThatShareARowKeepWhatTheyHave"},
+	{"an ended epoch stays among those to be written", "ledger/fold.go",
+		`	r.epochs[e.no%epochsPerRow] = nil`,
+		`	_ = r.epochs`,
+		"ledger.TestEndedEpochsLeaveTheCache"},
+	{"of epochs that share a row only the latest open hour is looked for", "ledger/state.go",
+		`			earliest = min(earliest, e.open.hour)`,
+		`			earliest = e.open.hour`,
 		"ledger.TestUsageIsCutToTheUnit"},
 	{"the journal is pruned although something refers to it", "ledger/prune.go",
 		`			pins, err = f.pinned(p, position)`,
