@@ -80,7 +80,8 @@ type Ledger struct {
 	id     odometer.LedgerID
 	gen    uint64
 
-	read *sql.DB // queries
+	read      *sql.DB // queries
+	questions *statements
 
 	mu     sync.Mutex // guards what follows: one writer
 	write  *sql.DB    // a single connection
@@ -130,6 +131,7 @@ func open(ctx context.Context, o Options) (_ *Ledger, err error) {
 		return nil, err
 	}
 	l := &Ledger{path: o.Path, clock: o.Clock, logger: o.Logger, random: o.Random, read: read, write: write, news: make(chan struct{})}
+	l.questions = &statements{db: read, of: map[string]*sql.Stmt{}}
 	defer func() {
 		if err != nil {
 			l.Close()
@@ -222,7 +224,7 @@ func randomHex(from io.Reader) string {
 func (l *Ledger) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return errors.Join(l.read.Close(), l.write.Close())
+	return errors.Join(l.questions.close(), l.read.Close(), l.write.Close())
 }
 
 // transact runs do in one transaction, after checking that this process is

@@ -28,11 +28,11 @@ func (l *Ledger) Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer.U
 	if q.From >= q.To {
 		return nil, fmt.Errorf("usage from %d to %d: the end must be later: %w", q.From, q.To, odometer.ErrInvalid)
 	}
-	tx, err := l.read.BeginTx(ctx, nil)
+	tx, err := l.questions.begin(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("usage: %w", err)
 	}
-	defer tx.Rollback()
+	defer tx.end(ctx)
 	u := newUsageQuery(ctx, tx, q)
 	if err := u.run(); err != nil {
 		return nil, fmt.Errorf("usage: %w", err)
@@ -50,7 +50,8 @@ type usageQuery struct {
 	rows    map[rowKey]*odometer.UsageRow
 	lastKey rowKey
 	lastRow *odometer.UsageRow
-	gone    pruned // what the journal no longer has
+	room    []odometer.UsageRow // for rows to come
+	gone    pruned              // what the journal no longer has
 }
 
 // rowKey is what usage is grouped by.
@@ -169,7 +170,11 @@ func (u *usageQuery) row(instance odometer.InstanceID, owner odometer.Owner, sta
 	}
 	row := u.rows[k]
 	if row == nil {
-		row = &odometer.UsageRow{Instance: k.instance, User: k.owner.User, Org: k.owner.Org, Start: k.start}
+		if len(u.room) == 0 {
+			u.room = make([]odometer.UsageRow, min(len(u.rows)+1, 256))
+		}
+		row, u.room = &u.room[0], u.room[1:]
+		row.Instance, row.User, row.Org, row.Start = k.instance, k.owner.User, k.owner.Org, k.start
 		u.rows[k] = row
 	}
 	u.lastKey, u.lastRow = k, row
@@ -226,11 +231,12 @@ type level struct {
 	length              int64
 }
 
-// starts lists the rows' times that there are and that overlap [from, to).
-func (u *usageQuery) starts(v level, from, to int64) (list []string, err error) {
+// starts returns, as a JSON array, the rows' times that there are and that
+// overlap [from, to); "" for none.
+func (u *usageQuery) starts(v level, from, to int64) (string, error) {
 	var first, last sql.NullInt64
 	if err := u.tx.QueryRowContext(u.ctx, `SELECT (SELECT min(`+v.time+`) FROM `+v.table+`), (SELECT max(`+v.time+`) FROM `+v.table+`)`).Scan(&first, &last); err != nil {
-		return nil, err
+		return "", err
 	}
 	next := func(at int64) int64 { return at + odometer.DayMicros }
 	begin := dayOf
@@ -239,13 +245,25 @@ func (u *usageQuery) starts(v level, from, to int64) (list []string, err error) 
 		begin = func(at int64) int64 { m, _ := monthOf(dayOf(at)); return m }
 	}
 	if !first.Valid {
-		return nil, nil
+		return "", nil
 	}
+	var list []string
 	for at := begin(max(from, first.Int64)); at < to && at <= last.Int64; at = next(at) {
 		list = append(list, strconv.FormatInt(at, 10))
 	}
-	return list, nil
+	return jsonArray(list), nil
 }
+
+// jsonArray is how a statement is given a list; "" for none.
+func jsonArray(numbers []string) string {
+	if len(numbers) == 0 {
+		return ""
+	}
+	return "[" + strings.Join(numbers, ",") + "]"
+}
+
+// ofList is the condition that what stands before it is in a list.
+const ofList = ` IN (SELECT value FROM json_each(?))`
 
 // packed adds the parts of a packed table that lie in [from, to).
 func (u *usageQuery) packed(v level, from, to int64) error {
@@ -257,7 +275,7 @@ func (u *usageQuery) packed(v level, from, to int64) error {
 		v.table = "owner_" + v.table
 	}
 	starts, err := u.starts(v, from, to)
-	if err != nil || len(starts) == 0 {
+	if err != nil || starts == "" {
 		return err
 	}
 	if ofOwners {
@@ -267,11 +285,12 @@ func (u *usageQuery) packed(v level, from, to int64) error {
 	query := `SELECT p.` + v.time + `, e.instance, p.usr, p.org, p.` + v.packed + ` FROM `
 	if u.epochs != "" {
 		query += u.epochs + ` e CROSS JOIN ` + v.table + ` p ON p.partition = e.partition AND p.epoch_no = e.epoch_no`
-		args = append(slices.Clone(u.args), args...)
+		args = slices.Concat(u.args, []any{starts}, args)
 	} else {
+		args = append([]any{starts}, args...)
 		query += v.table + ` p JOIN epochs e ON e.partition = p.partition AND e.epoch_no = p.epoch_no`
 	}
-	rows, err := u.tx.QueryContext(u.ctx, query+` WHERE p.`+v.time+` IN (`+strings.Join(starts, ", ")+`)`+cond, args...)
+	rows, err := u.tx.QueryContext(u.ctx, query+` WHERE p.`+v.time+ofList+cond, args...)
 	if err != nil {
 		return err
 	}
@@ -297,10 +316,10 @@ func (u *usageQuery) packed(v level, from, to int64) error {
 	return rows.Err()
 }
 
-func (u *usageQuery) packedOfOwners(v level, starts []string, from, to int64) error {
+func (u *usageQuery) packedOfOwners(v level, starts string, from, to int64) error {
 	cond, args := u.ofOwner("p")
 	rows, err := u.tx.QueryContext(u.ctx, `SELECT p.`+v.time+`, p.usr, p.org, p.`+v.packed+` FROM `+v.table+` p
-		WHERE p.`+v.time+` IN (`+strings.Join(starts, ", ")+`)`+cond, args...)
+		WHERE p.`+v.time+ofList+cond, append([]any{starts}, args...)...)
 	if err != nil {
 		return err
 	}
@@ -431,17 +450,18 @@ func (u *usageQuery) each(query string, args []any) error {
 	return rows.Err()
 }
 
-// partitions lists those in which what is asked for may lie.
+// partitions returns, as a JSON array, those in which what is asked for may lie;
+// "" for none.
 func (u *usageQuery) partitions() (string, error) {
 	if u.epochs == "" {
 		list := make([]string, odometer.Partitions)
 		for p := range list {
 			list[p] = strconv.Itoa(p)
 		}
-		return strings.Join(list, ", "), nil
+		return jsonArray(list), nil
 	}
 	var list sql.NullString
-	err := u.tx.QueryRowContext(u.ctx, `SELECT group_concat(partition, ', ') FROM (SELECT DISTINCT partition FROM `+u.epochs+`)`, u.args...).Scan(&list)
+	err := u.tx.QueryRowContext(u.ctx, `SELECT '[' || group_concat(partition, ',') || ']' FROM (SELECT DISTINCT partition FROM `+u.epochs+`)`, u.args...).Scan(&list)
 	return list.String, err
 }
 
@@ -465,7 +485,7 @@ func (u *usageQuery) last() (int64, error) {
 	err = u.tx.QueryRowContext(u.ctx, `SELECT coalesce(max(max(
 			coalesce((SELECT j.max_us FROM journal j WHERE `+shortRecords+` AND j.partition = k.partition ORDER BY j.max_us DESC LIMIT 1), 0),
 			coalesce((SELECT j.max_us FROM journal j WHERE `+longRecords+` AND j.partition = k.partition ORDER BY j.max_us DESC LIMIT 1), 0))), 0)
-		FROM owners_known k WHERE k.partition IN (`+partitions+`)`).Scan(&last)
+		FROM owners_known k WHERE k.partition`+ofList, partitions).Scan(&last)
 	return last, err
 }
 
@@ -483,11 +503,11 @@ func (u *usageQuery) entries(from, to int64) error {
 	if err != nil || partitions == "" {
 		return err
 	}
-	in := `WHERE partition IN (` + partitions + `) AND max_us > ? AND min_us < ? AND entries > 0 AND `
-	if err := u.cutRecords(from, to, in+shortRecords+` AND max_us < ?`, from, to, to+longRecord+1); err != nil {
+	in := `WHERE partition` + ofList + ` AND max_us > ? AND min_us < ? AND entries > 0 AND `
+	if err := u.cutRecords(from, to, in+shortRecords+` AND max_us < ?`, partitions, from, to, to+longRecord+1); err != nil {
 		return err
 	}
-	return u.cutRecords(from, to, in+longRecords, from, to)
+	return u.cutRecords(from, to, in+longRecords, partitions, from, to)
 }
 
 func (u *usageQuery) cutRecords(from, to int64, where string, args ...any) error {

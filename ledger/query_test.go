@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -132,6 +133,42 @@ func TestHoursThatOpenLateAreFound(t *testing.T) {
 		t.Errorf("an hour of a clock that was never set: got %d rows, want 1", len(rows))
 	}
 	d.proven()
+}
+
+// Whatever is asked, the statements are few, and prepared once; and questions
+// that are asked at once, more of them than there are connections, wait for each
+// other and not for ever.
+func TestQuestionsShareStatements(t *testing.T) {
+	d := newDesk(t)
+	d.now = time.UnixMicro(base + 4*odometer.HourMicros)
+	for i := range 20 {
+		m := newMeter(odometer.InstanceID(fmt.Sprintf("vm-%d", i)), odometer.AgentID(fmt.Sprintf("host-%d", i)), base)
+		d.send(m.next(3*odometer.HourMicros, 7, 0))
+	}
+	ask := func(i int) {
+		q := odometer.UsageQuery{From: base + int64(i)*sec, To: base + 2*odometer.HourMicros + int64(i)*odometer.DayMicros, GroupBy: []odometer.GroupBy{odometer.ByHour}}
+		switch i % 3 {
+		case 0:
+			q.Instance = odometer.InstanceID(fmt.Sprintf("vm-%d", i%20))
+		case 1:
+			q.User = "u-ada"
+		}
+		if rows, err := d.Usage(t.Context(), q); err != nil || len(rows) == 0 {
+			t.Errorf("question %d: got %d rows, %v", i, len(rows), err)
+		}
+	}
+	var wait sync.WaitGroup
+	for i := range 60 {
+		wait.Go(func() { ask(i) })
+	}
+	wait.Wait()
+	prepared := len(d.questions.of)
+	for i := range 60 {
+		ask(i)
+	}
+	if n := len(d.questions.of); n != prepared || n == 0 {
+		t.Errorf("statements: %d were prepared by as many questions again, want the %d of before", n, prepared)
+	}
 }
 
 // usageBase is two days before the end of a month.
