@@ -76,7 +76,7 @@ type SpoolFacts struct {
 // PublishFacts are about sending.
 type PublishFacts struct {
 	Breaker     string    // "closed", "half-open" or "open"
-	Outstanding int64     // records sent and not receipted
+	Outstanding int64     // frames sent and not receipted
 	Since       time.Time // when the oldest of them was sent, zero for none
 	LastReceipt time.Time
 	Err         string
@@ -259,7 +259,7 @@ func judgePublisher(p *PublishFacts, now time.Time) Component {
 		v.complain(Degraded, "the circuit breaker is %s: records wait in the spool", p.Breaker)
 	}
 	if waits := now.Sub(p.Since); p.Outstanding > 0 && !p.Since.IsZero() && waits > receiptsLate {
-		v.complain(Degraded, "no receipt for %s for %d records that were sent", waits.Round(time.Second), p.Outstanding)
+		v.complain(Degraded, "no receipt for %s for %d frames that were sent", waits.Round(time.Second), p.Outstanding)
 	}
 	return v.component(p.LastReceipt)
 }

@@ -39,7 +39,7 @@ func TestHealthFromFacts(t *testing.T) {
 		{"nothing outstanding", "publisher", Facts{Publish: &PublishFacts{Breaker: "closed"}}, OK, ""},
 		{"an open breaker", "publisher", Facts{Publish: &PublishFacts{Breaker: "open", Err: "no responders"}}, Degraded, "no responders; the circuit breaker is open"},
 		{"a breaker that probes", "publisher", Facts{Publish: &PublishFacts{Breaker: "half-open"}}, Degraded, "half-open"},
-		{"receipts that stall", "publisher", Facts{Publish: &PublishFacts{Breaker: "closed", Outstanding: 3, Since: ago(3 * time.Minute)}}, Degraded, "no receipt for 3m0s for 3 records"},
+		{"receipts that stall", "publisher", Facts{Publish: &PublishFacts{Breaker: "closed", Outstanding: 3, Since: ago(3 * time.Minute)}}, Degraded, "no receipt for 3m0s for 3 frames"},
 		{"receipts that are under way", "publisher", Facts{Publish: &PublishFacts{Breaker: "closed", Outstanding: 3, Since: ago(time.Minute)}}, OK, ""},
 
 		{"a queue that is connected", "queue", Facts{Queue: &QueueFacts{Connected: true, Pending: 10_000}}, OK, ""},

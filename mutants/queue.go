@@ -25,8 +25,8 @@ var queueBugs = []bug{
 		`case x.Ahead && r.rewound:`,
 		"queue.TestAnAheadReceiptSendsTheMissingPartAgainOnce"},
 	{"more frames are in flight than the window has", "queue/sending.go",
-		`return r.flying < window && len(r.out) < r.o.Unreceipted`,
-		`return len(r.out) < r.o.Unreceipted+window-window`,
+		`return r.flying < window && len(r.out) < unreceipted`,
+		`return len(r.out) < unreceipted+window-window`,
 		"queue.TestTheWindowAndTheUnreceiptedAreBounded"},
 	{"a frame that failed is not sent again", "queue/sending.go",
 		`	r.back(a.frame.from)

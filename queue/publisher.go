@@ -107,7 +107,7 @@ type PublisherStats struct {
 	Resends      uint64    // times that sending went back to the last receipt
 	InFlight     int       // frames not acknowledged
 	Unreceipted  int       // frames not receipted, those in flight included
-	Oldest       time.Time // when the oldest of them was sent, zero for none
+	Oldest       time.Time // when the oldest of them was sent first, zero for none
 	Breaker      BreakerState
 	BreakerOpens uint64
 	NextAttempt  time.Time // when failing, zero otherwise

@@ -53,6 +53,7 @@ type sending struct {
 	last     odometer.Receipt
 	progress time.Time // the last receipt that said more, or sending again
 	stalls   int       // times of sending again without progress
+	unmoved  time.Time // when the oldest of what is sent again was sent first
 	rewound  bool      // sending went back to last.Position since the last progress
 
 	// What is to be sent.
@@ -82,6 +83,9 @@ func (r *sending) publishStats() {
 	for i, f := range r.out {
 		if i == 0 {
 			s.Oldest = f.sent
+			if r.stalls > 0 {
+				s.Oldest = r.unmoved
+			}
 		}
 		if !f.stored {
 			break
@@ -155,13 +159,19 @@ func (r *sending) askAt() time.Time {
 }
 
 // room reports whether another frame may be sent as far as the windows go.
-// After a failure frames go one by one until one is stored.
+// After a failure frames go one by one until one is stored. Where sending
+// everything again has not helped, one frame is sent until the ledger takes it:
+// a ledger that takes nothing for days would have the queue filled up with what
+// the queue has.
 func (r *sending) room() bool {
-	window := r.o.Window
+	window, unreceipted := r.o.Window, r.o.Unreceipted
 	if r.breaker.failing() {
 		window = 1
 	}
-	return r.flying < window && len(r.out) < r.o.Unreceipted
+	if r.stalls > 1 {
+		unreceipted = 1
+	}
+	return r.flying < window && len(r.out) < unreceipted
 }
 
 // send sends a frame, if one may be sent now, and reports whether it did.
@@ -465,7 +475,9 @@ func (r *sending) answered(a answer) {
 		return
 	}
 	if r.stalled(r.now()) {
-		r.stalls++
+		if r.stalls++; r.stalls == 1 {
+			r.unmoved = r.out[0].sent
+		}
 		why := "no receipt came"
 		if a.err != nil {
 			why += ", and nobody says what the last one was"

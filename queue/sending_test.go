@@ -412,6 +412,34 @@ func TestABusyLedgerIsNotSentTheSameAgainAndAgain(t *testing.T) {
 	})
 }
 
+// Everything is sent again once; then it is one frame that asks whether the
+// ledger takes something, however much waits and for however long.
+func TestALedgerThatTakesNothingForDaysIsSentOneFrame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := newWire(t), newSpool()
+		var takesNothing atomic.Bool
+		takesNothing.Store(true)
+		w.fate = func(int, span) fate { return fate{lost: takesNothing.Load()} }
+		s.append(100)
+		p := publishing(t, w, s, PublisherOptions{Linger: -1, FrameEvents: 2})
+		time.Sleep(72 * time.Hour)
+		s.append(100)
+		synctest.Wait()
+		st := p.Stats()
+		if again := st.Frames - 2*50; again < 700 || again > 820 {
+			t.Errorf("frames beyond the first and the second time: got %d, want one in 320 s", again)
+		}
+		same(t, "unreceipted", st.Unreceipted, 1)
+		same(t, "when the oldest was sent first", st.Oldest, w.began)
+		takesNothing.Store(false)
+		time.Sleep(6 * time.Minute)
+		synctest.Wait()
+		same(t, "receipted", p.Stats().Receipted, 200)
+		same(t, "oldest", p.Stats().Oldest, time.Time{})
+		w.ledger.check(t, 200)
+	})
+}
+
 func TestAnAheadReceiptSendsTheMissingPartAgainOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s := newWire(t), newSpool()
