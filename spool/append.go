@@ -238,21 +238,26 @@ func (s *Spool) secure() {
 }
 
 // limit makes room for n bytes where MaxBytes wants that, with some to spare
-// so that not every Append has to.
+// so that not every Append has to. It is full where freeing what is retained,
+// as is done all the time, is not enough.
 func (s *Spool) limit(n int64) (full bool, err error) {
 	if s.bytes()+n <= s.maxBytes {
 		return false, nil
 	}
 	for s.bytes()+n > s.maxBytes-s.maxBytes/16 {
+		if s.freeOldest() {
+			continue
+		}
+		full = true
 		if s.makeRoom() {
 			continue
 		}
 		if s.bytes()+n > s.maxBytes {
-			return true, fmt.Errorf("spool is full with %d of %d bytes, nothing is left to merge: %w", s.bytes(), s.maxBytes, odometer.ErrUnavailable)
+			return full, fmt.Errorf("spool is full with %d of %d bytes, nothing is left to merge: %w", s.bytes(), s.maxBytes, odometer.ErrUnavailable)
 		}
 		break
 	}
-	return true, nil
+	return full, nil
 }
 
 // makeRoom frees some space: retained segments first, then by merging, within

@@ -116,8 +116,8 @@ func TestWhatIsKeptGoesBeforeAnythingIsMerged(t *testing.T) {
 		n++
 		fill(t, s, src, n, n)
 	}
-	if st := s.Stats(); !st.Full || st.Coalesced != 0 {
-		t.Errorf("%d records were merged while receipted ones were kept", st.Coalesced)
+	if st := s.Stats(); st.Full || st.Coalesced != 0 {
+		t.Errorf("full: %v, %d records merged while receipted ones were kept, want no and none", st.Full, st.Coalesced)
 	}
 }
 

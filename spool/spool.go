@@ -137,7 +137,7 @@ type Stats struct {
 
 	SyncLast, SyncMax time.Duration // of Append's fsync, since open
 	Reserve           bool          // the reserve is in place
-	Full              bool          // the last Append found the limit or the disk full
+	Full              bool          // the last Append found the disk full, or the limit with nothing retained to free
 	Err               error         // of the last Append that failed; nil after one that did not
 }
 
