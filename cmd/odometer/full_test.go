@@ -36,33 +36,52 @@ func (d *days) Sleep(ctx context.Context, s time.Duration) error {
 	return ctx.Err()
 }
 
-// vms are instances whose counters grow unevenly, and whose true totals are
-// known.
+// vms are instances of one host whose counters grow unevenly, and whose true
+// totals are known.
 type vms struct {
-	clock    *days
+	agent    odometer.AgentID
+	now      func() time.Time
 	names    []odometer.InstanceID
 	begin    time.Time
 	counters []odometer.Counter
 }
 
+// counted are the quantities that come from counters.
+var counted = [...]odometer.Quantity{
+	odometer.CPU, odometer.GPUBusy, odometer.NetworkEgress, odometer.NetworkIngress, odometer.DiskRead, odometer.DiskWrite,
+}
+
 // used is what instance i has used up to a moment.
-func (v *vms) used(i int, at time.Time) (cpu, egress int64) {
-	s := int64(at.Sub(v.begin) / time.Second)
-	return s*int64(1+i)*331 + s%97*int64(i), s * int64(1500+i)
+func (v *vms) used(i int, at time.Time) (u odometer.Vector) {
+	s, n := int64(at.Sub(v.begin)/time.Second), int64(1+i)
+	for k, q := range counted {
+		u[q] = s*n*int64(331+k) + s%97*int64(i)
+	}
+	u[odometer.GPU], u[odometer.VCPU] = s*odometer.SecondMicros, 2*s*odometer.SecondMicros
+	u[odometer.Memory], u[odometer.MemoryAllocated] = s*n, s*1024
+	u[odometer.Storage], u[odometer.StorageProvisioned] = s*n*3, s*4096
+	u[odometer.MeasuredTime] = s * odometer.SecondMicros
+	return u
 }
 
 func (v *vms) Sample(emit func(*odometer.Reading)) error {
+	now := v.now()
 	for i, name := range v.names {
-		cpu, egress := v.used(i, v.clock.now)
-		v.counters = append(v.counters[:0],
-			odometer.Counter{Quantity: odometer.CPU, Incarnation: "boot", Value: uint64(cpu) * 1000},
-			odometer.Counter{Quantity: odometer.NetworkEgress, Device: "eth0", Incarnation: "7", Value: uint64(egress)})
-		r := odometer.Reading{
-			Instance: name, Agent: "h1", State: odometer.Running, Gauges: odometer.NoGauges, Counters: v.counters,
-			At: odometer.Moment{Boot: v.clock.now.Sub(v.begin).Microseconds() + 1e9, Wall: v.clock.now.UnixMicro()},
+		used := v.used(i, now)
+		v.counters = v.counters[:0]
+		for _, q := range counted {
+			value := uint64(used[q])
+			if q == odometer.CPU || q == odometer.GPUBusy {
+				value *= 1000
+			}
+			v.counters = append(v.counters, odometer.Counter{Quantity: q, Incarnation: "7", Value: value})
 		}
-		r.Gauges.Memory = 1 << 30
-		emit(&r)
+		n := int64(1 + i)
+		emit(&odometer.Reading{
+			Instance: name, Agent: v.agent, State: odometer.Running, Counters: v.counters,
+			At:     odometer.Moment{Boot: now.Sub(v.begin).Microseconds() + 1e9, Wall: now.UnixMicro()},
+			Gauges: odometer.Gauges{Memory: n << 20, MemoryAllocated: 1 << 30, Storage: n * 3 << 20, StorageProvisioned: 4 << 30, VCPUs: 2, GPUs: 1},
+		})
 	}
 	return nil
 }
@@ -151,7 +170,7 @@ func fullDisk(t *testing.T, seconds int, limit int64, maxPending int, spaceBack 
 	defer stop()
 	begin := time.Date(2026, 3, 1, 10, 20, 0, 0, time.UTC)
 	clock := &days{now: begin, stop: stop, last: seconds + 600}
-	fleet := &vms{clock: clock, names: []odometer.InstanceID{"vm-1", "vm-2", "vm-3"}, begin: begin}
+	fleet := &vms{agent: "h1", now: clock.Now, names: []odometer.InstanceID{"vm-1", "vm-2", "vm-3"}, begin: begin}
 	fs := memfs.New()
 	s, err := spool.Open(spool.Options{Dir: "/spool", FS: fs, MaxBytes: 1 << 20, SegmentBytes: 8 << 10, Now: clock.Now})
 	if err != nil {
@@ -203,6 +222,9 @@ func fullDisk(t *testing.T, seconds int, limit int64, maxPending int, spaceBack 
 				fs.Limit = 0
 			}
 			ledger.take(s) // after which the spool frees itself
+		case second == seconds+300:
+			fs.Limit = 0
+			ledger.take(s)
 		case second%30 == 0:
 			ledger.take(s)
 		}
@@ -213,14 +235,9 @@ func fullDisk(t *testing.T, seconds int, limit int64, maxPending int, spaceBack 
 	ledger.take(s)
 
 	for i, name := range fleet.names {
-		cpu, egress := fleet.used(i, clock.now.Add(-time.Second)) // at the last sample
-		got := ledger.sums[name].Vector
-		c0, e0 := fleet.used(i, begin)
-		if got[odometer.CPU] != cpu-c0 || got[odometer.NetworkEgress] != egress-e0 {
-			t.Errorf("%s used %d µs and %d bytes, want %d and %d", name, got[odometer.CPU], got[odometer.NetworkEgress], cpu-c0, egress-e0)
-		}
-		if got[odometer.GapTime] != 0 || got[odometer.EstimatedTime] != 0 {
-			t.Errorf("%s: %v, want no time unmeasured", name, ledger.sums[name])
+		want := fleet.used(i, clock.now.Add(-time.Second)) // at the last sample
+		if got := ledger.sums[name].Vector; got != want {
+			t.Errorf("%s used %v, want %v", name, got, want)
 		}
 	}
 	bound := maxPending

@@ -103,6 +103,13 @@ func (m *FS) call(op string) (Fault, error) {
 	return f, f.Err
 }
 
+// Change has do change the fields of a file system that is in use.
+func (m *FS) Change(do func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	do()
+}
+
 // Used returns what the files take, in bytes.
 func (m *FS) Used() int64 {
 	m.mu.Lock()
