@@ -359,42 +359,21 @@ func (u *usageQuery) pieces(from, to int64) error {
 		slices.Concat([]any{from, to}, u.args, []any{to}, args))
 }
 
-// open adds the open hours within [from, to).
+// open adds the open hours within [from, to). A row of the table state is read
+// once, for all of its epochs; whose they are, row tells.
 func (u *usageQuery) open(from, to int64) error {
 	if first, err := openFrom(u.ctx, u.tx); err != nil || to <= first {
 		return err
 	}
-	if u.epochs == "" && !u.by[odometer.ByInstance] {
-		return u.openOfAll(from, to)
-	}
-	query := `SELECT e.epoch_no, e.instance, s.body FROM `
-	if u.epochs != "" {
-		query += u.epochs + ` e CROSS JOIN state s ON ` + epochState
-	} else {
-		query += epochTables
-	}
-	rows, err := u.tx.QueryContext(u.ctx, query+` WHERE s.open_hour <> 0 AND s.open_hour < ?`, append(slices.Clone(u.args), to)...)
+	instances, err := u.instances()
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var e epoch
-		var body sql.RawBytes
-		if err := rows.Scan(&e.no, &e.instance, &body); err != nil {
-			return err
-		}
-		if err := e.cutFrom(body); err != nil {
-			return fmt.Errorf("state of an epoch of %s: %w", e.instance, err)
-		}
-		u.addOpen(&e, from, to)
+	query := `SELECT id, body FROM state WHERE open_hour <> 0 AND open_hour < ?`
+	if u.epochs != "" {
+		query += ` AND id IN (SELECT (partition << 37) + (epoch_no >> 3) FROM ` + u.epochs + `)` // see stateID
 	}
-	return rows.Err()
-}
-
-// openOfAll adds the open hours of all epochs, whoever they are.
-func (u *usageQuery) openOfAll(from, to int64) error {
-	rows, err := u.tx.QueryContext(u.ctx, `SELECT id, body FROM state WHERE open_hour <> 0 AND open_hour < ?`, to)
+	rows, err := u.tx.QueryContext(u.ctx, query, append([]any{to}, u.args...)...)
 	if err != nil {
 		return err
 	}
@@ -405,24 +384,45 @@ func (u *usageQuery) openOfAll(from, to int64) error {
 		if err := rows.Scan(&id, &body); err != nil {
 			return err
 		}
+		partition, first := firstOf(id)
 		epochs, err := cutSiblings(body)
 		if err != nil {
-			partition, first := firstOf(id)
-			return fmt.Errorf("state of epoch %d of partition %d: %w", first, partition, err)
+			return fmt.Errorf("state of epochs from %d on of partition %d: %w", first, partition, err)
 		}
-		for _, e := range epochs {
-			if e != nil {
-				u.addOpen(e, from, to)
+		for i, e := range epochs {
+			if e == nil || e.open.sums == (odometer.Usage{}) || e.open.hour < from || e.open.hour >= to {
+				continue
+			}
+			instance, asked := instances[epochNumber{partition, first + int64(i)}]
+			if asked || instances == nil {
+				u.add(instance, e.open.owner, e.open.hour, &e.open.sums, e.open.recovered)
 			}
 		}
 	}
 	return rows.Err()
 }
 
-func (u *usageQuery) addOpen(e *epoch, from, to int64) {
-	if o := &e.open; o.hour >= from && o.hour < to && o.sums != (odometer.Usage{}) {
-		u.add(e.instance, o.owner, o.hour, &o.sums, o.recovered)
+// instances returns of which instance the epochs are that are asked for; nil
+// where nobody asks.
+func (u *usageQuery) instances() (map[epochNumber]odometer.InstanceID, error) {
+	if u.Instance == "" && !u.by[odometer.ByInstance] {
+		return nil, nil
 	}
+	rows, err := u.tx.QueryContext(u.ctx, `SELECT partition, epoch_no, instance FROM `+cmp.Or(u.epochs, "epochs"), u.args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	of := map[epochNumber]odometer.InstanceID{}
+	for rows.Next() {
+		var k epochNumber
+		var instance odometer.InstanceID
+		if err := rows.Scan(&k.partition, &k.no, &instance); err != nil {
+			return nil, err
+		}
+		of[k] = instance
+	}
+	return of, rows.Err()
 }
 
 func (u *usageQuery) each(query string, args []any) error {
