@@ -18,12 +18,14 @@
 //     reading, to the unit, for every quantity;
 //   - once: no event has two bookings, and what was called a duplicate or
 //     covered was;
+//   - reversals: each correction is the exact negation of an entry that was
+//     booked before, by a decision that says who and why, and of none twice;
 //   - counts: received = recorded + covered + duplicate + quarantined + held;
 //   - owners: each booking names one, and the sums of every owner's hours and
 //     days are what the bookings add up to;
-//   - fold: watermarks, hours, days, months, what owners used, receipts, coverage, held events,
-//     quarantine, digests, checkpoints and counts are what the journal says,
-//     and the indexes that queries go by what the tables say;
+//   - fold: watermarks, hours, days, months, what owners used, receipts, coverage,
+//     held events, quarantine, reversals, digests, checkpoints and counts are what
+//     the journal says, and the indexes that queries go by what the tables say;
 //   - topic: the topic USAGE carries each entry as booked, and its sum for
 //     each owner is the ledger's.
 //
@@ -33,9 +35,9 @@
 // something was put in quarantine is taken from the ledger: what is
 // physically possible is policy, not arithmetic.
 //
-// Memory is bounded by the number of epochs and of events held or in
-// quarantine in one partition; what grows with the number of events or hours
-// goes to temporary files beyond a limit.
+// Memory is bounded by the number of epochs, of events held or in quarantine
+// and of reversals in one partition; what grows with the number of events or
+// hours goes to temporary files beyond a limit.
 package audit
 
 import (
@@ -195,7 +197,7 @@ func (a *audit) run(ctx context.Context) error {
 	rep := a.report
 	rep.Instances = int64(len(a.instances))
 	rep.GapSeconds = a.gap / odometer.SecondMicros
-	rep.checked("journal", "tiling", "conservation", "once", "counts", "owners", "fold")
+	rep.checked("journal", "tiling", "conservation", "once", "reversals", "counts", "owners", "fold")
 	slices.SortStableFunc(rep.Findings, func(x, y Finding) int { return cmp.Compare(x.Code, y.Code) })
 	rep.OK = rep.FindingsTotal == 0
 	if a.o.Progress != nil {
@@ -219,7 +221,7 @@ func (a *audit) partitions(ctx context.Context) (list []int64, err error) {
 		return nil
 	}, `SELECT partition FROM journal UNION SELECT partition FROM epochs UNION SELECT id >> 37 FROM state UNION SELECT partition FROM counts UNION SELECT partition FROM quarantine
 		UNION SELECT partition FROM held UNION SELECT partition FROM coverage UNION SELECT partition FROM checkpoints UNION SELECT partition FROM digests
-		UNION SELECT partition FROM feed ORDER BY 1`)
+		UNION SELECT partition FROM reversals UNION SELECT partition FROM feed ORDER BY 1`)
 	if err != nil {
 		return nil, fmt.Errorf("list the partitions: %w", err)
 	}

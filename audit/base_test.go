@@ -92,6 +92,9 @@ var baseForgeries = []struct {
 	{"a digest in the base is gone", "head", func(t *testing.T, base, _ *sql.DB) {
 		statement(t, base, `DELETE FROM digests WHERE rowid = (SELECT min(rowid) FROM digests)`)
 	}},
+	{"what was reversed", "head", func(t *testing.T, base, _ *sql.DB) {
+		statement(t, base, `UPDATE reversals SET entry = entry + 1 WHERE rowid = (SELECT min(rowid) FROM reversals)`)
+	}},
 	{"what the head says", "head", func(t *testing.T, base, _ *sql.DB) {
 		statement(t, base, `UPDATE heads SET body = CAST(replace(CAST(body AS TEXT), '"recorded":', '"recorded":1') AS BLOB)`)
 	}},

@@ -52,6 +52,7 @@ func (s *teller) anecdote() {
 	s.commit(s.frame(hostOne, odometer.Record{Event: one.next(30*sec, 3), Resumes: true}), "recorded")
 	one.next(30*sec, 5)
 	s.send(hostOne, []string{"held"}, one.next(30*sec, 6))
+	s.reverse(odometer.EntryID{Partition: hostOne.Partition(), Number: 1})
 	s.commit(s.frame(hostOne, odometer.Record{Checkpoint: json.RawMessage(`{"instance":"vm-9"}`)}), "checkpoint")
 	two := newOdo("vm-2", hostTwo, one.at)
 	s.send(hostTwo, []string{"quarantined"}, two.next(30*sec, 1<<50))

@@ -31,18 +31,15 @@ func (p *replay) book(r *row, b booking, src *source, end bool) error {
 	} else if w.instance != ev.Instance || w.agent != ev.Agent {
 		rep.find("entry", "entry %s is of %s at %s, its epoch of %s at %s", e.ID, ev.Instance, ev.Agent, w.instance, w.agent)
 	}
+	if e.Kind == odometer.KindCorrection {
+		return p.correct(r, w, e)
+	}
 	if !w.seen {
 		w.seen = true
 		p.a.instances[ev.Instance] = struct{}{}
 	}
 	p.a.gap += ev.Usage.Vector[odometer.GapTime]
 	switch e.Kind {
-	case odometer.KindCorrection:
-		rep.Corrections++
-		if e.Cause == "" {
-			rep.find("entry", "entry %s is a correction without a cause", e.ID)
-		}
-		return p.apportion(w, e)
 	case odometer.KindRecovered:
 		rep.Recovered++
 	case odometer.KindUsage:
@@ -146,7 +143,7 @@ func (p *replay) apportion(w *watermark, e *odometer.Entry) error {
 			part = share(&ev.Usage, ev.Span, hour, hour+odometer.HourMicros)
 		}
 		var recovered int64
-		if e.Kind == odometer.KindRecovered {
+		if e.Kind == odometer.KindRecovered || p.recovers[e.ID.Number] {
 			recovered = part.Vector[odometer.MeasuredTime] + part.Vector[odometer.EstimatedTime]
 		}
 		if err := p.a.hours.put(hourKey(p.partition, w.no(), hour, ev.Owner), true, &part, recovered); err != nil {

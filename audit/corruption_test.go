@@ -257,7 +257,7 @@ func TestCleanLedger(t *testing.T) {
 	}
 	want := audit.Report{
 		Events: 598, Instances: 7, Epochs: 9, Conflicts: 2, Quarantined: 5, GapSeconds: 90,
-		Received: 609, Recorded: 598, Covered: 1, Duplicates: 4, Held: 1,
+		Received: 609, Recorded: 598, Covered: 1, Duplicates: 4, Held: 1, Corrections: 3,
 	}
 	for _, c := range []struct {
 		name      string
@@ -267,13 +267,14 @@ func TestCleanLedger(t *testing.T) {
 		{"conflicts", r.Conflicts, want.Conflicts}, {"quarantined", r.Quarantined, want.Quarantined}, {"gap seconds", r.GapSeconds, want.GapSeconds},
 		{"received", r.Received, want.Received}, {"recorded", r.Recorded, want.Recorded}, {"covered", r.Covered, want.Covered},
 		{"duplicates", r.Duplicates, want.Duplicates}, {"held", r.Held, want.Held},
+		{"corrections", r.Corrections, want.Corrections},
 		{"sum of outcomes", r.Recorded + r.Covered + r.Duplicates + r.Quarantined + r.Held, r.Received},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: got %d, want %d", c.name, c.got, c.want)
 		}
 	}
-	for _, name := range []string{"journal", "tiling", "conservation", "once", "counts", "owners", "fold"} {
+	for _, name := range []string{"journal", "tiling", "conservation", "once", "reversals", "counts", "owners", "fold"} {
 		if !slices.Contains(r.Checked, name) {
 			t.Errorf("checked: got %q, want %q among them", r.Checked, name)
 		}
@@ -302,13 +303,15 @@ func TestSpilled(t *testing.T) {
 
 var one, two, third = hostOne.Partition(), hostTwo.Partition(), billing.Partition()
 
-// corruptions are faults that may befall a ledger, or be made, and what the
-// audit must call each.
-var corruptions = []struct {
+// corruption is a fault that may befall a ledger, or be made, and what the
+// audit must call it.
+type corruption struct {
 	name  string
 	want  string // the finding
 	forge func(*forger)
-}{
+}
+
+var corruptions = slices.Concat(reversalCorruptions, []corruption{
 	{"an event of version 1.0 is booked again instead of being a duplicate", "booked_twice", func(f *forger) {
 		r := f.find(`"source_event_id":"vm-8/`)
 		var result map[string]json.RawMessage
@@ -738,7 +741,7 @@ var corruptions = []struct {
 	{"the feed's cursors do not agree", "feed_cursor", func(f *forger) {
 		f.exec(1, `INSERT INTO feed VALUES ('usage', ?, 1, 11)`, one)
 	}},
-}
+})
 
 func TestCorruption(t *testing.T) {
 	for _, c := range corruptions {

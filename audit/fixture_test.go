@@ -276,6 +276,16 @@ func (s *teller) story() {
 	wait.next(30*sec, 1)
 	s.send(hostOne, []string{"held"}, wait.next(30*sec, 1))
 
+	// A person reverses an entry of a compacted day, and a recovery, which is
+	// then given again.
+	s.reverse(odometer.EntryID{Partition: hostOne.Partition(), Number: 5})
+	entries, _, err := s.l.Entries(context.Background(), odometer.EntryQuery{Limit: 10_000})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	i := slices.IndexFunc(entries, func(e odometer.Entry) bool { return e.Kind == odometer.KindRecovered })
+	s.reverse(s.reverse(entries[i].ID))
+
 	// Hours that are sealed and wait to be compacted, some of it recovered, of
 	// an epoch that its owner's index has and of one that it does not have yet.
 	late := newOdo("vm-7", hostOne, one.at)
@@ -284,6 +294,16 @@ func (s *teller) story() {
 	late.next(hour, 500_000)
 	s.commit(s.frame(hostOne, odometer.Record{Event: late.next(hour, 3), Resumes: true}), "recorded")
 	s.send(hostTwo, recorded(1), newOdo("vm-7", hostTwo, one.at).next(2*hour, 1))
+}
+
+// reverse reverses an entry and returns the correction.
+func (s *teller) reverse(id odometer.EntryID) odometer.EntryID {
+	s.t.Helper()
+	e, err := s.l.Reverse(context.Background(), id, "operator@example.org", "the machine was ours")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return e.ID
 }
 
 // told returns a data directory with the story's ledger, which is closed. The

@@ -30,6 +30,7 @@ type row struct {
 	frame               *odometer.Frame // nil unless kind is frame and the body can be read
 	decided             outcomes
 	booked              []booking // by entry number
+	reverses            *reversal // the entry that a person decided to reverse; nil for other records
 	marks               []mark    // of the frame's events; nil where they were not asked for
 }
 
@@ -168,11 +169,9 @@ func (r *row) read(rep *Report) bool {
 				r, f.Agent, f.Spool, f.First, f.Last, r.sender, r.spool, r.first, r.last)
 		}
 	case "decision":
-		var d struct {
-			Decision string `json:"decision"`
-		}
-		if err := json.Unmarshal(r.body, &d); err != nil || d.Decision == "" {
-			rep.find("journal_body", "%s: the decision cannot be read: %.80q", r, r.body)
+		var err error
+		if r.reverses, err = readReversal(r.body); err != nil {
+			rep.find("journal_body", "%s: the decision cannot be read: %v: %.80q", r, err, r.body)
 			return false
 		}
 	case "broken":

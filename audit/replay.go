@@ -30,6 +30,8 @@ type replay struct {
 	checkpoints map[[2]string]place // by agent and instance
 	taken       map[spoolKey]uint64 // how far each spool has come
 	coverage    *balance            // rows as keys
+	reversals   map[uint64]reversed // by the number of the entry that was reversed
+	recovers    map[uint64]bool     // corrections whose time counts as recovered
 }
 
 // place is where an event lies: the position of its record in the partition's
@@ -106,6 +108,7 @@ func (a *audit) newReplay(partition int64) *replay {
 		epochs: map[odometer.Epoch]*watermark{},
 		once:   newOnce(&a.o), coverage: newBalance(&a.o),
 		counts: map[string]int64{}, held: map[place]heldEvent{}, quarantined: map[place]*kept{}, checkpoints: map[[2]string]place{}, taken: map[spoolKey]uint64{},
+		reversals: map[uint64]reversed{}, recovers: map[uint64]bool{},
 	}
 }
 
@@ -134,6 +137,11 @@ func (p *replay) record(ctx context.Context, r *row) error {
 	sources, err := p.sources(ctx, r)
 	if err != nil {
 		return err
+	}
+	if r.reverses != nil {
+		if err := p.reverse(ctx, r); err != nil {
+			return err
+		}
 	}
 	for i, b := range r.booked {
 		src := sources[b.entry.SourceEventID]

@@ -91,6 +91,8 @@ var raises = map[string]func(*Report) *int64{
 	"partition":        unreconciled, // something lies in a partition where it does not belong
 	"released":         unreconciled, // an outcome changed that was not held or quarantined
 	"entry":            unreconciled, // a booking contradicts the event that it books
+	"reversal":         unreconciled, // a correction is not the negation of an entry that somebody decided to reverse
+	"reversal_table":   unreconciled, // the table says otherwise than the journal what was reversed
 	"elapsed":          unreconciled, // measured, estimated and gap time are not the span
 	"conservation":     unreconciled, // usage is not the difference of the readings
 	"counts":           unreconciled, // received is not the sum of the outcomes, or a count is off

@@ -131,7 +131,7 @@ func (n *novelist) deliver(resumes bool, events ...*odometer.Event) {
 }
 
 func (n *novelist) chapter() {
-	switch n.r.IntN(16) {
+	switch n.r.IntN(18) {
 	case 0: // made, and late
 		n.queue = append(n.queue, n.make())
 	case 1: // what was late comes, in any order
@@ -198,6 +198,18 @@ func (n *novelist) chapter() {
 		if len(rows) > 0 {
 			q := pick(n.r, rows)
 			_, _ = n.s.l.Release(context.Background(), q.Partition, q.No, "operator") // may be refused
+		}
+	case 16, 17: // a person reverses what was booked, or a reversal
+		entries, _, err := n.s.l.Entries(context.Background(), odometer.EntryQuery{Limit: 10_000})
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		if len(entries) > 0 {
+			e := pick(n.r, entries)
+			if n.r.IntN(3) == 0 { // more likely a correction
+				e = entries[len(entries)-1]
+			}
+			_, _ = n.s.l.Reverse(context.Background(), e.ID, "operator", "a whim") // may be refused
 		}
 	case 12: // the process ends and starts
 		n.s.close()

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 
 	"example.org/odometer"
@@ -421,30 +422,37 @@ func (f *fold) entry(w *work, e *epoch, ev *odometer.Event, k *booking) odometer
 		}
 		entry.Event.Derive(0, 0)
 	}
-	if w.rec.minUS == 0 || entry.Event.Span.Start < w.rec.minUS {
-		w.rec.minUS = entry.Event.Span.Start
-	}
-	w.rec.maxUS = max(w.rec.maxUS, entry.Event.Span.End)
+	w.rec.covers(entry.Event.Span)
 	return entry
 }
 
 // apportion adds an entry to the hours it falls in.
 func (f *fold) apportion(e *epoch, entry *odometer.Entry) error {
-	ev := &entry.Event
-	for hour := odometer.Hour(ev.Span.Start); hour < ev.Span.End; hour += odometer.HourMicros {
-		part := ev.Usage
-		if hour > ev.Span.Start || hour+odometer.HourMicros < ev.Span.End {
-			part = ev.Usage.Between(ev.Span, hour, hour+odometer.HourMicros)
-		}
-		b := bucket{hour: hour, owner: ev.Owner, sums: part}
-		if entry.Kind == odometer.KindRecovered {
-			b.recovered = part.Vector[odometer.MeasuredTime] + part.Vector[odometer.EstimatedTime]
-		}
+	for b := range cutAtHours(&entry.Event, entry.Kind == odometer.KindRecovered) {
 		if err := f.addToHour(e, b); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// cutAtHours yields the shares of the hours that an event falls in, in order.
+// Recovered says that its time counts as recovered.
+func cutAtHours(ev *odometer.Event, recovered bool) iter.Seq[bucket] {
+	return func(yield func(bucket) bool) {
+		for hour := odometer.Hour(ev.Span.Start); hour < ev.Span.End; hour += odometer.HourMicros {
+			b := bucket{hour: hour, owner: ev.Owner, sums: ev.Usage}
+			if hour > ev.Span.Start || hour+odometer.HourMicros < ev.Span.End {
+				b.sums = ev.Usage.Between(ev.Span, hour, hour+odometer.HourMicros)
+			}
+			if recovered {
+				b.recovered = b.sums.Vector[odometer.MeasuredTime] + b.sums.Vector[odometer.EstimatedTime]
+			}
+			if !yield(b) {
+				return
+			}
+		}
+	}
 }
 
 // addToHour adds b to the epoch's open hour, or beside it: a later hour seals

@@ -200,6 +200,9 @@ type decision struct {
 	Epoch    odometer.Epoch `json:"epoch,omitempty"`
 	No       int64          `json:"no,omitempty"` // of the quarantine
 	Actor    string         `json:"actor,omitempty"`
+	// Entry that is reversed, whole but for members that nobody knows, and why.
+	Entry json.RawMessage `json:"entry,omitempty"`
+	Cause string          `json:"cause,omitempty"`
 	// Generation that begins.
 	Generation uint64 `json:"generation,omitempty"`
 }
@@ -210,6 +213,7 @@ const (
 	decideClock    = "clock"    // the time of held events has come
 	decideUnset    = "unset"    // held events from a clock never set go to quarantine
 	decideReleased = "released" // a person released an event from quarantine
+	decideReversed = "reversed" // a person reversed an entry
 	decideRestored = "restored" // the ledger was restored from a backup
 )
 
@@ -226,6 +230,12 @@ func (f *fold) decide(rec *record) (odometer.Result, error) {
 			return res, err
 		}
 		return res, f.finish(w)
+	}
+	if d.Decision == decideReversed {
+		if err := f.reverse(w, &d); err != nil {
+			return odometer.Result{}, err
+		}
+		return odometer.Result{}, f.finish(w)
 	}
 	if d.Decision == decideRestored {
 		return odometer.Result{}, f.beginGeneration(w, d.Generation)

@@ -72,6 +72,14 @@ type release struct {
 	Outcome  odometer.Outcome `json:"outcome"`
 }
 
+// covers widens the time that r's entries lie in.
+func (r *record) covers(s odometer.Span) {
+	if r.minUS == 0 || s.Start < r.minUS {
+		r.minUS = s.Start
+	}
+	r.maxUS = max(r.maxUS, s.End)
+}
+
 // outcomeCheckpoint is the outcome of a record that carries no event.
 const outcomeCheckpoint = "checkpoint"
 

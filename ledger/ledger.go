@@ -19,9 +19,9 @@
 // own transaction; finished hours are appended once. All tables but the
 // journal are a fold of the journal (fold.go), and [Rebuild] proves that.
 //
-// Commit, Tick, Release and the feed's cursor may be called at once; they are
-// serialised, because a partition has one writer. Queries run beside them on
-// their own connections and see the last commit.
+// Commit, Tick, Release, Reverse and the feed's cursor may be called at once;
+// they are serialised, because a partition has one writer. Queries run beside
+// them on their own connections and see the last commit.
 package ledger
 
 import (

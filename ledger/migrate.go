@@ -45,6 +45,7 @@ var migrations = map[int][]step{
 		{"months and owners from days", packDays},
 		{"owners of pieces", ownersOfPieces},
 		{"receipts of own partitions", addHomes},
+		{"reversals of entries", addReversals},
 	},
 }
 
@@ -408,6 +409,19 @@ func addGenerations(ctx context.Context, tx *sql.Tx, _ string) (string, error) {
   position   INTEGER NOT NULL,
   entry      INTEGER NOT NULL,
   PRIMARY KEY (partition, generation)
+)`)
+	return "", err
+}
+
+// addReversals makes the table of reversals, empty: version 1 had none.
+func addReversals(ctx context.Context, tx *sql.Tx, _ string) (string, error) {
+	_, err := tx.ExecContext(ctx, `CREATE TABLE reversals (
+  partition INTEGER NOT NULL,
+  entry     INTEGER NOT NULL,
+  by_entry  INTEGER NOT NULL,
+  recovered INTEGER NOT NULL,
+  PRIMARY KEY (partition, entry),
+  UNIQUE (partition, by_entry)
 )`)
 	return "", err
 }

@@ -201,10 +201,11 @@ func (l *Ledger) prunable(ctx context.Context, p int, after, before int64) (upTo
 // of the base, to which nobody else writes.
 func (l *Ledger) absorb(ctx context.Context, from queryer, p int, after, upTo int64, key ed25519.PrivateKey) error {
 	return l.transact(ctx, func(f *fold, now int64) error {
-		head := Head{Ledger: l.id, Partition: p, Counts: map[string]int64{}, Signed: time.UnixMicro(now).UTC()}
-		if err := readHead(ctx, f.tx, &head); err != nil {
+		last, err := headOf(ctx, f.tx, p)
+		if err != nil {
 			return err
 		}
+		head := Head{Ledger: l.id, Partition: p, Counts: map[string]int64{}, MinUS: last.MinUS, MaxUS: last.MaxUS, Signed: time.UnixMicro(now).UTC()}
 		report := new(Report)
 		for r, err := range records(ctx, from, `WHERE partition = ? AND position > ? AND position <= ? ORDER BY position`, p, after, upTo) {
 			if err != nil {
@@ -234,7 +235,7 @@ func (l *Ledger) absorb(ctx context.Context, from queryer, p int, after, upTo in
 		if err := f.compactAll(p, head.At); err != nil {
 			return fmt.Errorf("compact: %w", err)
 		}
-		_, err := f.exec(`DELETE FROM journal WHERE partition = ?1 AND position < ?2 AND position NOT IN (SELECT position FROM held WHERE partition = ?1)
+		_, err = f.exec(`DELETE FROM journal WHERE partition = ?1 AND position < ?2 AND position NOT IN (SELECT position FROM held WHERE partition = ?1)
 			AND position NOT IN (SELECT position FROM quarantine WHERE partition = ?1 AND released_us = 0)`, p, upTo)
 		if err != nil {
 			return err
@@ -288,23 +289,20 @@ func (f *fold) writeOut() error {
 	return nil
 }
 
-// readHead fills head with what the partition's last head says, if there is
-// one, that goes on growing.
-func readHead(ctx context.Context, db queryer, head *Head) error {
+// headOf returns the last head of a partition, zero where nothing was pruned.
+func headOf(ctx context.Context, db queryer, partition int) (h Head, err error) {
 	var body []byte
-	err := db.QueryRowContext(ctx, `SELECT body FROM heads WHERE partition = ?`, head.Partition).Scan(&body)
+	err = db.QueryRowContext(ctx, `SELECT body FROM heads WHERE partition = ?`, partition).Scan(&body)
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil
+		return h, nil
 	}
-	var last Head
 	if err == nil {
-		err = json.Unmarshal(body, &last)
+		err = json.Unmarshal(body, &h)
 	}
 	if err != nil {
-		return fmt.Errorf("head of partition %d: %w", head.Partition, err)
+		return h, fmt.Errorf("head of partition %d: %w", partition, err)
 	}
-	head.MinUS, head.MaxUS = last.MinUS, last.MaxUS
-	return nil
+	return h, nil
 }
 
 // headContext precedes what is signed, so that the key's signature under it
@@ -338,6 +336,7 @@ var stateTables = []struct{ name, columns string }{
 	{"coverage", "instance, source, start_us, end_us, digest"},
 	{"counts", "outcome, n"},
 	{"generations", "generation, position, entry"},
+	{"reversals", "entry, by_entry, recovered"},
 }
 
 // stateHash returns the SHA-256, in hexadecimal, of the tables of a partition:

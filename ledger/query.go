@@ -521,13 +521,17 @@ func (u *usageQuery) cutRecords(from, to int64, where string, args ...any) error
 		}
 		for i := range booked {
 			ev := &booked[i].Event
+			recovery, err := timeIsRecovered(u.ctx, u.tx, &booked[i])
+			if err != nil {
+				return err
+			}
 			for a := max(from, odometer.Hour(max(from, ev.Span.Start))); a < min(to, ev.Span.End); a = odometer.Hour(a) + odometer.HourMicros {
 				part := ev.Usage.Between(ev.Span, max(a, from), min(odometer.Hour(a)+odometer.HourMicros, to))
 				if part.Vector == (odometer.Vector{}) {
 					continue
 				}
 				recovered := int64(0)
-				if booked[i].Kind == odometer.KindRecovered {
+				if recovery {
 					recovered = part.Vector[odometer.MeasuredTime] + part.Vector[odometer.EstimatedTime]
 				}
 				u.add(ev.Instance, ev.Owner, odometer.Hour(a), &part, recovered)

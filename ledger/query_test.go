@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -306,6 +307,7 @@ func addRow(rows map[usageKey]*odometer.UsageRow, r *odometer.UsageRow) {
 // at every edge of an hour and shared.
 func slowUsage(entries []odometer.Entry, q odometer.UsageQuery) map[usageKey]*odometer.UsageRow {
 	rows := map[usageKey]*odometer.UsageRow{}
+	recovered := recoveries(entries)
 	for i := range entries {
 		ev := &entries[i].Event
 		if q.Instance != "" && ev.Instance != q.Instance || q.User != "" && ev.Owner.User != q.User || q.Org != "" && ev.Owner.Org != q.Org {
@@ -334,7 +336,7 @@ func slowUsage(entries []odometer.Entry, q odometer.UsageQuery) map[usageKey]*od
 			for q, n := range part.Vector {
 				row.Totals[q] = odometer.SumOf(n)
 			}
-			if entries[i].Kind == odometer.KindRecovered {
+			if recovered[entries[i].ID] {
 				row.Recovered = odometer.SumOf(part.Vector[odometer.MeasuredTime] + part.Vector[odometer.EstimatedTime])
 			}
 			row.Known = part.Known
@@ -344,6 +346,23 @@ func slowUsage(entries []odometer.Entry, q odometer.UsageQuery) map[usageKey]*od
 		}
 	}
 	return rows
+}
+
+// recoveries returns the entries whose time is recovered: recoveries, and what
+// takes them back or gives them again.
+func recoveries(entries []odometer.Entry) map[odometer.EntryID]bool {
+	of := map[odometer.EntryID]bool{}
+	for more := true; more; {
+		more = false
+		for _, e := range entries {
+			old, _, _ := strings.Cut(strings.TrimPrefix(e.Cause, "reverses "), ":")
+			id, err := odometer.ParseEntryID(old)
+			if !of[e.ID] && (e.Kind == odometer.KindRecovered || e.Kind == odometer.KindCorrection && err == nil && of[id]) {
+				of[e.ID], more = true, true
+			}
+		}
+	}
+	return of
 }
 
 // compareTop checks that an answer has the rows with the most among all.

@@ -57,6 +57,16 @@ CREATE TABLE generations (
   PRIMARY KEY (partition, generation)
 );
 
+-- Entries that were reversed, each once and by which entry: see reverse.go.
+CREATE TABLE reversals (
+  partition INTEGER NOT NULL,
+  entry     INTEGER NOT NULL,
+  by_entry  INTEGER NOT NULL,
+  recovered INTEGER NOT NULL,      -- 1 where their time counts as recovered
+  PRIMARY KEY (partition, entry),
+  UNIQUE (partition, by_entry)
+);
+
 -- Who an epoch is of: written once.
 CREATE TABLE epochs (
   partition  INTEGER NOT NULL,
