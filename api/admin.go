@@ -2,8 +2,13 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"example.org/odometer"
@@ -123,6 +128,57 @@ func (s *server) postRelease(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, result)
+}
+
+// ReverseRequest is the body of POST /api/v1/entries/{id}/reverse.
+type ReverseRequest struct {
+	Cause string `json:"cause"` // why, for a person
+}
+
+// postReverse answers with the correction that reverses an entry.
+func (s *server) postReverse(w http.ResponseWriter, r *http.Request) error {
+	if s.Reversals == nil {
+		return absent("ledger")
+	}
+	errs := []error{queryOf(r, s.router.clock()).done()}
+	id, err := odometer.ParseEntryID(r.PathValue("id"))
+	if err != nil {
+		errs = append(errs, FieldError{"path", "id", reason(err)})
+	}
+	var ask ReverseRequest
+	if err := readJSON(r, &ask); err != nil {
+		errs = append(errs, err)
+	} else if ask.Cause == "" {
+		errs = append(errs, FieldError{"body", "$.cause", "is missing"})
+	}
+	if err := join(errs...); err != nil {
+		return err
+	}
+	entry, err := s.Reversals.Reverse(r.Context(), id, caller(r), ask.Cause)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, &entry)
+}
+
+// readJSON reads a body that is one JSON object with no members but those of v.
+func readJSON(r *http.Request, v any) error {
+	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if charset := params["charset"]; err != nil || media != odometer.ContentJSON || charset != "" && !strings.EqualFold(charset, "utf-8") {
+		return fmt.Errorf("content type %q is not supported; send %s: %w", clip(r.Header.Get("Content-Type")), odometer.ContentJSON, errMediaType)
+	}
+	d := json.NewDecoder(r.Body) // limited by the router
+	d.DisallowUnknownFields()
+	err = d.Decode(v)
+	if err == nil {
+		if _, more := d.Token(); !errors.Is(more, io.EOF) {
+			err = errors.New("more follows the object")
+		}
+	}
+	if _, large := errors.AsType[*http.MaxBytesError](err); err == nil || large {
+		return err
+	}
+	return FieldError{"body", "$", strings.TrimPrefix(err.Error(), "json: ")}
 }
 
 func (s *server) getQueue(w http.ResponseWriter, r *http.Request) error {

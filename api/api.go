@@ -4,7 +4,8 @@
 // It decides nothing about usage. It reads the ledger and the state of the
 // stages through the small interfaces declared here, which package cmd joins to
 // the real ones, and what it writes (events that came by HTTP, quarantine that
-// is released) it hands on and answers only after the ledger has committed it.
+// is released, entries that are reversed) it hands on and answers only after the
+// ledger has committed it.
 //
 // # What holds for every route
 //
@@ -114,6 +115,15 @@ type QuarantineAdmin interface {
 	Release(ctx context.Context, partition int, no int64, actor string) (odometer.Result, error)
 }
 
+// EntryAdmin books the negation of an entry in the name of actor, with a cause
+// for a person to read, and returns the correction. An entry that there is not
+// wraps [odometer.ErrNotFound], one that was reversed before or cannot be read
+// any more [odometer.ErrConflict], a cause that will not do
+// [odometer.ErrInvalid].
+type EntryAdmin interface {
+	Reverse(ctx context.Context, id odometer.EntryID, actor, cause string) (odometer.Entry, error)
+}
+
 // StatusReader gathers what `odometer status` shows, apart from health, which
 // the server adds.
 type StatusReader interface {
@@ -134,6 +144,7 @@ type Deps struct {
 	Submit     Submitter
 	Live       LiveView
 	Quarantine QuarantineAdmin
+	Reversals  EntryAdmin
 	Status     StatusReader
 
 	Health  HealthSource
@@ -214,6 +225,7 @@ func (s *server) routes(r *router) []route {
 		{"GET /api/v1/usage/instances/{id}/history", bearer, s.getHistory},
 		{"GET /api/v1/events", bearer, s.getEvents},
 		{"POST /api/v1/events", bearer, s.postEvents},
+		{"POST /api/v1/entries/{id}/reverse", bearer, s.postReverse},
 		{"GET /api/v1/quarantine", bearer, s.getQuarantine},
 		{"POST /api/v1/quarantine/{partition}/{no}/release", bearer, s.postRelease},
 	}

@@ -83,11 +83,20 @@ func TestClientSpeaksToServer(t *testing.T) {
 	if _, err := c.Release(ctx, items[0].Partition, items[0].No); !errors.Is(err, odometer.ErrConflict) {
 		t.Errorf("release again: got %v, want ErrConflict", err)
 	}
+	booked := odometer.EntryID{Partition: odometer.AgentID("host-1").Partition(), Number: 1}
+	if raw, err := c.Reverse(ctx, booked, "why"); err != nil {
+		t.Errorf("reverse: got %v", err)
+	} else if e, err := odometer.DecodeEntry(raw); err != nil || e.Kind != odometer.KindCorrection || !strings.HasSuffix(e.Cause, "why, says admin") {
+		t.Errorf("reverse: got %+v, %v, want the correction by admin", e, err)
+	}
+	if _, err := c.Reverse(ctx, booked, "why"); !errors.Is(err, odometer.ErrConflict) {
+		t.Errorf("reverse again: got %v, want ErrConflict", err)
+	}
 	if url, err := c.Queue(ctx); err != nil || url != "nats://127.0.0.1:4222" {
 		t.Errorf("queue: got %q, %v", url, err)
 	}
-	if status, err := c.Status(ctx); err != nil || status.Ledger.Entries != 3 || status.Health.Status != api.OK || len(status.Agents) != 1 {
-		t.Errorf("status: got %+v, %v, want 3 entries, health and an agent", status, err)
+	if status, err := c.Status(ctx); err != nil || status.Ledger.Entries != 4 || status.Health.Status != api.OK || len(status.Agents) != 1 {
+		t.Errorf("status: got %+v, %v, want 4 entries, health and an agent", status, err)
 	}
 	if m, err := c.Machine(ctx); err != nil || *m.Instance != "web-01" || *m.Load.Load1 != 0.31 {
 		t.Errorf("machine: got %+v, %v, want web-01", m, err)

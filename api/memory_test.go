@@ -249,6 +249,34 @@ func (m *InMemory) Release(_ context.Context, partition int, no int64, actor str
 	return odometer.Result{}, fmt.Errorf("quarantine %d-%d: %w", partition, no, odometer.ErrNotFound)
 }
 
+func (m *InMemory) Reverse(_ context.Context, id odometer.EntryID, actor, cause string) (odometer.Entry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	fail := func(err error) (odometer.Entry, error) {
+		return odometer.Entry{}, fmt.Errorf("reverse entry %s: %w", id, err)
+	}
+	i := slices.IndexFunc(m.entries, func(e odometer.Entry) bool { return e.ID == id })
+	if m.Fails != nil || i < 0 {
+		return fail(cmp.Or(m.Fails, odometer.ErrNotFound))
+	}
+	e := m.entries[i]
+	for _, c := range m.entries {
+		if strings.HasPrefix(c.Cause, "reverses "+id.String()+":") {
+			return fail(fmt.Errorf("it was reversed by entry %s: %w", c.ID, odometer.ErrConflict))
+		}
+		if c.ID.Partition == id.Partition {
+			e.ID.Number = c.ID.Number + 1
+		}
+	}
+	e.Kind, e.Cause, e.BookedAt = odometer.KindCorrection, fmt.Sprintf("reverses %s: %s, says %s", id, cause, actor), Now.UnixMicro()
+	for q := range e.Event.Usage.Vector {
+		e.Event.Usage.Vector[q] *= -1
+	}
+	e.Event.Metrics, e.Event.Readings = odometer.Metrics{}, odometer.Readings{}
+	m.entries = append(m.entries, e)
+	return e, nil
+}
+
 func (m *InMemory) Open(instance odometer.InstanceID) []OpenPeriod {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -363,7 +391,7 @@ func NewFixture(t *testing.T) *Fixture {
 	f.Deps = Deps{
 		Version: "0.1", Clock: func() time.Time { return Now },
 		Auth:  Tokens{HashToken("admin", "secret"), HashToken("bob", "other")},
-		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Quarantine: f.InMemory, Status: f.InMemory,
+		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
 		QueueURL: func() string { return "nats://127.0.0.1:4222" },
 	}

@@ -68,6 +68,7 @@ var decisions = map[string]access{
 	"GET /api/v1/events":                               bearer,
 	"POST /api/v1/events":                              bearer,
 	"GET /api/v1/quarantine":                           bearer,
+	"POST /api/v1/entries/{id}/reverse":                bearer,
 	"POST /api/v1/quarantine/{partition}/{no}/release": bearer,
 }
 

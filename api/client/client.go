@@ -4,9 +4,9 @@
 // An error of the server is returned as an [*api.Problem], which wraps the kind
 // of failure ([odometer.ErrNotFound] and so on), so that errors.Is tells the
 // same on both ends. A server that cannot be reached is an
-// [*UnreachableError]. Nothing is repeated: every call but Submit and Release
-// may be made again at will, and Submit too, since the ledger knows an event
-// that it has.
+// [*UnreachableError]. Nothing is repeated: every call but Submit, Release and
+// Reverse may be made again at will, and Submit too, since the ledger knows an
+// event that it has. What was released or reversed before is refused.
 package client
 
 import (
@@ -140,6 +140,17 @@ func (c *Client) Release(ctx context.Context, partition int, no int64) (odometer
 	var a odometer.Result
 	err := c.call(ctx, http.MethodPost, fmt.Sprintf("/api/v1/quarantine/%d/%d/release", partition, no), nil, "", nil, &a)
 	return a, err
+}
+
+// Reverse books the negation of an entry and returns the correction as JSON.
+func (c *Client) Reverse(ctx context.Context, id odometer.EntryID, cause string) (json.RawMessage, error) {
+	body, err := json.Marshal(api.ReverseRequest{Cause: cause})
+	if err != nil {
+		return nil, err
+	}
+	var entry json.RawMessage
+	err = c.call(ctx, http.MethodPost, "/api/v1/entries/"+id.String()+"/reverse", nil, odometer.ContentJSON, body, &entry)
+	return entry, err
 }
 
 // Queue returns where agents reach the queue.

@@ -73,8 +73,8 @@ it is moved into a directory replaced-TIME beside it.
 When the server is started the ledger begins another generation, by which agents
 know to offer again what they sent since the backup: they keep it for seven days.
 What they no longer have is booked from the difference of the readings around it.
-Events that came over HTTP since, and releases from quarantine, are not offered
-again by anybody: send them, and decide, once more.
+Events that came over HTTP since, releases from quarantine and reversals are not
+offered again by anybody: send them, and decide, once more.
 docs/billing.md says what a consumer of the topic does at another generation.`,
 		Example: `  odometer restore /backup/2026-11-27 --data-dir /srv/odometer`,
 		Args:    arguments(cobra.ExactArgs(1)),

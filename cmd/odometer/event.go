@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,6 +22,7 @@ type eventConfig struct {
 	After    string // a cursor
 	Limit    int
 	Poll     time.Duration
+	Cause    string // of a reversal
 	JSON     bool
 }
 
@@ -78,9 +80,56 @@ with what is booked from now on.`,
 	common(tail)
 	tail.Flags().DurationVar(&c.Poll, "poll", defaultPoll, "how often to ask the server")
 
+	reverse := &cobra.Command{
+		Use:   "reverse ENTRY --cause TEXT",
+		Short: "Take back what an entry booked, in the name of the token's holder",
+		Long: `Take back what an entry booked. ENTRY is as "event list" shows it, such as 17-42.
+
+A correction is booked that is exactly the entry's negation, to the same owner
+for the same time; the entry itself stays. Who reversed it, and the cause, are
+kept in the ledger's journal. An entry can be reversed once. A correction is an
+entry too: reversing it books the original again.`,
+		Args: arguments(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := odometer.ParseEntryID(args[0])
+			if err != nil {
+				return misuse(fmt.Errorf("%q is no entry, such as 17-42; `odometer event list` shows them", args[0]))
+			}
+			if c.Cause == "" {
+				return misuse(errors.New("--cause says why, for whoever reads the correction"))
+			}
+			return reverseEntry(cmd.Context(), s, c, id)
+		},
+	}
+	reverse.Flags().StringVar(&c.Cause, "cause", "", "why, in one line")
+	reverse.Flags().BoolVar(&c.JSON, "json", false, "the correction as JSON")
+	c.register(reverse.Flags(), s.env)
+
 	parent := &cobra.Command{Use: "event", Short: "Entries of the ledger, one by one", Args: cobra.ArbitraryArgs, RunE: group}
-	parent.AddCommand(list, tail)
+	parent.AddCommand(list, tail, reverse)
 	return parent
+}
+
+// reverseEntry reverses an entry and says by which.
+func reverseEntry(ctx context.Context, s streams, c eventConfig, id odometer.EntryID) error {
+	server, err := c.client()
+	if err != nil {
+		return err
+	}
+	raw, err := server.Reverse(ctx, id, c.Cause)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		_, err := fmt.Fprintf(s.out, "%s\n", raw)
+		return err
+	}
+	e, err := odometer.DecodeEntry(raw)
+	if err != nil {
+		return fmt.Errorf("read an entry that the server sent: %w", err)
+	}
+	_, err = fmt.Fprintf(s.out, "%s: reversed by %s, used by %s and charged to %s\n", id, e.ID, e.Event.Instance, e.Event.Owner.User)
+	return err
 }
 
 func listEvents(ctx context.Context, s streams, c eventConfig) error {

@@ -417,7 +417,7 @@ func (sv *server) parts() *parts {
 func (sv *server) deps(p *parts) api.Deps {
 	d := api.Deps{
 		Version: Version, Logger: sv.logger, Auth: api.Tokens{api.HashToken("admin", sv.token)},
-		Usage: sv.ledger, Entries: sv.ledger, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Status: p,
+		Usage: sv.ledger, Entries: sv.ledger, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
 		Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	if sv.host != nil {

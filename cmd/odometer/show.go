@@ -125,6 +125,9 @@ func printJSON(w io.Writer, v any) error {
 
 // humanTime writes an amount of time in microseconds: "4.82 s", "3.41 h".
 func humanTime(us float64) string {
+	if us < 0 { // what a correction takes back
+		return "-" + humanTime(-us)
+	}
 	switch s := us / odometer.SecondMicros; {
 	case s < 600:
 		return fmt.Sprintf("%.2f s", s)
@@ -137,6 +140,9 @@ func humanTime(us float64) string {
 
 // humanBytes writes an amount of bytes: "0.4 MiB", "12.0 GiB".
 func humanBytes(b float64) string {
+	if b < 0 {
+		return "-" + humanBytes(-b)
+	}
 	const kib, mib, gib, tib = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 	switch {
 	case b < kib:
