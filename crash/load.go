@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"time"
 
@@ -151,4 +152,62 @@ func plain(instance string, at time.Time, cpuSeconds int) []byte {
 		"period": map[string]any{"start": at.Unix(), "end": at.Unix() + 60},
 	})
 	return b
+}
+
+// byHand posts events that come late and one that is released from quarantine,
+// and reverses what came late.
+func byHand(s *site) error {
+	hour := time.Date(2026, 1, 2, 10, 0, 0, 0, time.UTC)
+	for i, at := range []time.Time{hour.Add(2 * time.Hour), hour} {
+		if status, err := s.post(fmt.Sprint("late-", i), plain("late", at, 6)); err != nil || status != http.StatusOK {
+			return fmt.Errorf("post an event: status %d, %w", status, err)
+		}
+	}
+	e := impossible("by-hand", hour)
+	// The first time it goes into quarantine, and once it is released it is a
+	// duplicate; both are answers.
+	if status, err := s.post(e.ID(), e.AppendJSON(nil)); err != nil || status != http.StatusOK && status != http.StatusUnprocessableEntity {
+		return fmt.Errorf("post an impossible event: status %d, %w", status, err)
+	}
+	var list struct {
+		Items []struct {
+			Partition int   `json:"partition"`
+			No        int64 `json:"no"`
+		} `json:"items"`
+	}
+	if status, err := s.do(http.MethodGet, "/api/v1/quarantine", "", nil, &list); err != nil || status != http.StatusOK {
+		return fmt.Errorf("list the quarantine: status %d, %w", status, err)
+	}
+	for _, it := range list.Items {
+		path := fmt.Sprintf("/api/v1/quarantine/%d/%d/release", it.Partition, it.No)
+		if status, err := s.do(http.MethodPost, path, "", nil, nil); err != nil || status != http.StatusOK {
+			return fmt.Errorf("release from quarantine: status %d, %w", status, err)
+		}
+	}
+	return reverseLate(s, hour)
+}
+
+// reverseLate reverses the entry that came late for an hour which was sealed.
+func reverseLate(s *site, hour time.Time) error {
+	var page struct {
+		Events []struct {
+			Entry string `json:"entry_id"`
+			Kind  string `json:"kind"`
+		} `json:"events"`
+	}
+	path := "/api/v1/events?instance=late&to=" + hour.Add(time.Hour).Format(time.RFC3339)
+	if status, err := s.do(http.MethodGet, path, "", nil, &page); err != nil || status != http.StatusOK {
+		return fmt.Errorf("list what came late: status %d, %w", status, err)
+	}
+	for _, e := range page.Events {
+		if e.Kind != string(odometer.KindUsage) {
+			continue
+		}
+		// Once it is reversed, to reverse it is a conflict; both are answers.
+		status, err := s.do(http.MethodPost, "/api/v1/entries/"+e.Entry+"/reverse", odometer.ContentJSON, []byte(`{"cause":"it was ours"}`), nil)
+		if err != nil || status != http.StatusOK && status != http.StatusConflict {
+			return fmt.Errorf("reverse entry %s: status %d, %w", e.Entry, status, err)
+		}
+	}
+	return nil
 }

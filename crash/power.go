@@ -47,7 +47,7 @@ type recording struct {
 	inodes   map[string]uint64 // of that
 	calls    []*trace.Call
 	receipts []promised
-	answers  []int  // calls that had returned when an answer to posted events left
+	answers  []int  // calls that had returned when an answer to posted events, or to a reversal, left
 	feed     string // the agent's directory at the end; "" in a run without one
 	loads    truth  // what must be there in the end; without what was posted by hand, which nobody sends again
 }
@@ -139,7 +139,7 @@ func (rec *recording) disk() *disk { return newDisk(rec.before, rec.inodes) }
 
 // sent looks for promises in what goes to a socket.
 func (rec *recording) sent(calls int, data []byte) {
-	if bytes.HasPrefix(data, []byte("HTTP/1.1 ")) && bytes.Contains(data, []byte(`"accepted":`)) {
+	if bytes.HasPrefix(data, []byte("HTTP/1.1 ")) && (bytes.Contains(data, []byte(`"accepted":`)) || bytes.Contains(data, []byte(`"kind":"correction"`))) {
 		rec.answers = append(rec.answers, calls)
 	}
 	start := []byte(`{"agent_id":`)
@@ -182,7 +182,7 @@ type outage struct {
 	fate    fate
 	state   state
 	receipt *odometer.Receipt // the highest that was given out; nil for none
-	answers int               // to events by hand
+	answers int               // to what was sent by hand
 	whole   bool              // let the whole program recover
 }
 
@@ -449,11 +449,11 @@ func (rec *recording) look(ctx context.Context, data string, cut *outage) error 
 	}
 	defer db.Close()
 	var posted int
-	if err := db.QueryRowContext(ctx, `SELECT count(*) FROM journal WHERE spool = '' AND kind = 'frame'`).Scan(&posted); err != nil {
+	if err := db.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM journal WHERE spool = '' AND kind = 'frame') + (SELECT count(*) FROM reversals)`).Scan(&posted); err != nil {
 		return err
 	}
 	if posted < cut.answers {
-		return fmt.Errorf("%d requests with events had been answered, the ledger has %d of them", cut.answers, posted)
+		return fmt.Errorf("%d requests with events or reversals had been answered, the ledger has %d of them", cut.answers, posted)
 	}
 	usage, err := usageOf(ctx, l)
 	if err != nil {

@@ -41,6 +41,8 @@
 //   - of the life of every counter each unit is booked once, from where it was
 //     first seen to where it was last read, with holes only where an agent lost
 //     its disk and could ask nobody (truth.go);
+//   - every correction takes back exactly what the entry says that somebody
+//     reversed, and no reversal that was answered is lost (reverse.go);
 //   - received = recorded + covered + duplicate + quarantined + held, nothing is
 //     held for ever, and nothing is in quarantine but what was sent broken;
 //   - queries add up to the entries, package audit finds nothing, and now and

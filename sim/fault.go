@@ -38,6 +38,7 @@ const (
 	serverDiskFull
 	commitUnknown
 	serverRestored
+	entryReversed
 
 	agentClockSet
 	serverClockSet
@@ -60,7 +61,7 @@ var faultNames = [faults]string{
 	"queue down", "queue full", "queue forgets", "queue rolled back", "queue wiped", "delivered twice",
 	"agent killed", "agent killed in a call", "power cut", "agent stopped", "agent disk full", "agent disk lost",
 	"agent fsync fails", "agent call fails", "bit rot",
-	"server killed", "server killed in commit", "server killed after commit", "server disk full", "commit unknown", "server restored",
+	"server killed", "server killed in commit", "server killed after commit", "server disk full", "commit unknown", "server restored", "entry reversed",
 	"agent clock set", "server clock set", "host suspended", "vm restarted", "counter reset", "vm migrated", "vm born", "vm ended",
 	"newer agent", "older server", "older events",
 }

@@ -87,8 +87,8 @@ func (o *older) told(id odometer.InstanceID) bool {
 	return ok
 }
 
-// check compares what the ledger answers with what was told.
-func (o *older) check() {
+// check compares what the ledger answers with what was told and not reversed.
+func (o *older) check(list map[odometer.Epoch]*booked) {
 	if o == nil {
 		return
 	}
@@ -99,6 +99,11 @@ func (o *older) check() {
 			continue
 		}
 		for q, want := range map[odometer.Quantity]int64{odometer.CPU: o.cpu[id] * second, odometer.MeasuredTime: o.time[id] * second} {
+			for _, b := range list {
+				if b.instance == id {
+					want += b.net[q] - b.sum[q]
+				}
+			}
 			if got := rows[0].Totals[q]; got != odometer.SumOf(want) {
 				o.w.wrong("usage of %s: %v is %v, it was told as %d", id, q, got, want)
 			}

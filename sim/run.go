@@ -323,6 +323,8 @@ func (w *world) plan() {
 		return true
 	})
 
+	w.chaos(entryReversed, often, s.reverse)
+
 	w.chaos(agentClockSet, rare, func() bool {
 		h := w.host()
 		h.offset = w.between(-2*60*minute, 2*60*minute)
@@ -545,7 +547,7 @@ func (w *world) check() {
 	}
 	w.truth.check(list)
 	w.totals(list)
-	w.old.check()
+	w.old.check(list)
 	w.note("%v", st.Counts)
 	if fail("close", s.ledger.Close()) {
 		return
@@ -579,7 +581,7 @@ func (w *world) totals(list map[odometer.Epoch]*booked) {
 		for _, b := range list {
 			if b.instance == v.id {
 				has = true
-				for q, n := range b.sum {
+				for q, n := range b.net {
 					want[q].Add(n)
 				}
 			}

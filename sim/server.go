@@ -22,11 +22,12 @@ type server struct {
 	store  *store
 	ledger *ledger.Ledger
 	ingest *ingest.Ingest
-	offset int64  // of its clock
-	turn   int    // of the ticks: those of an older process are void
-	batch  *batch // under way
-	saved  string // a copy of the ledger, "" for none
-	frames int    // the newest format of frames that it says it takes
+	offset int64     // of its clock
+	turn   int       // of the ticks: those of an older process are void
+	batch  *batch    // under way
+	saved  string    // a copy of the ledger, "" for none
+	knew   decisions // when it was made
+	frames int       // the newest format of frames that it says it takes
 }
 
 // batch is one that ingest is settling, as a coroutine.
@@ -204,6 +205,7 @@ func (s *server) die(image *image) {
 func (s *server) restore() {
 	saved := s.saved
 	s.saved = ""
+	s.w.truth.reversed = s.knew
 	b, err := os.ReadFile(saved)
 	if err == nil {
 		s.die(&image{db: b})
@@ -232,17 +234,19 @@ func (s *server) save() {
 		s.w.wrong("save: %v", err)
 		return
 	}
-	s.saved = tmp.path()
+	s.saved, s.knew = tmp.path(), s.w.truth.reversed.clone()
 }
 
-// entries sums up what the ledger has of each epoch.
+// entries sums up what the ledger has of each epoch, and checks its reversals.
 func (s *server) entries() (map[odometer.Epoch]*booked, error) {
 	list := map[odometer.Epoch]*booked{}
+	var all []odometer.Entry
 	for cursor := ""; ; {
 		page, next, err := s.ledger.Entries(context.Background(), odometer.EntryQuery{After: cursor, Limit: 1000})
 		if err != nil {
 			return nil, err
 		}
+		all = append(all, page...)
 		for i := range page {
 			e := &page[i].Event
 			if !e.Integral() {
@@ -255,10 +259,14 @@ func (s *server) entries() (map[odometer.Epoch]*booked, error) {
 			}
 			b.sequence = max(b.sequence, e.Sequence)
 			for q, n := range e.Usage.Vector {
-				b.sum[q] += n
+				b.net[q] += n
+				if page[i].Kind != odometer.KindCorrection {
+					b.sum[q] += n
+				}
 			}
 		}
 		if len(page) == 0 || next == "" || next == cursor {
+			s.w.truth.reversed.check(s.w, all)
 			return list, nil
 		}
 		cursor = next

@@ -25,6 +25,7 @@ type truth struct {
 	// doubtful is which instances have events in quarantine for the rot of a
 	// disk: what is missing of them lies there.
 	doubtful map[odometer.InstanceID]bool
+	reversed decisions
 }
 
 type stateKey struct {
@@ -60,6 +61,7 @@ func newTruth(w *world) *truth {
 	return &truth{
 		w: w, states: map[stateKey][]*state{}, last: map[string]*sight{}, kept: map[odometer.Epoch]*kept{},
 		amnesia: map[odometer.InstanceID]bool{}, gone: map[string]bool{}, doubtful: map[odometer.InstanceID]bool{},
+		reversed: newDecisions(),
 	}
 }
 
@@ -160,7 +162,8 @@ func (t *truth) diskLost(h *host) {
 type booked struct {
 	instance odometer.InstanceID
 	sequence uint64
-	sum      odometer.Vector
+	sum      odometer.Vector // received
+	net      odometer.Vector // less what was reversed
 }
 
 // check compares the ledger's entries with the truth: each epoch's sum is a
