@@ -155,14 +155,24 @@ func (b *biller) consume(t *testing.T, s *site, killAfter int) error {
 }
 
 // TestBillingConsumer rebuilds the ledger's totals per owner from the USAGE
-// topic, to the unit, with a consumer that is killed and started again.
+// topic, to the unit, with a consumer that is killed and started again, while
+// entries are reversed.
 func TestBillingConsumer(t *testing.T) {
 	path, _ := load(t, "bill", 3, 10, 120)
 	s := newSite(t)
 	server := s.serve("--no-agent")
 	run(t, "replay", "--server", "nats://"+s.nats, "--token-file", filepath.Join(s.dir, "admin.token"), "--data-dir", filepath.Join(t.TempDir(), "replay"), path)
 	b := newBiller()
-	for _, killAfter := range []int{100, 333, 0} {
+	for i, killAfter := range []int{100, 333, 0} {
+		var page struct {
+			Events []struct {
+				Entry string `json:"entry_id"`
+			} `json:"events"`
+		}
+		s.get(fmt.Sprint("/api/v1/events?limit=", 50*i+10), &page)
+		for _, e := range page.Events[50*i:] {
+			run(t, "event", "reverse", e.Entry, "--cause", "a test", "--data-dir", s.dir)
+		}
 		err := b.consume(t, s, killAfter)
 		if err != nil && !errors.Is(err, errKilled) {
 			t.Fatal(err)
@@ -170,7 +180,9 @@ func TestBillingConsumer(t *testing.T) {
 	}
 	b.agrees(t, s)
 	server.stop()
-	s.audit()
+	if n := s.audit()["corrections"]; fmt.Sprint(n) != "30" {
+		t.Errorf("corrections: got %v, want 30", n)
+	}
 }
 
 // agrees compares the totals with the ledger's, owner by owner.
