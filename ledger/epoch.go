@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -70,6 +71,7 @@ func (e *epoch) scan(row interface{ Scan(...any) error }) error {
 	if err := e.cutFrom(body); err != nil {
 		return fmt.Errorf("state of epoch %s: %w", e.epoch, err)
 	}
+	e.digests = bytes.Clone(e.digests) // not the neighbours' with it
 	e.owner, e.owned = e.open.owner, e.open.owner.User != ""
 	return nil
 }

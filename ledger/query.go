@@ -385,18 +385,20 @@ func (u *usageQuery) open(from, to int64) error {
 			return err
 		}
 		partition, first := firstOf(id)
-		epochs, err := cutSiblings(body)
-		if err != nil {
-			return fmt.Errorf("state of epochs from %d on of partition %d: %w", first, partition, err)
-		}
-		for i, e := range epochs {
-			if e == nil || e.open.sums == (odometer.Usage{}) || e.open.hour < from || e.open.hour >= to {
+		states, err := splitRow(body)
+		for i := 0; i < len(states) && err == nil; i++ {
+			instance, asked := instances[epochNumber{partition, first + int64(i)}]
+			if states[i] == nil || !asked && instances != nil {
 				continue
 			}
-			instance, asked := instances[epochNumber{partition, first + int64(i)}]
-			if asked || instances == nil {
-				u.add(instance, e.open.owner, e.open.hour, &e.open.sums, e.open.recovered)
+			var e epoch
+			err = e.cutState(states[i])
+			if o := &e.open; err == nil && o.sums != (odometer.Usage{}) && o.hour >= from && o.hour < to {
+				u.add(instance, o.owner, o.hour, &o.sums, o.recovered)
 			}
+		}
+		if err != nil {
+			return fmt.Errorf("state of epochs from %d on of partition %d: %w", first, partition, err)
 		}
 	}
 	return rows.Err()

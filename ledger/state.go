@@ -41,8 +41,8 @@ func (s *siblings) append(row []byte) []byte {
 	return row
 }
 
-// cutSiblings reads a row of the table state. The epochs have what appendState
-// wrote, and not who they are.
+// cutSiblings reads a row of the table state, of which it keeps parts. The epochs
+// have what appendState wrote, and not who they are.
 func cutSiblings(row []byte) (s siblings, err error) {
 	states, err := splitRow(row)
 	for i, state := range states {
@@ -73,7 +73,7 @@ func splitRow(row []byte) (states [epochsPerRow][]byte, err error) {
 		}
 		n := 2 + int(binary.BigEndian.Uint16(row))
 		if n > 2 {
-			states[i] = row[2:n]
+			states[i] = row[2:n:n]
 		}
 		row = row[n:]
 	}
@@ -132,7 +132,7 @@ func (e *epoch) appendState(b []byte) []byte {
 	return append(b, e.digests...)
 }
 
-// cutState reads what appendState wrote.
+// cutState reads what appendState wrote. It keeps a part of b.
 func (e *epoch) cutState(b []byte) (err error) {
 	bad := fmt.Errorf("cut off or malformed: %w", odometer.ErrInvalid)
 	if len(b) == 0 || b[0] > stateClosed {
@@ -174,6 +174,6 @@ func (e *epoch) cutState(b []byte) (err error) {
 		owner[i], b = string(b[1:1+b[0]]), b[1+b[0]:]
 	}
 	e.open.owner = odometer.Owner{User: odometer.UserID(owner[0]), Org: odometer.OrgID(owner[1])}
-	e.digests = append([]byte{}, b...)
+	e.digests = b
 	return nil
 }
