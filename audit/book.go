@@ -56,6 +56,9 @@ func (p *replay) book(r *row, b booking, src *source, end bool) error {
 		}
 		w.byTime = !src.ev.Integral()
 		w.position = src.at.position
+		if w.sequence == 0 {
+			p.supersede(w, src.ev)
+		}
 	}
 	p.move(w, e)
 	if src != nil && end {

@@ -439,6 +439,25 @@ func (p *replay) releases(ctx context.Context, r *row, sources map[string]*sourc
 	return nil
 }
 
+// supersede ends the epoch that another goes on from, of which ev is the first to
+// be booked: that of the same instance and agent whose last booking ends where
+// the other starts, in time that nobody watched. The agent had lost its state
+// and was told that end.
+func (p *replay) supersede(w *watermark, ev *odometer.Event) {
+	if w.byTime || ev.Quality == odometer.Measured {
+		return
+	}
+	waits := map[odometer.Epoch]bool{}
+	for _, h := range p.held {
+		waits[h.epoch] = true
+	}
+	for id, o := range p.epochs {
+		if o != w && !o.byTime && o.instance == ev.Instance && o.agent == ev.Agent && o.sequence > 0 && o.end == ev.EpochStart && !waits[id] {
+			o.closed = true
+		}
+	}
+}
+
 // remember adds an event to the memory of what was recorded, the sum over all
 // of 64 bits of a hash: the order does not matter, and leaving out, adding or
 // changing one changes the sum.

@@ -196,3 +196,44 @@ func TestEveryFindingIsProvoked(t *testing.T) {
 		}
 	}
 }
+
+// An epoch that another goes on from has ended, and nothing of it is booked any
+// more.
+func TestAnEpochThatAnotherGoesOnFrom(t *testing.T) {
+	tests := []struct {
+		name, want string // "" for clean
+		forge      func(*forger)
+	}{
+		{"as it happened", "", func(*forger) {}},
+		{"the table says that it goes on", "epochs", func(f *forger) {
+			f.state("e.epoch_no = 1", func(s *epochState) { s.flags = 0 })
+		}},
+		{"the table says that the other has ended", "epochs", func(f *forger) {
+			f.state("e.epoch_no = 2", func(s *epochState) { s.flags = 1 })
+		}},
+		{"what came of it later is booked", "after_final", func(f *forger) {
+			r := f.find(`"reason":"closed"`)
+			f.exec(1, `UPDATE journal SET entries = 1, result = ? WHERE partition = ? AND position = ?`,
+				`{"runs":[{"n":1,"outcome":"recorded","entry":`+itoa(f.number(`SELECT first_entry FROM journal WHERE partition = ? AND position = ?`, r.partition, r.position))+`}]}`, r.partition, r.position)
+			f.rehash(r.partition)
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newTeller(t, t.TempDir())
+			old := newOdo("vm-1", hostOne, base)
+			s.send(hostOne, []string{"recorded"}, old.next(30*sec, 7))
+			anew := newOdo("vm-1", hostOne, old.at)
+			s.send(hostOne, []string{"recorded", "recorded"}, anew.unseen(60*sec), anew.next(30*sec, 7))
+			s.send(hostOne, []string{"quarantined"}, old.next(30*sec, 7))
+			s.close()
+			db := open(t, s.dir)
+			tt.forge(&forger{t: t, db: db})
+			db.Close()
+			r := run(t, s.dir)
+			if tt.want == "" && !r.OK || tt.want != "" && r.FindingCounts[tt.want] == 0 {
+				t.Errorf("audit: got %s, want %q", show(r), tt.want)
+			}
+		})
+	}
+}

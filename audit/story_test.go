@@ -131,7 +131,7 @@ func (n *novelist) deliver(resumes bool, events ...*odometer.Event) {
 }
 
 func (n *novelist) chapter() {
-	switch n.r.IntN(18) {
+	switch n.r.IntN(19) {
 	case 0: // made, and late
 		n.queue = append(n.queue, n.make())
 	case 1: // what was late comes, in any order
@@ -210,6 +210,14 @@ func (n *novelist) chapter() {
 				e = entries[len(entries)-1]
 			}
 			_, _ = n.s.l.Reverse(context.Background(), e.ID, "operator", "a whim") // may be refused
+		}
+	case 18: // an agent that lost its disk goes on, and what it had sent before comes later
+		if len(n.odos) > 0 {
+			i := n.r.IntN(len(n.odos))
+			o := n.odos[i]
+			n.odos[i] = newOdo(o.instance, o.agent, o.at)
+			n.deliver(false, n.odos[i].unseen(1+n.r.Int64N(hour)))
+			n.deliver(false, o.next(30*sec, 1))
 		}
 	case 12: // the process ends and starts
 		n.s.close()

@@ -394,7 +394,11 @@ func (f *fold) book(w *work, e *epoch, ev *odometer.Event, bookings []booking, d
 			return err
 		}
 	}
-	if e.sequence > 0 && chunkOf(ev.Sequence) != chunkOf(e.sequence) {
+	if e.sequence == 0 {
+		if err := f.supersede(e, ev); err != nil {
+			return err
+		}
+	} else if chunkOf(ev.Sequence) != chunkOf(e.sequence) {
 		if err := f.insertDigests(e); err != nil {
 			return err
 		}

@@ -397,6 +397,82 @@ func TestCheckpointsOfHeldEvents(t *testing.T) {
 	d.proven()
 }
 
+// An agent that lost its disk goes on, in a new epoch, from where the ledger
+// stands. What a queue that had forgotten it brings of the old epoch afterwards is
+// that time again: it is refused, and booked by nobody.
+func TestAnEpochThatAnotherGoesOnFromEnds(t *testing.T) {
+	tests := []struct {
+		name string
+		next func(old *meter) (*meter, odometer.Quality) // what comes next of the agent
+		want string                                      // what becomes of the old epoch's next event
+	}{
+		{"it goes on from the old epoch's end, over time that nobody watched", func(old *meter) (*meter, odometer.Quality) {
+			return newMeter("vm-a", "host-1", old.at), odometer.Estimated
+		}, "quarantined closed"},
+		{"over a time in which nothing can be known", func(old *meter) (*meter, odometer.Quality) {
+			return newMeter("vm-a", "host-1", old.at), odometer.Gap
+		}, "quarantined closed"},
+		{"it begins elsewhere", func(old *meter) (*meter, odometer.Quality) {
+			return newMeter("vm-a", "host-1", old.at+1), odometer.Estimated
+		}, "recorded"},
+		{"it watched the time", func(old *meter) (*meter, odometer.Quality) {
+			return newMeter("vm-a", "host-1", old.at), odometer.Measured
+		}, "recorded"},
+		{"another instance begins there", func(old *meter) (*meter, odometer.Quality) {
+			return newMeter("vm-b", "host-1", old.at), odometer.Estimated
+		}, "recorded"},
+		{"another agent begins there", func(old *meter) (*meter, odometer.Quality) {
+			return newMeter("vm-a", "host-2", old.at), odometer.Estimated
+		}, "recorded"},
+	}
+	for _, tt := range tests {
+		for _, together := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, in one commit %t", tt.name, together), func(t *testing.T) {
+				d := newDesk(t)
+				old := newMeter("vm-a", "host-1", base)
+				booked := old.next(30*sec, 7, 0)
+				anew, quality := tt.next(old)
+				late := old.next(30*sec, 7, 0)
+				first := anew.next(60*sec, 14, 0)
+				first.Quality = quality
+				if quality != odometer.Measured {
+					v := &first.Usage.Vector
+					v[odometer.MeasuredTime], v[odometer.EstimatedTime] = 0, v[odometer.MeasuredTime]
+					first.Readings.End = first.Usage
+					anew.total = first.Usage
+				}
+				if together {
+					d.want(d.send(booked, first), "recorded", "recorded")
+				} else {
+					d.want(d.send(booked), "recorded")
+					d.reopen()
+					d.want(d.send(first), "recorded")
+				}
+				d.want(d.send(booked, late), "duplicate", tt.want)
+				d.want(d.send(anew.next(30*sec, 1, 0)), "recorded")
+				d.proven()
+				d.reopen()
+				d.want(d.send(late), "duplicate")
+			})
+		}
+	}
+}
+
+// An epoch of which events are held goes on: the agent goes on from behind them.
+func TestAnEpochWithHeldEventsIsNotEnded(t *testing.T) {
+	d := newDesk(t)
+	old := newMeter("vm-a", "host-1", base)
+	d.want(d.send(old.next(30*sec, 7, 0)), "recorded")
+	anew := newMeter("vm-a", "host-1", old.at)
+	missing := old.next(30*sec, 7, 0)
+	d.want(d.send(old.next(30*sec, 7, 0)), "held hole")
+	first := anew.next(60*sec, 14, 0)
+	first.Quality = odometer.Estimated
+	d.want(d.send(first), "recorded")
+	d.want(d.send(missing), "recorded")
+	d.proven()
+}
+
 // A frame that comes again, with the checkpoint that an epoch began with, does
 // not take an agent that lost its disk back there.
 func TestCheckpointsSentAgain(t *testing.T) {

@@ -198,6 +198,14 @@ var ledgerBugs = []bug{
 		`		return f.insertHour(e, &b, "late")`,
 		`		return nil`,
 		"audit.TestRandomStories"},
+	{"an epoch that another goes on from is left open", "ledger/epoch.go",
+		`		old.closed = true`,
+		`		old.closed = false`,
+		"ledger.TestAnEpochThatAnotherGoesOnFromEnds"},
+	{"an epoch is ended although the agent goes on from behind it", "ledger/epoch.go",
+		` || f.held[k] > 0 {`,
+		` {`,
+		"ledger.TestAnEpochWithHeldEventsIsNotEnded"},
 	{"sealing a silent hour misses it", "ledger/tick.go",
 		`		if err := f.insertHour(e, &e.open, "sealed"); err != nil {
 			return 0, err

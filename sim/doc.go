@@ -44,7 +44,8 @@
 //   - every correction takes back exactly what the entry says that somebody
 //     reversed, and no reversal that was answered is lost (reverse.go);
 //   - received = recorded + covered + duplicate + quarantined + held, nothing is
-//     held for ever, and nothing is in quarantine but what was sent broken;
+//     held for ever, and nothing is in quarantine but what was sent broken and
+//     what comes too late of an epoch that another goes on from;
 //   - queries add up to the entries, package audit finds nothing, and now and
 //     then the tables are rebuilt from the journal.
 //

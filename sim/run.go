@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"example.org/odometer"
@@ -535,6 +536,11 @@ func (w *world) check() {
 		// it, or a person does.
 		if w.reached[bitRot] > 0 && (q.Reason == "conflict" || q.Reason == "chain" || q.Reason == "backwards") {
 			w.truth.doubtful[odometer.InstanceID(q.Instance)] = true
+			continue
+		}
+		// What the queue had forgotten of an epoch that the agent goes on from in
+		// another one comes too late.
+		if parts := strings.Split(q.EventID, "/"); q.Reason == "closed" && len(parts) == 3 && w.truth.adopted[odometer.Epoch(parts[1])] {
 			continue
 		}
 		if q.Reason != "frame" {

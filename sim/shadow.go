@@ -127,6 +127,9 @@ func (s *shadow) restore(states []json.RawMessage) {
 // adopt goes on from the checkpoints that the server kept, in new epochs.
 func (s *shadow) adopt(states []json.RawMessage) {
 	s.restore(states)
+	for _, h := range newest(states) {
+		s.p.w.truth.adopted[h.Epoch] = true
+	}
 	for _, t := range s.instances {
 		f := t.epochs[0]
 		if f.ended {

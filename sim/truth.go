@@ -26,6 +26,8 @@ type truth struct {
 	// disk: what is missing of them lies there.
 	doubtful map[odometer.InstanceID]bool
 	reversed decisions
+	// adopted are the epochs that an agent which had lost its disk went on from.
+	adopted map[odometer.Epoch]bool
 }
 
 type stateKey struct {
@@ -61,7 +63,7 @@ func newTruth(w *world) *truth {
 	return &truth{
 		w: w, states: map[stateKey][]*state{}, last: map[string]*sight{}, kept: map[odometer.Epoch]*kept{},
 		amnesia: map[odometer.InstanceID]bool{}, gone: map[string]bool{}, doubtful: map[odometer.InstanceID]bool{},
-		reversed: newDecisions(),
+		reversed: newDecisions(), adopted: map[odometer.Epoch]bool{},
 	}
 }
 
