@@ -56,9 +56,9 @@ func (p *replay) book(r *row, b booking, src *source, end bool) error {
 		}
 		w.byTime = !src.ev.Integral()
 		w.position = src.at.position
-		if w.sequence == 0 {
-			p.supersede(w, src.ev)
-		}
+	}
+	if w.until != 0 && ev.Span.End > w.until && !r.byPerson {
+		rep.find("superseded", "entry %s books epoch %s beyond %d µs, from where another goes on", e.ID, ev.Epoch, w.until)
 	}
 	p.move(w, e)
 	if src != nil && end {

@@ -31,6 +31,8 @@ type row struct {
 	decided             outcomes
 	booked              []booking // by entry number
 	reverses            *reversal // the entry that a person decided to reverse; nil for other records
+	offers              *offer    // the epoch that an agent was told the end of; nil for other records
+	byPerson            bool      // a person decided to release what it books
 	marks               []mark    // of the frame's events; nil where they were not asked for
 }
 
@@ -170,7 +172,7 @@ func (r *row) read(rep *Report) bool {
 		}
 	case "decision":
 		var err error
-		if r.reverses, err = readReversal(r.body); err != nil {
+		if err = r.readDecision(); err != nil {
 			rep.find("journal_body", "%s: the decision cannot be read: %v: %.80q", r, err, r.body)
 			return false
 		}

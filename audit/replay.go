@@ -30,8 +30,10 @@ type replay struct {
 	checkpoints map[[2]string]place // by agent and instance
 	taken       map[spoolKey]uint64 // how far each spool has come
 	coverage    *balance            // rows as keys
-	reversals   map[uint64]reversed // by the number of the entry that was reversed
-	recovers    map[uint64]bool     // corrections whose time counts as recovered
+	handovers   map[offer]handover
+	successors  map[identity]odometer.Epoch // of an epoch that was offered: by what goes on from it
+	reversals   map[uint64]reversed         // by the number of the entry that was reversed
+	recovers    map[uint64]bool             // corrections whose time counts as recovered
 }
 
 // place is where an event lies: the position of its record in the partition's
@@ -54,6 +56,7 @@ type watermark struct {
 	end      int64
 	vector   odometer.Usage
 	closed   bool
+	until    int64 // nothing that ends later is booked; 0 for no limit
 	position int64
 	total    odometer.Usage // sum of the bookings' usage
 	memory   uint64         // of digests, see remember
@@ -108,6 +111,7 @@ func (a *audit) newReplay(partition int64) *replay {
 		epochs: map[odometer.Epoch]*watermark{},
 		once:   newOnce(&a.o), coverage: newBalance(&a.o),
 		counts: map[string]int64{}, held: map[place]heldEvent{}, quarantined: map[place]*kept{}, checkpoints: map[[2]string]place{}, taken: map[spoolKey]uint64{},
+		handovers: map[offer]handover{}, successors: map[identity]odometer.Epoch{},
 		reversals: map[uint64]reversed{}, recovers: map[uint64]bool{},
 	}
 }
@@ -137,6 +141,9 @@ func (p *replay) record(ctx context.Context, r *row) error {
 	sources, err := p.sources(ctx, r)
 	if err != nil {
 		return err
+	}
+	if r.offers != nil {
+		p.offer(r)
 	}
 	if r.reverses != nil {
 		if err := p.reverse(ctx, r); err != nil {
@@ -260,6 +267,7 @@ func (p *replay) outcome(r *row, index int, outcome, reason, detail string, plai
 	if ev != nil {
 		if w := p.epoch(epochOf(r, ev)); w.opened == (identity{}) {
 			w.opened = identityOf(r, ev)
+			p.goOn(epochOf(r, ev), w)
 		}
 	}
 	switch odometer.Outcome(outcome) {
@@ -437,25 +445,6 @@ func (p *replay) releases(ctx context.Context, r *row, sources map[string]*sourc
 		}
 	}
 	return nil
-}
-
-// supersede ends the epoch that another goes on from, of which ev is the first to
-// be booked: that of the same instance and agent whose last booking ends where
-// the other starts, in time that nobody watched. The agent had lost its state
-// and was told that end.
-func (p *replay) supersede(w *watermark, ev *odometer.Event) {
-	if w.byTime || ev.Quality == odometer.Measured {
-		return
-	}
-	waits := map[odometer.Epoch]bool{}
-	for _, h := range p.held {
-		waits[h.epoch] = true
-	}
-	for id, o := range p.epochs {
-		if o != w && !o.byTime && o.instance == ev.Instance && o.agent == ev.Agent && o.sequence > 0 && o.end == ev.EpochStart && !waits[id] {
-			o.closed = true
-		}
-	}
 }
 
 // remember adds an event to the memory of what was recorded, the sum over all

@@ -80,7 +80,8 @@ var raises = map[string]func(*Report) *int64{
 	"quarantine_lost":     lost, // quarantined in the journal and not in the table
 
 	// Spans booked over one another.
-	"overlap": overlaps,
+	"overlap":    overlaps,
+	"superseded": overlaps, // an epoch goes on beyond where another goes on from it
 
 	// Things that must be equal and are not.
 	"journal_chain":    unreconciled, // the hash does not follow from the record and its predecessor
@@ -91,6 +92,7 @@ var raises = map[string]func(*Report) *int64{
 	"partition":        unreconciled, // something lies in a partition where it does not belong
 	"released":         unreconciled, // an outcome changed that was not held or quarantined
 	"entry":            unreconciled, // a booking contradicts the event that it books
+	"handovers":        unreconciled, // an agent was told another end of an epoch than it has, or the table says something else
 	"reversal":         unreconciled, // a correction is not the negation of an entry that somebody decided to reverse
 	"reversal_table":   unreconciled, // the table says otherwise than the journal what was reversed
 	"elapsed":          unreconciled, // measured, estimated and gap time are not the span

@@ -23,26 +23,32 @@ type reversal struct {
 	cause string
 }
 
-// readReversal returns what the body of a decision says of a reversal, nil
-// where it decides something else.
-func readReversal(body []byte) (*reversal, error) {
+// readDecision reads what a record of kind decision decides.
+func (r *row) readDecision() (err error) {
 	var d struct {
 		Decision string          `json:"decision"`
 		Entry    json.RawMessage `json:"entry"`
 		Actor    string          `json:"actor"`
 		Cause    string          `json:"cause"`
+		Epoch    odometer.Epoch  `json:"epoch"`
+		Until    int64           `json:"until_us"`
 	}
-	if err := json.Unmarshal(body, &d); err != nil {
-		return nil, err
+	if err := json.Unmarshal(r.body, &d); err != nil {
+		return err
 	}
-	if d.Decision == "" {
-		return nil, errors.New("it decides nothing")
+	switch d.Decision {
+	case "":
+		return errors.New("it decides nothing")
+	case "reversed":
+		var e *odometer.Entry
+		e, err = odometer.DecodeEntry(d.Entry)
+		r.reverses = &reversal{e, d.Actor, d.Cause}
+	case "offered":
+		r.offers = &offer{d.Epoch, d.Until}
+	case "released":
+		r.byPerson = true
 	}
-	if d.Decision != "reversed" {
-		return nil, nil
-	}
-	e, err := odometer.DecodeEntry(d.Entry)
-	return &reversal{e, d.Actor, d.Cause}, err
+	return err
 }
 
 // reversed is what the table reversals must say of an entry.

@@ -197,22 +197,28 @@ func TestEveryFindingIsProvoked(t *testing.T) {
 	}
 }
 
-// An epoch that another goes on from has ended, and nothing of it is booked any
-// more.
-func TestAnEpochThatAnotherGoesOnFrom(t *testing.T) {
+// An epoch that was handed over ends there, and nothing later of it is booked.
+func TestAnEpochThatWasHandedOver(t *testing.T) {
 	tests := []struct {
 		name, want string // "" for clean
 		forge      func(*forger)
 	}{
 		{"as it happened", "", func(*forger) {}},
-		{"the table says that it goes on", "epochs", func(f *forger) {
-			f.state("e.epoch_no = 1", func(s *epochState) { s.flags = 0 })
+		{"the table says nothing of it", "handovers", func(f *forger) { f.exec(1, `DELETE FROM handovers`) }},
+		{"the table says another time", "handovers", func(f *forger) { f.exec(1, `UPDATE handovers SET until_us = until_us + 1`) }},
+		{"the table says another epoch", "handovers", func(f *forger) { f.exec(1, `UPDATE handovers SET epoch = successor`) }},
+		{"the table says that nobody went on", "handovers", func(f *forger) { f.exec(1, `UPDATE handovers SET successor = ''`) }},
+		{"the table says that another went on", "handovers", func(f *forger) { f.exec(1, `UPDATE handovers SET successor = epoch`) }},
+		{"it was offered where it does not stand", "handovers", func(f *forger) {
+			f.exec(1, `UPDATE journal SET body = CAST(replace(CAST(body AS TEXT), '"until_us":', '"until_us":1') AS BLOB) WHERE kind = 'decision'`)
+			f.rehash(int64(hostOne.Partition()))
 		}},
-		{"the table says that the other has ended", "epochs", func(f *forger) {
-			f.state("e.epoch_no = 2", func(s *epochState) { s.flags = 1 })
+		{"an epoch was offered that there is not", "handovers", func(f *forger) {
+			f.exec(1, `UPDATE journal SET body = CAST(replace(CAST(body AS TEXT), '"epoch":"', '"epoch":"00') AS BLOB) WHERE kind = 'decision'`)
+			f.rehash(int64(hostOne.Partition()))
 		}},
-		{"what came of it later is booked", "after_final", func(f *forger) {
-			r := f.find(`"reason":"closed"`)
+		{"what came of it later is booked", "superseded", func(f *forger) {
+			r := f.find(`"reason":"superseded"`)
 			f.exec(1, `UPDATE journal SET entries = 1, result = ? WHERE partition = ? AND position = ?`,
 				`{"runs":[{"n":1,"outcome":"recorded","entry":`+itoa(f.number(`SELECT first_entry FROM journal WHERE partition = ? AND position = ?`, r.partition, r.position))+`}]}`, r.partition, r.position)
 			f.rehash(r.partition)
@@ -222,7 +228,10 @@ func TestAnEpochThatAnotherGoesOnFrom(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newTeller(t, t.TempDir())
 			old := newOdo("vm-1", hostOne, base)
-			s.send(hostOne, []string{"recorded"}, old.next(30*sec, 7))
+			s.commit(s.frame(hostOne, odometer.Record{Event: old.next(30*sec, 7), Checkpoint: []byte(`{"instance":"vm-1"}`)}), "recorded")
+			if list, err := s.l.Checkpoints(t.Context(), hostOne); err != nil || len(list) != 1 {
+				t.Fatalf("checkpoints: got %s, %v, want one", list, err)
+			}
 			anew := newOdo("vm-1", hostOne, old.at)
 			s.send(hostOne, []string{"recorded", "recorded"}, anew.unseen(60*sec), anew.next(30*sec, 7))
 			s.send(hostOne, []string{"quarantined"}, old.next(30*sec, 7))

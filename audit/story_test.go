@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -111,7 +112,9 @@ func (n *novelist) deliver(resumes bool, events ...*odometer.Event) {
 		if n.r.IntN(4) == 0 {
 			agent = relay
 		}
-		byAgent[agent] = append(byAgent[agent], odometer.Record{Event: e, Resumes: resumes})
+		byAgent[agent] = append(byAgent[agent], odometer.Record{
+			Event: e, Resumes: resumes, Checkpoint: fmt.Appendf(nil, `{"instance":%q,"epoch":%q,"end":%d}`, e.Instance, e.Epoch, e.Span.End),
+		})
 		n.past = append(n.past, e)
 	}
 	for _, agent := range []odometer.AgentID{hostOne, hostTwo, relay} {
@@ -212,10 +215,26 @@ func (n *novelist) chapter() {
 			_, _ = n.s.l.Reverse(context.Background(), e.ID, "operator", "a whim") // may be refused
 		}
 	case 18: // an agent that lost its disk goes on, and what it had sent before comes later
-		if len(n.odos) > 0 {
-			i := n.r.IntN(len(n.odos))
+		agent := pick(n.r, []odometer.AgentID{hostOne, hostTwo})
+		list, err := n.s.l.Checkpoints(context.Background(), agent)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		for _, c := range list {
+			var at struct {
+				Instance odometer.InstanceID
+				Epoch    odometer.Epoch
+				End      int64
+			}
+			if json.Unmarshal(c, &at) != nil {
+				n.t.Fatalf("checkpoint %s", c)
+			}
+			i := slices.IndexFunc(n.odos, func(o *odo) bool { return o.epoch == at.Epoch })
+			if i < 0 {
+				continue
+			}
 			o := n.odos[i]
-			n.odos[i] = newOdo(o.instance, o.agent, o.at)
+			n.odos[i] = newOdo(o.instance, o.agent, at.End)
 			n.deliver(false, n.odos[i].unseen(1+n.r.Int64N(hour)))
 			n.deliver(false, o.next(30*sec, 1))
 		}

@@ -13,6 +13,7 @@ const (
 	reasonBackwards  = "backwards"   // it would lower the odometer or go back in time
 	reasonImpossible = "impossible"  // more than is physically possible
 	reasonClosed     = "closed"      // its epoch had ended
+	reasonSuperseded = "superseded"  // the agent, which had lost its state, tells this time in another epoch
 	reasonOverlap    = "overlap"     // version 1.0: part of its period is covered by another event
 	reasonInvalid    = "invalid"     // it could not be decoded or contradicts itself
 	reasonVersion    = "version"     // a major version this program does not know

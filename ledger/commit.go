@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
 
 	"example.org/odometer"
 )
@@ -159,40 +157,6 @@ func checkpointInstance(c json.RawMessage) (string, bool) {
 		Instance string `json:"instance"`
 	}
 	return v.Instance, json.Unmarshal(c, &v) == nil && v.Instance != ""
-}
-
-// Checkpoints returns the newest checkpoint that the ledger has of each
-// instance which an agent was still metering, for an agent that lost its
-// disk, in the order of the instances' names.
-func (l *Ledger) Checkpoints(ctx context.Context, agent odometer.AgentID) ([]json.RawMessage, error) {
-	newest, err := l.newestCheckpoints(ctx, agent)
-	if err != nil {
-		return nil, fmt.Errorf("checkpoints of %s: %w", agent, err)
-	}
-	list := []json.RawMessage{}
-	for _, instance := range slices.Sorted(maps.Keys(newest)) {
-		places := newest[instance]
-		rec, err := recordAt(ctx, l.read, agent.Partition(), places[0].position)
-		if err != nil {
-			return nil, err
-		}
-		fr, err := odometer.DecodeFrame(rec.body)
-		if err != nil {
-			return nil, fmt.Errorf("journal record %d-%d: %w", rec.partition, rec.position, err)
-		}
-		var found json.RawMessage
-		for i := range fr.Records {
-			for _, p := range places {
-				if p.at(i, &fr.Records[i]) {
-					found = fr.Records[i].Checkpoint
-				}
-			}
-		}
-		if json.Valid(found) { // it is the agent's own; nobody else reads it
-			list = append(list, found)
-		}
-	}
-	return list, nil
 }
 
 // checkpointPlace says where a checkpoint lies: with the event of an epoch up

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"bytes"
-	"database/sql"
 	"encoding/binary"
 	"fmt"
 
@@ -93,53 +92,8 @@ func (f *fold) loadEpoch(key epochKey) (*epoch, error) {
 	return e, rows.Err()
 }
 
-// supersede closes the epoch that e, of which ev is the first to be booked, goes
-// on from. An agent
-// that lost its disk goes on from where the ledger said that its instance stood
-// (see Checkpoints), in an epoch that starts at the end of that watermark and
-// whose first event is of time that nobody watched. What a queue that had
-// forgotten it brings of the old epoch after that is the same time once more,
-// and is refused.
-func (f *fold) supersede(e *epoch, ev *odometer.Event) error {
-	if ev.Quality == odometer.Measured {
-		return nil
-	}
-	var keys []epochKey
-	err := f.each(`SELECT epoch FROM epochs WHERE instance = ? AND partition = ? AND agent = ? AND counted_by = ?`, func(rows *sql.Rows) error {
-		k := epochKey{partition: e.partition}
-		err := rows.Scan(&k.epoch)
-		keys = append(keys, k)
-		return err
-	}, string(e.instance), e.partition, string(e.agent), byVector)
-	if err != nil {
-		return fmt.Errorf("look for what epoch %s goes on from: %w", e.epoch, err)
-	}
-	for _, o := range f.dirtyEpochs {
-		if o.fresh && o != e && o.partition == e.partition && o.instance == e.instance && o.agent == e.agent && o.countedBy == byVector {
-			keys = append(keys, o.epochKey)
-		}
-	}
-	for _, k := range keys {
-		old := f.epochs[k]
-		if old == nil {
-			if old, err = f.loadEpoch(k); err != nil {
-				return err
-			}
-		}
-		if old.closed || old.sequence == 0 || old.end != e.started || f.held[k] > 0 {
-			continue
-		}
-		if old, err = f.epoch(k); err != nil {
-			return err
-		}
-		old.closed = true
-		f.touch(old)
-	}
-	return nil
-}
-
 // digestsPerChunk is how many sequence numbers share a chunk of digests: a
-// chunk of 32 keeps the open row below 400 bytes and writes one finished row
+// chunk of 32 keeps an open state below 400 bytes and writes one finished row
 // for 32 events.
 const digestsPerChunk = 32
 

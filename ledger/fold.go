@@ -28,9 +28,12 @@ type fold struct {
 	counts map[countKey]int64
 	held   map[epochKey]int // epochs with held events
 	known  map[int]int64    // by partition: up to which epoch the owners are entered
-	from   int64            // no open hour is before this; see openFrom
-	opened int64            // the earliest hour opened since the upkeep began to seal
-	booked uint64           // entries booked since opening, to see news
+	// Epochs that were offered to agents, and the same by who would go on there.
+	handed  map[epochKey][]handover
+	awaited map[successor]epochKey
+	from    int64  // no open hour is before this; see openFrom
+	opened  int64  // the earliest hour opened since the upkeep began to seal
+	booked  uint64 // entries booked since opening, to see news
 
 	// Cache of the tables epochs and state: what is not here is read from there.
 	epochs map[epochKey]*epoch
@@ -101,6 +104,7 @@ func (f *fold) begin(ctx context.Context, tx *sql.Tx) error {
 	f.counts = map[countKey]int64{}
 	f.held = map[epochKey]int{}
 	f.known = map[int]int64{}
+	f.handed, f.awaited = map[epochKey][]handover{}, map[successor]epochKey{}
 	f.from, f.newFrom = 0, false
 	f.epochs, f.rows = map[epochKey]*epoch{}, map[int64]*stateRow{}
 	if err := f.loadMirrors(); err != nil {
@@ -296,6 +300,9 @@ func (f *fold) integral(w *work, index int, r *odometer.Record) error {
 	}
 	if e == nil {
 		e = f.newEpoch(key, ev, byVector)
+		if err := f.goOn(e); err != nil {
+			return err
+		}
 	} else if e.instance != ev.Instance {
 		return f.settle(w, index, r, refuse(reasonConflict, "epoch %s belongs to instance %q", ev.Epoch, e.instance))
 	}
@@ -305,6 +312,9 @@ func (f *fold) integral(w *work, index int, r *odometer.Record) error {
 		if err != nil {
 			return err
 		}
+		return f.settle(w, index, r, v)
+	}
+	if v, yes := f.superseded(e, ev); yes {
 		return f.settle(w, index, r, v)
 	}
 	if e.held > 0 {
@@ -394,11 +404,7 @@ func (f *fold) book(w *work, e *epoch, ev *odometer.Event, bookings []booking, d
 			return err
 		}
 	}
-	if e.sequence == 0 {
-		if err := f.supersede(e, ev); err != nil {
-			return err
-		}
-	} else if chunkOf(ev.Sequence) != chunkOf(e.sequence) {
+	if e.sequence > 0 && chunkOf(ev.Sequence) != chunkOf(e.sequence) {
 		if err := f.insertDigests(e); err != nil {
 			return err
 		}

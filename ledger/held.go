@@ -147,6 +147,8 @@ func (f *fold) releaseIntegral(w *work, e *epoch, h *heldEvent, r *odometer.Reco
 		if v, err = f.recordedBefore(e, ev, digest); err != nil {
 			return err
 		}
+	} else if late, yes := f.superseded(e, ev); yes {
+		v = late
 	} else if v = judge(e, ev, f.bounds, false); v.outcome == odometer.Recorded {
 		if err := f.book(w, e, ev, v.bookings, digest, &h.at); err != nil {
 			return err
@@ -203,6 +205,8 @@ type decision struct {
 	// Entry that is reversed, whole but for members that nobody knows, and why.
 	Entry json.RawMessage `json:"entry,omitempty"`
 	Cause string          `json:"cause,omitempty"`
+	// Until is where an epoch stood that was offered.
+	Until int64 `json:"until_us,omitempty"`
 	// Generation that begins.
 	Generation uint64 `json:"generation,omitempty"`
 }
@@ -214,6 +218,7 @@ const (
 	decideUnset    = "unset"    // held events from a clock never set go to quarantine
 	decideReleased = "released" // a person released an event from quarantine
 	decideReversed = "reversed" // a person reversed an entry
+	decideOffered  = "offered"  // an agent that lost its state was told where the epoch stands: see handover.go
 	decideRestored = "restored" // the ledger was restored from a backup
 )
 
@@ -252,6 +257,8 @@ func (f *fold) decide(rec *record) (odometer.Result, error) {
 		err = f.releaseHeld(w, e, d.Decision == decideGiveUp)
 	case decideUnset:
 		err = f.refuseUnset(w, e)
+	case decideOffered:
+		err = f.offered(e, d.Until)
 	default:
 		err = fmt.Errorf("decision %q is unknown: %w", d.Decision, odometer.ErrInvalid)
 	}

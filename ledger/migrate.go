@@ -46,6 +46,7 @@ var migrations = map[int][]step{
 		{"owners of pieces", ownersOfPieces},
 		{"receipts of own partitions", addHomes},
 		{"reversals of entries", addReversals},
+		{"handovers of epochs", addHandovers},
 	},
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"sync"
 )
 
@@ -59,7 +60,9 @@ func (r *reading) prepared(ctx context.Context, query string) *sql.Stmt {
 	stmt := r.statements.of[query]
 	r.statements.mu.Unlock()
 	if stmt == nil {
-		r.missing = append(r.missing, query)
+		if !slices.Contains(r.missing, query) {
+			r.missing = append(r.missing, query)
+		}
 		return nil
 	}
 	return r.StmtContext(ctx, stmt)

@@ -337,13 +337,14 @@ var stateTables = []struct{ name, columns string }{
 	{"counts", "outcome, n"},
 	{"generations", "generation, position, entry"},
 	{"reversals", "entry, by_entry, recovered"},
+	{"handovers", "epoch, instance, agent, until_us, successor"},
 }
 
 // stateHash returns the SHA-256, in hexadecimal, of the tables of a partition:
 // for each table its name and a line feed, then its rows in the order of the
 // columns named; of each value its type (i integer, t text, b blob) and, for an
 // integer, 8 bytes big-endian, for the others the length in the same form and
-// the bytes. The open states follow as the table "state" with id and body.
+// the bytes. The open states follow as the table "state" with all its columns.
 func stateHash(ctx context.Context, db queryer, p int) (string, error) {
 	h := sha256.New()
 	for _, t := range stateTables {

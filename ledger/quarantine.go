@@ -101,6 +101,9 @@ func (f *fold) releaseQuarantined(w *work, no int64) (odometer.Result, error) {
 	}
 	if e == nil {
 		e = f.newEpoch(key, ev, byVector)
+		if err := f.goOn(e); err != nil {
+			return fail(err)
+		}
 	}
 	v := verdict{outcome: odometer.Recorded}
 	if ev.Sequence <= e.sequence {

@@ -365,7 +365,7 @@ func (u *usageQuery) open(from, to int64) error {
 	if first, err := openFrom(u.ctx, u.tx); err != nil || to <= first {
 		return err
 	}
-	instances, err := u.instances()
+	instances, err := u.instances(to)
 	if err != nil {
 		return err
 	}
@@ -404,13 +404,19 @@ func (u *usageQuery) open(from, to int64) error {
 	return rows.Err()
 }
 
-// instances returns of which instance the epochs are that are asked for; nil
-// where nobody asks.
-func (u *usageQuery) instances() (map[epochNumber]odometer.InstanceID, error) {
+// instances returns of which instance the epochs are that are asked for and may
+// have an hour open before to; nil where nobody asks.
+func (u *usageQuery) instances(to int64) (map[epochNumber]odometer.InstanceID, error) {
 	if u.Instance == "" && !u.by[odometer.ByInstance] {
 		return nil, nil
 	}
-	rows, err := u.tx.QueryContext(u.ctx, `SELECT partition, epoch_no, instance FROM `+cmp.Or(u.epochs, "epochs"), u.args...)
+	query, args := `SELECT partition, epoch_no, instance FROM `+u.epochs, u.args
+	if u.epochs == "" { // of those in a row with an open hour
+		query = `SELECT e.partition, e.epoch_no, e.instance FROM state s CROSS JOIN epochs e ON e.partition = s.id >> 37
+			AND e.epoch_no BETWEEN (s.id & 137438953471) * 8 AND (s.id & 137438953471) * 8 + 7 WHERE s.open_hour <> 0 AND s.open_hour < ?`
+		args = []any{to}
+	}
+	rows, err := u.tx.QueryContext(u.ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -41,10 +41,19 @@ const MaxCauseBytes = 512
 // [MaxCauseBytes] or no printable text.
 func (l *Ledger) Reverse(ctx context.Context, id odometer.EntryID, actor, cause string) (entry odometer.Entry, err error) {
 	if err = checkCause(cause); err == nil {
-		err = l.transact(ctx, func(f *fold, now int64) (err error) {
-			entry, err = f.decideReversal(id, now, actor, cause)
+		var refused error // before anything changed: what is cached stands
+		err = l.transact(ctx, func(f *fold, now int64) error {
+			old, err := f.reversible(id)
+			if refusal(err) {
+				refused = err
+				return nil
+			}
+			if err == nil {
+				entry, err = f.decideReversal(old, now, actor, cause)
+			}
 			return err
 		})
+		err = errors.Join(refused, err)
 	}
 	if err != nil {
 		return odometer.Entry{}, fmt.Errorf("reverse entry %s: %w", id, err)
@@ -64,27 +73,28 @@ func checkCause(cause string) error {
 	return nil
 }
 
-// decideReversal takes the decision to reverse an entry and returns what it
-// booked, as the journal has it.
-func (f *fold) decideReversal(id odometer.EntryID, now int64, actor, cause string) (odometer.Entry, error) {
+// reversible returns the entry that is to be reversed, or why it cannot be.
+func (f *fold) reversible(id odometer.EntryID) (*odometer.Entry, error) {
 	var by uint64
 	err := f.queryRow(`SELECT by_entry FROM reversals WHERE partition = ? AND entry = ?`, []any{id.Partition, int64(id.Number)}, &by)
 	if err == nil {
 		err = fmt.Errorf("it was reversed by entry %s: %w", odometer.EntryID{Partition: id.Partition, Number: by}, odometer.ErrConflict)
 	}
 	if !errors.Is(err, sql.ErrNoRows) {
-		return odometer.Entry{}, err
+		return nil, err
 	}
-	old, err := f.entryOf(id)
-	if err != nil {
-		return odometer.Entry{}, err
-	}
+	return f.entryOf(id)
+}
+
+// decideReversal takes the decision to reverse an entry and returns what it
+// booked, as the journal has it.
+func (f *fold) decideReversal(old *odometer.Entry, now int64, actor, cause string) (odometer.Entry, error) {
 	old.Event.Extra = nil // what this version does not know it cannot take back
 	body, err := json.Marshal(decision{Decision: decideReversed, Entry: old.AppendJSON(nil), Actor: actor, Cause: cause})
 	if err != nil {
 		return odometer.Entry{}, err
 	}
-	rec := &record{partition: id.Partition, kind: kindDecision, at: now, sender: "operator", body: body}
+	rec := &record{partition: old.ID.Partition, kind: kindDecision, at: now, sender: "operator", body: body}
 	f.start(rec)
 	if _, err := f.decide(rec); err != nil {
 		return odometer.Entry{}, err

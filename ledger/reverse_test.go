@@ -494,3 +494,20 @@ func TestReversalsAddUp(t *testing.T) {
 		d.proven()
 	})
 }
+
+// A reversal that is refused leaves what the ledger keeps in memory as it is: a
+// mistyped number does not have the next commits read everything again.
+func TestARefusedReversalKeepsTheCache(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-1", "host-1", base)
+	d.want(d.send(m.next(30*sec, 1, 0)), "recorded")
+	id := d.entries()[0].ID
+	if _, err := d.Reverse(t.Context(), odometer.EntryID{Partition: id.Partition, Number: 99}, "operator", "a typo"); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("reverse an entry that there is not: got %v, want not found", err)
+	}
+	if d.fold.stale || len(d.fold.epochs) != 1 {
+		t.Errorf("cached: got %d epochs, stale %t, want 1 and not", len(d.fold.epochs), d.fold.stale)
+	}
+	d.want(d.send(m.next(30*sec, 1, 0)), "recorded")
+	d.proven()
+}

@@ -67,6 +67,18 @@ CREATE TABLE reversals (
   UNIQUE (partition, by_entry)
 );
 
+-- Epochs that were offered to an agent which had lost its state, up to which
+-- time, and the epoch that goes on from there: see handover.go.
+CREATE TABLE handovers (
+  partition INTEGER NOT NULL,
+  epoch     TEXT    NOT NULL,
+  instance  TEXT    NOT NULL,
+  agent     TEXT    NOT NULL,
+  until_us  INTEGER NOT NULL,
+  successor TEXT    NOT NULL,      -- '' for none yet
+  PRIMARY KEY (partition, epoch, until_us)
+);
+
 -- Who an epoch is of: written once.
 CREATE TABLE epochs (
   partition  INTEGER NOT NULL,

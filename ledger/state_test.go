@@ -79,8 +79,8 @@ func TestEndedEpochsLeaveTheCache(t *testing.T) {
 	d.proven()
 }
 
-// A row that cannot be read is named, and not written over: nothing is
-// committed until it is rebuilt.
+// A row that cannot be read is named, and not written over: nothing of its epochs
+// is committed.
 func TestARowThatCannotBeReadIsNotWrittenOver(t *testing.T) {
 	for name, damage := range map[string]string{
 		"it is cut off":       `substr(body, 1, length(body) - 1)`,

@@ -130,7 +130,7 @@ func (f *fold) loadMirrors() error {
 	if err != nil {
 		return fmt.Errorf("read the held events: %w", err)
 	}
-	return nil
+	return f.loadHandovers()
 }
 
 // openFrom returns a time before which no hour is open.

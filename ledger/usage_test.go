@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"fmt"
 	"testing"
 	"time"
@@ -378,7 +379,7 @@ func TestCheckpointsOfHeldEvents(t *testing.T) {
 	}
 	want := func(n int) {
 		t.Helper()
-		list, err := d.Checkpoints(t.Context(), "host-1")
+		list, _, err := d.offers(t.Context(), "host-1")
 		if want := fmt.Sprintf(`{"instance":"vm-a","n":%d}`, n); err != nil || len(list) != 1 || string(list[0]) != want {
 			t.Errorf("got %s, %v, want %s", list, err, want)
 		}
@@ -399,77 +400,145 @@ func TestCheckpointsOfHeldEvents(t *testing.T) {
 
 // An agent that lost its disk goes on, in a new epoch, from where the ledger
 // stands. What a queue that had forgotten it brings of the old epoch afterwards is
-// that time again: it is refused, and booked by nobody.
-func TestAnEpochThatAnotherGoesOnFromEnds(t *testing.T) {
-	tests := []struct {
-		name string
-		next func(old *meter) (*meter, odometer.Quality) // what comes next of the agent
-		want string                                      // what becomes of the old epoch's next event
-	}{
-		{"it goes on from the old epoch's end, over time that nobody watched", func(old *meter) (*meter, odometer.Quality) {
-			return newMeter("vm-a", "host-1", old.at), odometer.Estimated
-		}, "quarantined closed"},
-		{"over a time in which nothing can be known", func(old *meter) (*meter, odometer.Quality) {
-			return newMeter("vm-a", "host-1", old.at), odometer.Gap
-		}, "quarantined closed"},
-		{"it begins elsewhere", func(old *meter) (*meter, odometer.Quality) {
-			return newMeter("vm-a", "host-1", old.at+1), odometer.Estimated
-		}, "recorded"},
-		{"it watched the time", func(old *meter) (*meter, odometer.Quality) {
-			return newMeter("vm-a", "host-1", old.at), odometer.Measured
-		}, "recorded"},
-		{"another instance begins there", func(old *meter) (*meter, odometer.Quality) {
-			return newMeter("vm-b", "host-1", old.at), odometer.Estimated
-		}, "recorded"},
-		{"another agent begins there", func(old *meter) (*meter, odometer.Quality) {
-			return newMeter("vm-a", "host-2", old.at), odometer.Estimated
-		}, "recorded"},
-	}
-	for _, tt := range tests {
-		for _, together := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, in one commit %t", tt.name, together), func(t *testing.T) {
-				d := newDesk(t)
-				old := newMeter("vm-a", "host-1", base)
-				booked := old.next(30*sec, 7, 0)
-				anew, quality := tt.next(old)
-				late := old.next(30*sec, 7, 0)
-				first := anew.next(60*sec, 14, 0)
-				first.Quality = quality
-				if quality != odometer.Measured {
-					v := &first.Usage.Vector
-					v[odometer.MeasuredTime], v[odometer.EstimatedTime] = 0, v[odometer.MeasuredTime]
-					first.Readings.End = first.Usage
-					anew.total = first.Usage
+// that time again: it is refused, unless a person says otherwise.
+func TestAnEpochIsHandedOver(t *testing.T) {
+	const hole, ahead = "a hole", "a clock that is ahead"
+	for _, held := range []string{"", hole, ahead} {
+		t.Run("held for "+cmp.Or(held, "nothing"), func(t *testing.T) {
+			d := newDesk(t)
+			old := newMeter("vm-a", "host-1", base)
+			point := func(e *odometer.Event) odometer.Record {
+				d.pos++
+				return odometer.Record{First: d.pos, Position: d.pos, Event: e, Checkpoint: fmt.Appendf(nil, `{"instance":"vm-a","n":%d}`, e.Sequence)}
+			}
+			send := func(events ...*odometer.Event) []string {
+				fr := odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: d.pos + 1}
+				for _, e := range events {
+					fr.Records = append(fr.Records, point(e))
 				}
-				if together {
-					d.want(d.send(booked, first), "recorded", "recorded")
-				} else {
-					d.want(d.send(booked), "recorded")
-					d.reopen()
-					d.want(d.send(first), "recorded")
+				fr.Last = d.pos
+				return d.commit(fr)
+			}
+			d.want(send(old.next(30*sec, 7, 0)), "recorded")
+			var missing *odometer.Event
+			switch held {
+			case hole:
+				missing = old.next(30*sec, 7, 0)
+				d.want(send(old.next(30*sec, 7, 0)), "held hole")
+			case ahead:
+				e := old.next(30*sec, 7, 0)
+				e.Span.Step = 2 * odometer.HourMicros
+				e.Span.Start, e.Span.End, old.at = e.Span.Start+e.Span.Step, e.Span.End+e.Span.Step, old.at+e.Span.Step
+				d.want(send(e), "held clock_ahead")
+			}
+			until := old.at
+			for range 2 { // whoever asks again is told the same, and nothing more is decided
+				list, err := d.Checkpoints(t.Context(), "host-1")
+				if want := fmt.Sprintf(`{"instance":"vm-a","n":%d}`, old.seq); err != nil || len(list) != 1 || string(list[0]) != want {
+					t.Fatalf("checkpoints: got %s, %v, want %s", list, err, want)
 				}
-				d.want(d.send(booked, late), "duplicate", tt.want)
-				d.want(d.send(anew.next(30*sec, 1, 0)), "recorded")
-				d.proven()
-				d.reopen()
-				d.want(d.send(late), "duplicate")
-			})
-		}
+			}
+			decisions := 0
+			if err := d.read.QueryRow(`SELECT count(*) FROM journal WHERE kind = 'decision'`).Scan(&decisions); err != nil || decisions != 1 {
+				t.Errorf("decisions: got %d, %v, want 1", decisions, err)
+			}
+			d.reopen()
+			anew := newMeter("vm-a", "host-1", until)
+			late := old.next(30*sec, 7, 0)
+			first := anew.next(60*sec, 14, 0)
+			if held == ahead {
+				d.want(send(first), "held clock_ahead")
+			} else {
+				d.want(send(first), "recorded")
+			}
+			d.want(send(late), "quarantined superseded")
+			d.want(send(late), "duplicate")
+			if missing != nil {
+				d.want(send(missing), "recorded")
+			}
+			d.now = d.now.Add(30 * time.Hour)
+			d.tick()
+			total := int64(14 + 7*(old.seq-1))
+			if got := d.total(odometer.CPU); got != total {
+				t.Errorf("cpu: got %d µs, want %d", got, total)
+			}
+			d.proven()
+			rows, err := d.Quarantine(t.Context(), 10)
+			if err != nil || len(rows) != 1 {
+				t.Fatalf("quarantine: got %v, %v, want one", rows, err)
+			}
+			if res, err := d.Release(t.Context(), rows[0].Partition, rows[0].No, "operator"); err != nil || res.Outcome != odometer.Recorded {
+				t.Errorf("release: got %v, %v, want recorded", res, err)
+			}
+			d.proven()
+		})
 	}
 }
 
-// An epoch of which events are held goes on: the agent goes on from behind them.
-func TestAnEpochWithHeldEventsIsNotEnded(t *testing.T) {
+// An offer that nobody takes up, because the agent never heard of it or had asked
+// long before, ends nothing.
+func TestAnOfferThatNobodyTakesUpEndsNothing(t *testing.T) {
 	d := newDesk(t)
-	old := newMeter("vm-a", "host-1", base)
-	d.want(d.send(old.next(30*sec, 7, 0)), "recorded")
-	anew := newMeter("vm-a", "host-1", old.at)
-	missing := old.next(30*sec, 7, 0)
-	d.want(d.send(old.next(30*sec, 7, 0)), "held hole")
-	first := anew.next(60*sec, 14, 0)
-	first.Quality = odometer.Estimated
-	d.want(d.send(first), "recorded")
-	d.want(d.send(missing), "recorded")
+	m := newMeter("vm-a", "host-1", base)
+	e := m.next(30*sec, 7, 0)
+	d.want(d.commit(odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: 1, Last: 1,
+		Records: []odometer.Record{{First: 1, Position: 1, Event: e, Checkpoint: []byte(`{"instance":"vm-a"}`)}}}), "recorded")
+	d.pos = 1
+	if list, err := d.Checkpoints(t.Context(), "host-1"); err != nil || len(list) != 1 {
+		t.Fatalf("checkpoints: got %s, %v, want one", list, err)
+	}
+	at := m.at
+	d.want(d.send(m.next(30*sec, 7, 0)), "recorded")
+	for _, other := range []*meter{newMeter("vm-b", "host-1", at), newMeter("vm-a", "host-2", at), newMeter("vm-a", "host-1", at+1)} {
+		d.want(d.send(other.next(30*sec, 7, 0)), "recorded")
+	}
+	d.reopen()
+	d.want(d.send(m.next(30*sec, 7, 0)), "recorded")
+	d.proven()
+}
+
+// Of two epochs that go on from the same the first that appears is the one.
+func TestTheSecondWhoTakesUpAnOfferIsRefused(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-a", "host-1", base)
+	e := m.next(30*sec, 7, 0)
+	d.want(d.commit(odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: 1, Last: 1,
+		Records: []odometer.Record{{First: 1, Position: 1, Event: e, Checkpoint: []byte(`{"instance":"vm-a"}`)}}}), "recorded")
+	d.pos = 1
+	if _, err := d.Checkpoints(t.Context(), "host-1"); err != nil {
+		t.Fatal(err)
+	}
+	first, second := newMeter("vm-a", "host-1", m.at), newMeter("vm-a", "host-1", m.at)
+	second.epoch = odometer.NewEpoch("vm-a", "host-1", "another", "start")
+	d.want(d.send(first.next(30*sec, 7, 0)), "recorded")
+	d.want(d.send(second.next(30*sec, 7, 0), second.next(30*sec, 7, 0)), "quarantined superseded", "quarantined superseded")
+	d.reopen()
+	d.want(d.send(second.next(30*sec, 7, 0), first.next(30*sec, 7, 0)), "quarantined superseded", "recorded")
+	d.proven()
+}
+
+// What is held of an epoch that another goes on from, and ends later, is refused
+// when its time has come.
+func TestHeldEventsBeyondAHandoverAreRefused(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-a", "host-1", base)
+	e := m.next(30*sec, 7, 0)
+	d.want(d.commit(odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: 1, Last: 1,
+		Records: []odometer.Record{{First: 1, Position: 1, Event: e, Checkpoint: []byte(`{"instance":"vm-a"}`)}}}), "recorded")
+	d.pos = 1
+	if _, err := d.Checkpoints(t.Context(), "host-1"); err != nil {
+		t.Fatal(err)
+	}
+	anew := newMeter("vm-a", "host-1", m.at)
+	m.next(30*sec, 7, 0)
+	d.want(d.send(m.next(30*sec, 7, 0)), "held hole")
+	d.want(d.send(anew.next(60*sec, 7, 0)), "recorded")
+	d.now = d.now.Add(30 * time.Hour)
+	d.tick()
+	rows, err := d.Quarantine(t.Context(), 10)
+	if err != nil || len(rows) != 1 || rows[0].Reason != reasonSuperseded {
+		t.Errorf("quarantine: got %v, %v, want one that is superseded", rows, err)
+	}
 	d.proven()
 }
 

@@ -540,7 +540,7 @@ func (w *world) check() {
 		}
 		// What the queue had forgotten of an epoch that the agent goes on from in
 		// another one comes too late.
-		if parts := strings.Split(q.EventID, "/"); q.Reason == "closed" && len(parts) == 3 && w.truth.adopted[odometer.Epoch(parts[1])] {
+		if parts := strings.Split(q.EventID, "/"); q.Reason == "superseded" && len(parts) == 3 && w.truth.adopted[odometer.Epoch(parts[1])] {
 			continue
 		}
 		if q.Reason != "frame" {
