@@ -111,7 +111,8 @@ var baseForgeries = []struct {
 		statement(t, main, `DELETE FROM days WHERE rowid = (SELECT min(rowid) FROM days)`)
 	}},
 	{"the first record that is left is gone", "journal_position", func(t *testing.T, _, main *sql.DB) {
-		statement(t, main, `DELETE FROM journal WHERE id = (SELECT min(j.id) FROM journal j JOIN heads h ON h.partition = j.partition AND j.position > h.position)`)
+		statement(t, main, `DELETE FROM journal WHERE id = (SELECT min(j.id) FROM journal j JOIN heads h ON h.partition = j.partition AND j.position > h.position
+			WHERE j.position < (SELECT max(k.position) FROM journal k WHERE k.partition = j.partition))`)
 	}},
 }
 

@@ -258,6 +258,16 @@ func (s *teller) story() {
 		event10("vm-8", at+4000, at+5030, 2), event10("vm-8", at, at+5000, 41))
 	s.commit(odometer.Frame{Agent: hostTwo, Spool: spoolID, Packed: []byte("no frame at all"), Err: odometer.ErrInvalid}, "quarantined")
 
+	// An agent that lost its disk goes on from what the ledger has, and a queue
+	// brings what it had sent before.
+	lost := newOdo("vm-10", hostTwo, two.at)
+	s.commit(s.frame(hostTwo, odometer.Record{Event: lost.next(30*sec, 7), Checkpoint: json.RawMessage(`{"instance":"vm-10"}`)}), "recorded")
+	if list, err := s.l.Checkpoints(context.Background(), hostTwo); err != nil || len(list) != 1 {
+		s.t.Fatalf("checkpoints: got %s, %v, want one", list, err)
+	}
+	s.send(hostTwo, []string{"recorded"}, newOdo("vm-10", hostTwo, lost.at).unseen(60*sec))
+	s.send(hostTwo, []string{"quarantined"}, lost.next(30*sec, 7))
+
 	for range 6 {
 		s.tick()
 	}
