@@ -196,7 +196,10 @@ func (a *Agent) restore(ctx context.Context) {
 	}
 	restored := 0
 	for _, state := range states {
-		if err := restore(state); err != nil {
+		a.metering.Lock()
+		err := restore(state)
+		a.metering.Unlock()
+		if err != nil {
 			a.log.Error("a checkpoint is refused; its instance begins a new epoch", "err", err)
 			a.refuse(err, 1)
 			continue

@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.org/odometer"
+	"example.org/odometer/meter"
 	"example.org/odometer/spool"
 )
 
@@ -473,6 +475,75 @@ func TestOnTheRealSpool(t *testing.T) {
 			}
 		}
 	})
+}
+
+// jealous is a meter that takes its time, and minds when two use it at once.
+type jealous struct {
+	*meter.Meter
+	t    *testing.T
+	busy atomic.Bool
+}
+
+func (j *jealous) alone(do func()) {
+	if j.busy.Swap(true) {
+		j.t.Error("two use the meter at once")
+	}
+	time.Sleep(time.Millisecond)
+	do()
+	j.busy.Store(false)
+}
+
+func (j *jealous) Observe(r *odometer.Reading, emit func(odometer.Record)) (err error) {
+	j.alone(func() { err = j.Meter.Observe(r, emit) })
+	return err
+}
+
+func (j *jealous) Flush(emit func(odometer.Record)) (err error) {
+	j.alone(func() { err = j.Meter.Flush(emit) })
+	return err
+}
+
+func (j *jealous) Restore(state json.RawMessage) (err error) {
+	j.alone(func() { err = j.Meter.Restore(state) })
+	return err
+}
+
+func (j *jealous) Open(yield func(*odometer.Event) bool) { j.alone(func() { j.Meter.Open(yield) }) }
+
+// Whoever asks how the agent is, from its first moment to its last, does not
+// meet the meter at work.
+func TestLiveWaitsForTheMeter(t *testing.T) {
+	f, s := newFleet("vm-1", "vm-2", "vm-3", "vm-4", "vm-5"), &memSpool{}
+	for _, name := range f.names {
+		one := newFleet(name)
+		m := newMeter(time.Second)
+		if err := one.Sample(func(r *odometer.Reading) {
+			if err := m.Observe(r, func(rec odometer.Record) { s.records = append(s.records, rec) }); err != nil {
+				t.Error(err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, err := New(Options{Source: f, Meter: &jealous{Meter: newMeter(time.Second), t: t}, Spool: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		for ctx.Err() == nil {
+			a.Live()
+		}
+	})
+	if err := a.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	asking.Wait()
+	if got := a.Live().Restored; got != len(f.names) {
+		t.Errorf("restored: got %d epochs, want %d", got, len(f.names))
+	}
 }
 
 func TestNewWantsItsParts(t *testing.T) {
