@@ -23,7 +23,7 @@ lint:
 # programs, goes one step at a time, or does the same thousands of times.
 race:
 	go test -race -short -timeout 15m -skip 'Bit|Corruption|Forged|CountedOnceInAnyOrder|UsageIsTheFold|ReversalsAddUp|AFullDiskForAWeek' \
-		$$(go list ./... | grep -vE '/(bench|cluster|crash|crash/trace|e2e|mutants|sim)$$')
+		$$(go list ./... | grep -vE '/(bench|cluster|crash|crash/trace|e2e|internal/guest|mutants|sim)$$')
 
 # The quick forms of the targets below: samples, of which each prints how many
 # there were to choose from.
