@@ -41,6 +41,9 @@ func (g *Guest) args() []string {
 		}
 		args = append(args, "-netdev", netdev, "-device", fmt.Sprintf("virtio-net-pci,netdev=net%d,id=nic%d,mac=%s", i, i, n.MAC))
 	}
+	for i := range g.opt.Slots { // q35's own bus takes nothing while it runs
+		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=slot%d,chassis=%d", i, i+1))
+	}
 	if g.opt.Paused {
 		args = append(args, "-S")
 	}

@@ -59,6 +59,11 @@ type Options struct {
 	// Netns is the network namespace in which QEMU runs and where its NICs are
 	// made, "" for the test's own. See [Netns].
 	Netns string
+	// Cgroups are directories of control groups, which exist, that QEMU is put
+	// into before it runs. Libvirt has its own.
+	Cgroups []string
+	// Slots is how many devices can be plugged in later, see [Guest.PlugDisk].
+	Slots int
 	// Files are executables of the host by their path in the guest.
 	Files map[string]string
 	// Paused starts the machine without letting its processors run, until
@@ -85,6 +90,14 @@ func (d Disk) format() string {
 	return d.Format
 }
 
+// driver is what QEMU opens the disk's path with.
+func (d Disk) driver() string {
+	if st, err := os.Stat(d.Path); err == nil && st.Mode()&os.ModeDevice != 0 {
+		return "host_device"
+	}
+	return "file"
+}
+
 // Guest is a running machine.
 type Guest struct {
 	Name string
@@ -97,6 +110,7 @@ type Guest struct {
 	dir     string
 	console *console
 	nics    []*link
+	slots   int // taken of Options.Slots
 	pid     int
 	done    chan struct{} // closed when the process is gone
 	libvirt *Libvirtd     // nil for a QEMU of the test's own
@@ -164,6 +178,9 @@ func Launch(t testing.TB, o Options) *Guest {
 	argv := append([]string{"qemu-system-x86_64"}, g.args()...)
 	if o.Netns != "" {
 		argv = append([]string{"ip", "netns", "exec", o.Netns}, argv...)
+	}
+	for _, c := range o.Cgroups {
+		argv = append([]string{"sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, c}, argv...)
 	}
 	said, err := os.Create(filepath.Join(g.dir, "qemu.log"))
 	if err != nil {
@@ -281,8 +298,16 @@ func (g *Guest) Ready() {
 		g.t.Fatalf("guest %s did not boot: %v\n%s", g.Name, err, g.logs())
 	}
 	for i, n := range g.nics {
-		g.Run(fmt.Sprintf("ifconfig eth%d %s netmask 255.255.255.252 up", i, n.guest))
+		if !n.unplugged {
+			g.configure(i)
+		}
 	}
+}
+
+// configure gives the guest its address on a NIC.
+func (g *Guest) configure(nic int) {
+	g.t.Helper()
+	g.Run(fmt.Sprintf("ifconfig eth%d %s netmask 255.255.255.252 up", nic, g.nics[nic].guest))
 }
 
 // logs returns what QEMU and the machine's kernel said.

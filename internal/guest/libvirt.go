@@ -312,7 +312,7 @@ func (g *Guest) xml() string {
 	}
 	for i, o := range g.opt.Disks {
 		kind := "file"
-		if st, err := os.Stat(o.Path); err == nil && st.Mode()&os.ModeDevice != 0 {
+		if o.driver() == "host_device" {
 			kind = "block"
 		}
 		d.Disks = append(d.Disks, disk{o, kind, o.format(), fmt.Sprintf("vd%c", 'a'+i)})

@@ -53,6 +53,9 @@ type link struct {
 	netns       string
 	queue       *os.File // what QEMU gets open, nil where it opens the interface itself
 	host, guest netip.Addr
+
+	id        string // of its device where it was plugged in
+	unplugged bool
 }
 
 // Netns makes a network namespace that ends with the test.
