@@ -32,6 +32,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -189,7 +190,6 @@ func Launch(t testing.TB, o Options) *Guest {
 	defer said.Close()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = said, said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	for _, n := range g.nics {
 		if n.queue != nil {
 			cmd.ExtraFiles = append(cmd.ExtraFiles, n.queue)
@@ -202,12 +202,31 @@ func Launch(t testing.TB, o Options) *Guest {
 		f.Close()
 	}
 	g.pid = cmd.Process.Pid
+	g.undo.kill(strconv.Itoa(g.pid), g.UUID)
 	go func() {
 		cmd.Wait()
 		close(g.done)
 	}()
 	g.accept(l)
+	g.connect()
 	return g
+}
+
+// connect takes the test's own connection to QEMU, which opens its sockets
+// after the control line and answers when it is whole.
+func (g *Guest) connect() {
+	g.t.Helper()
+	for end := time.Now().Add(bootPatience); ; time.Sleep(time.Millisecond) {
+		c, err := qmp.Dial(g.t.Context(), g.path("qmp"), nil)
+		if err == nil {
+			g.qmp = c
+			g.t.Cleanup(func() { c.Close() })
+			return
+		}
+		if early := errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED); !early || time.Now().After(end) || g.gone(0) {
+			g.t.Fatalf("QEMU did not start: %v\n%s", err, g.logs())
+		}
+	}
 }
 
 // prepare makes what a machine needs before it starts, but for its NICs.
@@ -240,9 +259,6 @@ func prepare(t testing.TB, o Options) *Guest {
 		g.nics = append(g.nics, newLink(t, g.undo, o.Netns, n))
 	}
 	t.Cleanup(func() {
-		if g.qmp != nil {
-			g.qmp.Close()
-		}
 		g.Kill()
 		if t.Failed() {
 			t.Log(g.logs())
@@ -337,13 +353,6 @@ func (g *Guest) QMP() *qmp.Client {
 	g.t.Helper()
 	if g.libvirt != nil {
 		g.t.Fatal("libvirt holds the monitor of this guest")
-	}
-	if g.qmp == nil {
-		c, err := qmp.Dial(g.t.Context(), g.path("qmp"), nil)
-		if err != nil {
-			g.t.Fatal(err)
-		}
-		g.qmp = c
 	}
 	return g.qmp
 }

@@ -161,8 +161,10 @@ func TestTruth(t *testing.T) {
 		wall := time.Since(began)
 		accuracy.row("ns of CPU: the guest's /proc/stat", int64(thread), int64(inside))
 		accuracy.row("ns of CPU: /proc/PID/stat", int64(thread), int64(process))
-		if inside < burnt-100*time.Millisecond {
-			t.Errorf("the guest says that it was busy for %v, want %v at least", inside, burnt)
+		// The guest counts ticks, of which a busy host makes it lose some, and
+		// not what the host took from it meanwhile.
+		if inside < thread/2 || inside > wall+100*time.Millisecond {
+			t.Errorf("in %v the guest says that it was busy for %v, its host %v", wall, inside, thread)
 		}
 		// The process has QEMU's other threads, too, and the host other work.
 		if thread < burnt/10 || thread > wall || process < thread-20*time.Millisecond || process > 2*wall {

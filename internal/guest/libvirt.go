@@ -95,10 +95,10 @@ func StartLibvirtd(t testing.TB) *Libvirtd {
 	l.cmd = exec.Command("unshare", "--mount", "sh", "-c",
 		script+"exec libvirtd -f /etc/libvirt/libvirtd.conf -p "+quote(filepath.Join(l.dir, "libvirtd.pid")))
 	l.cmd.Stdout, l.cmd.Stderr = said, said
-	l.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := l.cmd.Start(); err != nil {
 		t.Fatalf("start libvirtd: %v", err)
 	}
+	l.undo.kill(strconv.Itoa(l.cmd.Process.Pid), l.dir)
 	go func() {
 		l.cmd.Wait()
 		close(l.done)
@@ -192,8 +192,7 @@ func (l *Libvirtd) Launch(t testing.TB, o Options) *Guest {
 	pidfile := filepath.Join(l.dir, "run", "qemu", g.Name+".pid")
 	// Libvirt starts QEMU as a daemon, which outlives libvirt and the test.
 	l.undo.add(`find /sys/fs/cgroup -depth -type d -path %s -exec rmdir {} \;`, quote("*-"+g.Name+".libvirt-qemu*"))
-	l.undo.add(`pid=$(cat %s) && grep -q %s /proc/$pid/cmdline && kill -9 $pid && for i in 1 2 3 4 5; do kill -0 $pid && sleep 0.2; done`,
-		quote(pidfile), g.UUID)
+	l.undo.kill("$(cat "+quote(pidfile)+")", g.UUID)
 	l.Virsh(start...)
 	b, err := os.ReadFile(pidfile)
 	if err == nil {

@@ -137,7 +137,7 @@ func traces(t *testing.T, name, tmp string) []string {
 	}
 	for _, p := range processes {
 		cmdline, _ := os.ReadFile("/proc/" + p.Name() + "/cmdline")
-		if strings.Contains(string(cmdline), "guest="+name) {
+		if strings.Contains(string(cmdline), "guest="+name) || strings.Contains(string(cmdline), tmp) {
 			found = append(found, "process "+p.Name())
 		}
 	}

@@ -45,6 +45,17 @@ func (u *undo) add(format string, args ...any) {
 	}
 }
 
+// kill has a process ended whose command line has mark in it: by then its id
+// may be another's. The shell may compute the id.
+//
+// It is not left to the kernel, with a death signal, since that comes with the
+// end of the thread that started the process, and not of the test's process.
+func (u *undo) kill(pid, mark string) {
+	u.t.Helper()
+	u.add(`pid=%s && grep -q -- %s "/proc/$pid/cmdline" && kill -9 "$pid" && for i in 1 2 3 4 5 6 7 8 9; do kill -0 "$pid" && sleep 0.1; done`,
+		pid, quote(mark))
+}
+
 // tempDir makes a directory whose path is short enough for sockets in it.
 func (u *undo) tempDir() string {
 	u.t.Helper()
