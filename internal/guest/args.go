@@ -8,8 +8,8 @@ import (
 
 // commandLine is the kernel's. The console's text goes to a file; a panic
 // stays where it is, to be seen there. On a busy host the kernel would find its
-// timer too slow and panic. Without IPv6 a guest sends nothing
-// that it was not told to, but for ARP.
+// timer too slow, and panic. Without IPv6 a guest sends nothing that it was not
+// told to, but for ARP.
 const commandLine = "console=ttyS0 quiet nokaslr mitigations=off ipv6.disable=1 panic=0 no_timer_check"
 
 // args are QEMU's.

@@ -238,6 +238,7 @@ func TestTruth(t *testing.T) {
 // TestBackends sends through every kind of interface: whose view the host's
 // counters are depends on it.
 func TestBackends(t *testing.T) {
+	t.Parallel()
 	Need(t)
 	id := os.Getpid() % 100000
 	name := func(kind string) string { return fmt.Sprintf("%s%d", kind, id) }
@@ -295,6 +296,7 @@ func TestInside(t *testing.T) {
 }
 
 func TestTestsRunInAGuest(t *testing.T) {
+	t.Parallel()
 	Need(t)
 	binary := TestBinary(t, "example.org/odometer/internal/guest")
 	g := Start(t, Options{Memory: 192 << 20, Files: map[string]string{"/tests/guest.test": binary}})

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	_ "embed" // init.sh
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path"
@@ -95,17 +94,11 @@ func (a *archive) file(name string, data []byte) {
 }
 
 func (a *archive) copy(name, from string) error {
-	f, err := os.Open(from)
-	if err != nil {
-		return err
+	b, err := os.ReadFile(from)
+	if err == nil {
+		a.file(name, b)
 	}
-	defer f.Close()
-	b, err := io.ReadAll(f)
-	if err != nil {
-		return err
-	}
-	a.file(name, b)
-	return nil
+	return err
 }
 
 func (a *archive) end() []byte {
