@@ -39,6 +39,10 @@ type Disk struct {
 	Format      string   // "raw", "qcow2", …; "" unknown
 	Provisioned int64    // bytes that the machine sees; [Unknown] where nobody says
 	ReadOnly    bool
+	// Backing are the images that Path is laid over, nearest first, as paths of
+	// the same kind. They are part of this disk and none of their own: Provisioned
+	// has their size in it already, and other machines may share them.
+	Backing []string
 }
 
 // DiskKind says what is behind a disk.
@@ -109,7 +113,7 @@ const (
 	ChangeResumed       ChangeKind = "resumed"
 	ChangeRebooted      ChangeKind = "rebooted" // inside; the run goes on
 	ChangeMoved         ChangeKind = "moved"    // to or from another host, which Detail names where it is known
-	ChangeResized       ChangeKind = "resized"  // vCPUs or memory
+	ChangeResized       ChangeKind = "resized"  // vCPUs, memory or the disk that Device names
 	ChangeDeviceAdded   ChangeKind = "device_added"
 	ChangeDeviceRemoved ChangeKind = "device_removed"
 	ChangeDefined       ChangeKind = "defined" // it is known to the hypervisor, and does not run yet

@@ -1,0 +1,56 @@
+// Package inventory finds the virtual machines on a host: who they are, what
+// they are made of, and what happens to them. What they use is the sampler's.
+//
+// A [Source] lists the machines of one kind. [Processes] finds the hypervisors
+// that run as processes of this host, QEMU, Cloud Hypervisor and Firecracker,
+// by the command lines in /proc.
+//
+// # What is promised
+//
+//   - Two machines never share an identity. Where two claim one, the one that
+//     began first keeps it, the other is metered under an identity of its own,
+//     and both are named as a problem.
+//   - What cannot be read is [odometer.Unknown] or empty and named, never
+//     guessed, and costs that machine's property and nothing else.
+//   - A filesystem, a hypervisor or a source that hangs delays nothing but
+//     itself.
+//
+// Nothing here is kept on disk. After a crash the first lists find what runs.
+//
+// # Processes
+//
+// A process is a machine by the name of its binary, whatever its path:
+// qemu-system-*, qemu-kvm, kvm, cloud-hypervisor, firecracker, or by arguments
+// that only a hypervisor has. Not a machine: questions to the binary (-version,
+// -machine help, libvirt's -machine none), what a machine has forked, the
+// process that waits for its daemon, and a wrapper (sudo, timeout) that has a
+// machine's command line in its own.
+//
+// Who a machine is, the first of these that it has: its UUID (-uuid, -smbios
+// type=1,uuid=, --platform uuid=), "<agent>:<name>" by -name guest=,
+// "<agent>:<id>" by Firecracker's --id or its jail, the base name of its API
+// socket, and at last its process, which holds for one run and is a problem.
+//
+// What it was given is what its command line says:
+//
+//	vCPUs   -smp cpus, or the product of its topology; --cpus boot; vcpu_count;
+//	        where nothing tells them, the threads that run them
+//	memory  -m and the DIMMs that are plugged, not maxmem; --memory size and the
+//	        zones; mem_size_mib
+//	disks   each once, without optical drives, floppies and flash
+//	NICs    by ifname=, by the tap behind a file that was passed to the process,
+//	        or by the taps that it holds, in their order
+//	GPUs    vfio-pci devices of the PCI classes 0300, 0302, 0380 and 1200, and
+//	        mediated devices of one
+//
+// A disk's size is the virtual size in the header of a qcow2 image, the length
+// of a raw file, or the size of a block device in sysfs. The images that it is
+// laid over are its [odometer.Disk.Backing]. Paths are those of the host; where
+// it has none for a file that the process sees, they lead through /proc/PID/root.
+//
+// Of a machine that is paused or was changed while it runs (vCPUs, memory and
+// devices that were plugged in later) the command line tells nothing: State is
+// running, and the rest is as at the start.
+//
+// The package runs on Linux.
+package inventory
