@@ -3,7 +3,8 @@
 //
 // A [Source] lists the machines of one kind. [Processes] finds the hypervisors
 // that run as processes of this host, QEMU, Cloud Hypervisor and Firecracker,
-// by the command lines in /proc.
+// by the command lines in /proc. [Watch] lists several sources again and again,
+// makes one list of theirs, and tells the changes.
 //
 // # What is promised
 //
@@ -51,6 +52,26 @@
 // Of a machine that is paused or was changed while it runs (vCPUs, memory and
 // devices that were plugged in later) the command line tells nothing: State is
 // running, and the rest is as at the start.
+//
+// # Changes
+//
+// [Watch] compares each list with the one before. What came is found where it
+// ran before the first look, and otherwise started, at the beginning of its
+// process, or defined. What goes stopped; a machine that was stopped already is
+// deleted. Another run of the same machine is both. A source that hears of
+// events ([Teller]) gives kind, moment and reason: the kernel tells each end of
+// a process within milliseconds, and how it ended (crashed is what neither
+// exited with 0 nor was asked to end); where libvirt knows the machine its
+// reason is waited for, for a second. A reboot and a move show only where they
+// are told.
+//
+//	difference                                       change
+//	vCPUs, memory, the size of a disk                resized
+//	a device by its name, or another under that      device_removed, device_added
+//	a disk with a snapshot on top                    none
+//	what was unknown becomes known, or the reverse   none
+//	another source knows the machine, or the same    none of its devices
+//	process claims another identity                  found and deleted, with the other
 //
 // The package runs on Linux.
 package inventory

@@ -109,6 +109,9 @@ func OpenProcesses(opt ProcessesOptions) (*Processes, error) {
 // Name is "processes".
 func (p *Processes) Name() string { return "processes" }
 
+// SeesEnds is true.
+func (p *Processes) SeesEnds() bool { return true }
+
 // Close ends what the source holds open. A goroutine that waits for a
 // filesystem ends when that answers.
 func (p *Processes) Close() error {

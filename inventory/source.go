@@ -33,6 +33,12 @@ type Teller interface {
 	Told() <-chan odometer.Change
 }
 
+// A Witness is a [Source] that looks at the processes themselves: one that is
+// missing from its next list has ended, whatever others say.
+type Witness interface {
+	SeesEnds() bool
+}
+
 // Clock tells the present moment.
 type Clock interface {
 	Now() odometer.Moment
