@@ -3,7 +3,7 @@
 //
 // A [Source] lists the machines of one kind. [Processes] finds the hypervisors
 // that run as processes of this host, QEMU, Cloud Hypervisor and Firecracker,
-// by the command lines in /proc. [Watch] lists several sources again and again,
+// by the command lines in /proc. [File] has those that somebody wrote down. [Watch] lists several sources again and again,
 // makes one list of theirs, and tells the changes.
 //
 // # What is promised
@@ -52,6 +52,43 @@
 // Of a machine that is paused or was changed while it runs (vCPUs, memory and
 // devices that were plugged in later) the command line tells nothing: State is
 // running, and the rest is as at the start.
+//
+// # The file of machines
+//
+// [File] reads YAML, or JSON, for machines of other hypervisors and for what
+// nobody else knows of a machine, such as its owner:
+//
+//	vms:
+//	  - name: web
+//	    id: 5d0c7b0e-9e0f-4b66-8d2b-3c6a0a1f2e01  # or else it is "<agent>:web"
+//	    owner: {user: u-ada, org: o-acme}         # org may be left out
+//	    attributes: {rack: r12, ticket: 4711}     # for people and filters
+//	    pid_file: /run/vmm/web.pid                # or pid: 4711, or cgroup: /sys/fs/cgroup/vmm/web
+//	    control: /run/vmm/web.sock                # QMP, API
+//	    vcpus: 4
+//	    memory: 8 GiB                             # or bytes
+//	    disks:
+//	      - {name: vda, path: /var/lib/vmm/web.qcow2}
+//	      - {name: vdb, path: "rbd:vms/web", size: 100 GiB}
+//	      - {name: vdc, path: /dev/vg0/web, format: raw, kind: block, read_only: true}
+//	    nics:
+//	      - {name: net0, link: tap7, mac: "52:54:00:12:34:56"}  # kind: tap
+//	      - {name: net1, kind: vhost-user}                      # macvtap, direct, user
+//	    gpus:
+//	      - {name: gpu0, address: "0000:65:00.0"}               # kind: passthrough, vgpu, mig
+//	  - name: cache
+//	    cgroup: /sys/fs/cgroup/vmm/cache
+//
+// Every member but name, or id, may be left out, and is then unknown. A member
+// that is not in this list, is there twice or contradicts another, in the same
+// machine or in two, is an error that names line and member. The size of a
+// disk that lies on this host is looked up; where the file says another, that is
+// a problem. A machine whose process is not there is stopped; one without pid,
+// pid_file and cgroup runs always. pid names the process that has the number
+// when it is first seen, and no later one; cgroup means its oldest process.
+//
+// The file is read again when it was changed. While it is gone or has an error
+// the machines are those of its last good version, and the problem says so.
 //
 // # Changes
 //

@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -11,6 +12,9 @@ const (
 	// rememberFor is within what time what a list shows and what a source tells
 	// are one event, whichever comes first.
 	rememberFor = 15 * odometer.SecondMicros
+	// sameMoment is how much earlier than the event itself a list may have shown
+	// it: a process begins before its machine is said to have started.
+	sameMoment = 5 * odometer.SecondMicros
 	// reasonWithin is how long an end waits for the source that knows its reason:
 	// the process is seen to end before libvirt has found out why.
 	reasonWithin = odometer.SecondMicros
@@ -101,7 +105,7 @@ func (w *Watch) explain(seen []odometer.Change, now []odometer.VM, at odometer.M
 		tell = append(tell, p.Change)
 		return true
 	})
-	slices.SortStableFunc(tell, func(a, b odometer.Change) int { return int(a.At.Boot - b.At.Boot) })
+	slices.SortStableFunc(tell, func(a, b odometer.Change) int { return cmp.Compare(a.At.Boot, b.At.Boot) })
 	w.recent = slices.DeleteFunc(w.recent, func(c odometer.Change) bool { return c.At.Boot < at.Boot-rememberFor })
 	w.recent = append(w.recent, tell...)
 	return tell
@@ -139,7 +143,7 @@ func (s *shown) explained() odometer.Change {
 	}
 	c.Kind, c.Detail = s.told[0].Kind, strings.Join(details, "; ")
 	if s.Kind != odometer.ChangeStarted { // of which the process's own is the more exact
-		c.At = slices.MinFunc(s.told, func(a, b pending) int { return int(a.At.Boot - b.At.Boot) }).At
+		c.At = slices.MinFunc(s.told, func(a, b pending) int { return cmp.Compare(a.At.Boot, b.At.Boot) }).At
 	}
 	return c
 }
@@ -147,7 +151,7 @@ func (s *shown) explained() odometer.Change {
 // toldBefore reports whether a change like c was passed on lately.
 func (w *Watch) toldBefore(c odometer.Change) bool {
 	return slices.ContainsFunc(w.recent, func(r odometer.Change) bool {
-		return r.Instance == c.Instance && alike(c.Kind, r.Kind)
+		return r.Instance == c.Instance && alike(c.Kind, r.Kind) && r.At.Boot > c.At.Boot-sameMoment
 	})
 }
 

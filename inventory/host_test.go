@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"example.org/odometer"
 	"github.com/rogpeppe/go-internal/txtar"
@@ -167,6 +168,7 @@ func (h *hostTree) open() *Processes {
 	h.t.Helper()
 	p, err := OpenProcesses(ProcessesOptions{Root: h.root, Agent: "host-1", Clock: h})
 	h.check(err)
+	p.wait = time.Minute // this machine may be busy
 	h.t.Cleanup(func() { h.check(p.Close()) })
 	return p
 }

@@ -55,6 +55,7 @@ type Processes struct {
 	ends *ends // nil where the ends of processes have to be read
 	told chan odometer.Change
 	gate chan struct{} // see maxWaiting
+	wait time.Duration // see patience
 
 	// listing is held through a whole List and guards all that follows.
 	listing  sync.Mutex
@@ -86,7 +87,7 @@ type seen struct {
 func OpenProcesses(opt ProcessesOptions) (*Processes, error) {
 	p := &Processes{
 		opt: opt, root: filepath.Join("/", opt.Root),
-		told: make(chan odometer.Change, 256), gate: make(chan struct{}, maxWaiting),
+		told: make(chan odometer.Change, 256), gate: make(chan struct{}, maxWaiting), wait: patience,
 		dirents: make([]byte, 64<<10), buf: make([]byte, 16<<10),
 		seed: maphash.MakeSeed(), seen: map[int]seen{}, machines: map[int]*machine{}, dead: map[int]bool{},
 	}
@@ -164,7 +165,7 @@ func (p *Processes) List(ctx context.Context) ([]odometer.VM, error) {
 		return nil, errors.New("list processes: the source is closed")
 	}
 	now := p.opt.Clock.Now().Boot
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(p.wait)
 	changed, err := p.scan(ctx, now)
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)

@@ -2,11 +2,14 @@ package inventory
 
 import (
 	"fmt"
+	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"example.org/odometer"
 )
@@ -226,6 +229,7 @@ func TestAFilesystemThatHangsCostsItsDisk(t *testing.T) {
 	h.image([]string{"raw", "a.img", "4096"})
 	h.process(7, 1, 100, line("a", "-drive", "file=/a.img,format=raw", "-smp", "3")...)
 	p := h.open()
+	p.wait = patience
 	for range maxWaiting { // as many threads as may wait for filesystems do
 		p.gate <- struct{}{}
 	}
@@ -240,6 +244,7 @@ func TestAFilesystemThatHangsCostsItsDisk(t *testing.T) {
 	for range maxWaiting {
 		<-p.gate
 	}
+	p.wait = time.Minute
 	h.pass(1)
 	if got := list(t, p)[0].Disks[0].Provisioned; got != 4096 || len(p.Problems()) != 0 {
 		t.Errorf("got %d bytes and %q, want 4096", got, p.Problems())
@@ -333,6 +338,50 @@ func BenchmarkScan(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
+		list(b, p)
+	}
+}
+
+// BenchmarkRealScan does the same with as many real processes, which are
+// watched through their pidfds.
+func BenchmarkRealScan(b *testing.B) {
+	p, err := OpenProcesses(ProcessesOptions{Agent: "host-1", Clock: realClock{}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer p.Close()
+	before := len(list(b, p))
+	for range 1000 {
+		cmd := &exec.Cmd{Path: "/bin/sleep", Args: []string{"kvm", "1000"}}
+		if err := cmd.Start(); err != nil {
+			b.Fatal(err)
+		}
+		defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	}
+	for len(list(b, p)) < before+1000 {
+	}
+	// As it is when they have run for a while.
+	for pid, s := range p.seen {
+		s.young = 0
+		p.seen[pid] = s
+	}
+	for _, m := range p.machines {
+		m.next = math.MaxInt64
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		list(b, p)
+	}
+}
+
+// BenchmarkLook looks at one machine anew, its disk and its interface.
+func BenchmarkLook(b *testing.B) {
+	h := crowd(b, 1, 0)
+	p := h.open()
+	list(b, p)
+	b.ReportAllocs()
+	for b.Loop() {
+		h.pass(40)
 		list(b, p)
 	}
 }

@@ -117,6 +117,7 @@ func realProcesses(t *testing.T) *Processes {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.wait = time.Minute // this machine may be busy
 	t.Cleanup(func() { p.Close() })
 	return p
 }

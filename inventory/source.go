@@ -28,7 +28,8 @@ type Reporter interface {
 
 // A Teller is a [Source] that hears of changes as they happen. What it tells
 // has the moment of the event; [Watch] takes kind, moment and detail from it
-// rather than from the difference of two lists, and lists the source at once.
+// rather than from the difference of two lists, and lists the source at once. A
+// change of kind "" is only a reason to do that. The channel is never closed.
 type Teller interface {
 	Told() <-chan odometer.Change
 }

@@ -178,12 +178,19 @@ func (w *Watch) Run(ctx context.Context) error {
 			running.Go(func() { w.hear(ctx, i, t) })
 		}
 	}
+	var due <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case e := <-w.events:
 			w.take(e)
+		case <-due:
+			due = nil
+			w.settle(w.opt.Clock.Now())
+		}
+		if len(w.shown) > 0 && due == nil {
+			due = time.After(reasonWithin * time.Microsecond)
 		}
 	}
 }

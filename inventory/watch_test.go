@@ -275,7 +275,7 @@ func TestWatchTakesKindAndMomentFromWhoHears(t *testing.T) {
 			th.libvirt.set()
 			th.processes.set()
 			th.pass(12 * time.Second)
-			end.At = at(1010, 0)
+			end.At = at(1001, 500)
 			th.libvirt.told <- end
 			th.pass(12 * time.Second)
 		}, "a stopped at 1002"},
