@@ -99,7 +99,7 @@ func (w *Watch) explain(seen []odometer.Change, now []odometer.VM, at odometer.M
 		case known:
 			return at.Boot-p.At.Boot > rememberFor
 		}
-		if slices.ContainsFunc(w.sources, func(s *watched) bool { return s.begun < p.At.Boot && s.answering() }) {
+		if slices.ContainsFunc(w.sources, func(s *attended) bool { return s.begun < p.At.Boot && s.answering() }) {
 			return false
 		}
 		tell = append(tell, p.Change)
@@ -122,7 +122,7 @@ func (w *Watch) knowing(id odometer.InstanceID) []int {
 	return list
 }
 
-func (s *watched) has(id odometer.InstanceID, vms []odometer.VM) bool {
+func (s *attended) has(id odometer.InstanceID, vms []odometer.VM) bool {
 	return slices.ContainsFunc(vms, func(v odometer.VM) bool { return v.Instance == id })
 }
 

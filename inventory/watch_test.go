@@ -149,11 +149,11 @@ func (th *theatre) is(want string) {
 	}
 }
 
-func domain(v odometer.VM) odometer.VM { v.Source = "libvirt"; return v }
+func asDomain(v odometer.VM) odometer.VM { v.Source = "libvirt"; return v }
 
 func TestWatchTellsWhatHappens(t *testing.T) {
 	perform(t, func(th *theatre) {
-		th.libvirt.set(domain(running("a", 7, 500)), with(domain(running("off", 0, 0)), stopped))
+		th.libvirt.set(asDomain(running("a", 7, 500)), with(asDomain(running("off", 0, 0)), stopped))
 		th.processes.set(running("a", 7, 500), running("p", 8, 600))
 		th.pass(time.Millisecond)
 		th.want("the first look", "a found at 1000\noff defined at 1000\np found at 1000")
@@ -169,7 +169,7 @@ func TestWatchTellsWhatHappens(t *testing.T) {
 		th.is("a running, off stopped, q running")
 		// A list that is later than another decides.
 		asked := th.libvirt.asked
-		th.libvirt.set(domain(running("a", 7, 500)), domain(running("off", 11, 1031)))
+		th.libvirt.set(asDomain(running("a", 7, 500)), asDomain(running("off", 11, 1031)))
 		th.processes.set(running("a", 7, 500), running("q", 9, 1030), running("off", 11, 1031))
 		th.pass(5 * time.Second)
 		th.want("what was defined starts", "off started at 1031")
@@ -197,7 +197,7 @@ func TestWatchGoesOnWithoutASourceThatHangs(t *testing.T) {
 		if th.libvirt.asked != 1 {
 			t.Errorf("what hangs was asked %d times", th.libvirt.asked)
 		}
-		th.libvirt.set(with(domain(running("b", 0, 0)), stopped))
+		th.libvirt.set(with(asDomain(running("b", 0, 0)), stopped))
 		release()
 		th.pass(time.Second)
 		th.want("when it answers", "b defined at 1008")
@@ -209,7 +209,7 @@ func TestWatchGoesOnWithoutASourceThatHangs(t *testing.T) {
 
 func TestWatchKeepsWhatASourceSaid(t *testing.T) {
 	perform(t, func(th *theatre) {
-		th.libvirt.set(domain(running("a", 7, 500)))
+		th.libvirt.set(asDomain(running("a", 7, 500)))
 		th.pass(time.Second)
 		th.libvirt.fail(errors.New("no libvirt"))
 		th.libvirt.set()
@@ -250,12 +250,12 @@ func TestWatchTakesKindAndMomentFromWhoHears(t *testing.T) {
 			end.At = th.Now()
 			th.processes.told <- end
 			th.pass(20 * time.Millisecond)
-			th.libvirt.set(with(domain(running("a", 0, 0)), stopped))
+			th.libvirt.set(with(asDomain(running("a", 0, 0)), stopped))
 			th.libvirt.told <- odometer.Change{Instance: "a", Kind: odometer.ChangeStopped, Detail: "destroyed", At: th.Now()}
 			th.pass(400 * time.Millisecond)
 		}, "a stopped at 1001 destroyed; killed by signal 9"},
 		{"libvirt hears of it first", func(th *theatre) {
-			th.libvirt.set(with(domain(running("a", 0, 0)), stopped))
+			th.libvirt.set(with(asDomain(running("a", 0, 0)), stopped))
 			th.libvirt.told <- odometer.Change{Instance: "a", Kind: odometer.ChangeMoved, Detail: "to another host", At: th.Now()}
 			th.pass(100 * time.Millisecond)
 			th.processes.set()
@@ -289,22 +289,22 @@ func TestWatchTakesKindAndMomentFromWhoHears(t *testing.T) {
 			th.pass(20 * time.Second)
 		}, "s started at 1001\ns stopped at 1001"},
 		{"a pause and a resume", func(th *theatre) {
-			th.libvirt.set(with(domain(running("a", 7, 500)), paused))
+			th.libvirt.set(with(asDomain(running("a", 7, 500)), paused))
 			th.libvirt.told <- odometer.Change{Instance: "a", Kind: odometer.ChangePaused, Detail: "by an I/O error", At: th.Now()}
 			th.pass(2 * time.Second)
-			th.libvirt.set(domain(running("a", 7, 500)))
+			th.libvirt.set(asDomain(running("a", 7, 500)))
 			th.libvirt.told <- odometer.Change{Instance: "a", Kind: odometer.ChangeResumed, At: th.Now()}
 			th.pass(2 * time.Second)
 		}, "a paused at 1001 by an I/O error\na resumed at 1003"},
 		{"only a reason to look", func(th *theatre) {
-			th.libvirt.set(with(domain(running("a", 7, 500)), func(v *odometer.VM) { v.VCPUs = 8 }))
+			th.libvirt.set(with(asDomain(running("a", 7, 500)), func(v *odometer.VM) { v.VCPUs = 8 }))
 			th.libvirt.told <- odometer.Change{Instance: "a", At: th.Now()}
 			th.pass(100 * time.Millisecond)
 		}, "a resized at 1001 2 to 8 vCPUs"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			perform(t, func(th *theatre) {
-				th.libvirt.set(domain(running("a", 7, 500)))
+				th.libvirt.set(asDomain(running("a", 7, 500)))
 				th.processes.set(running("a", 7, 500))
 				th.pass(time.Millisecond)
 				th.pass(time.Second)
@@ -319,7 +319,7 @@ func TestWatchTakesKindAndMomentFromWhoHears(t *testing.T) {
 
 func TestWatchFlagsOneUUIDTwice(t *testing.T) {
 	perform(t, func(th *theatre) {
-		th.libvirt.set(domain(running("a", 7, 500)))
+		th.libvirt.set(asDomain(running("a", 7, 500)))
 		th.processes.set(running("a", 7, 500), with(running("a", 9, 700), func(v *odometer.VM) { v.Name = "copy" }))
 		th.pass(time.Second)
 		th.is("a running, host-1:copy running")
