@@ -99,7 +99,7 @@
 // events ([Teller]) gives kind, moment and reason: the kernel tells each end of
 // a process within milliseconds, and how it ended (crashed is what neither
 // exited with 0 nor was asked to end); where libvirt knows the machine its
-// reason is waited for, for a second. A reboot and a move show only where they
+// reason is waited for, for five seconds. A reboot and a move show only where they
 // are told.
 //
 //	difference                                       change

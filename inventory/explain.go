@@ -12,12 +12,14 @@ const (
 	// rememberFor is within what time what a list shows and what a source tells
 	// are one event, whichever comes first.
 	rememberFor = 15 * odometer.SecondMicros
-	// sameMoment is how much earlier than the event itself a list may have shown
-	// it: a process begins before its machine is said to have started.
+	// sameMoment is how much earlier than it was told a change may be said to have
+	// been: a process begins before its machine has started, and a machine that
+	// reboots is reset several times.
 	sameMoment = 5 * odometer.SecondMicros
-	// reasonWithin is how long an end waits for the source that knows its reason:
-	// the process is seen to end before libvirt has found out why.
-	reasonWithin = odometer.SecondMicros
+	// reasonWithin is how long an end or a start waits for the sources that know
+	// more of it: the process is seen to end before libvirt has found out why,
+	// which takes seconds where it waits for the process itself.
+	reasonWithin = 5 * odometer.SecondMicros
 )
 
 // pending is a change that a source told and no list has shown yet.
@@ -57,12 +59,16 @@ func alike(a, b odometer.ChangeKind) bool {
 //
 // What was told and does not show is a reboot, which no list shows, or of a run
 // that was too short for one: that is passed on when every source was listed
-// since. Of a machine that is known it waits for the list that shows it.
+// since. Of a machine that is known it waits for the list that shows it, unless
+// the machine is as it says already.
 func (w *Watch) explain(seen []odometer.Change, now []odometer.VM, at odometer.Moment) []odometer.Change {
 	for _, c := range seen {
 		s := shown{Change: c}
-		if c.Kind == odometer.ChangeStopped {
-			s.awaited, s.until = w.knowing(c.Instance), at.Boot+reasonWithin
+		if c.Kind == odometer.ChangeStopped || c.Kind == odometer.ChangeStarted {
+			s.awaited, s.until = w.knowing(c), at.Boot
+			for _, i := range s.awaited {
+				s.until = max(s.until, at.Boot+w.sources[i].patience())
+			}
 		}
 		w.shown = append(w.shown, s)
 	}
@@ -78,48 +84,80 @@ func (w *Watch) explain(seen []odometer.Change, now []odometer.VM, at odometer.M
 		})
 	}
 	var tell []odometer.Change
+	pass := func(c odometer.Change) {
+		tell, w.recent = append(tell, c), append(w.recent, c)
+	}
 	w.shown = slices.DeleteFunc(w.shown, func(s shown) bool {
-		awaited := slices.ContainsFunc(s.awaited, func(i int) bool { return w.sources[i].answering() })
-		if awaited && at.Boot < s.until {
-			return false
+		over := len(s.awaited) == 0 || at.Boot >= s.until
+		if over {
+			pass(s.explained())
 		}
-		tell = append(tell, s.explained())
-		return true
+		return over
 	})
 	w.pending = slices.DeleteFunc(w.pending, func(p pending) bool {
-		_, known := find(now, p.Instance)
+		i, known := find(now, p.Instance)
 		switch {
-		case p.Kind == "":
+		case p.Kind == "" || w.toldBefore(p.Change):
 			return true
 		case p.Kind == odometer.ChangeRebooted:
-			tell = append(tell, p.Change)
-			return true
-		case w.toldBefore(p.Change):
+			pass(p.Change)
 			return true
 		case known:
-			return at.Boot-p.At.Boot > rememberFor
+			return w.sources[p.source].begun >= p.At.Boot && is(&now[i], p.Kind) || at.Boot-p.At.Boot > rememberFor
 		}
 		if slices.ContainsFunc(w.sources, func(s *attended) bool { return s.begun < p.At.Boot && s.answering() }) {
 			return false
 		}
-		tell = append(tell, p.Change)
+		pass(p.Change)
 		return true
 	})
 	slices.SortStableFunc(tell, func(a, b odometer.Change) int { return cmp.Compare(a.At.Boot, b.At.Boot) })
 	w.recent = slices.DeleteFunc(w.recent, func(c odometer.Change) bool { return c.At.Boot < at.Boot-rememberFor })
-	w.recent = append(w.recent, tell...)
 	return tell
 }
 
-// knowing lists the sources that tell what happens to a machine.
-func (w *Watch) knowing(id odometer.InstanceID) []int {
+// is reports whether a machine is as a change of this kind leaves it.
+func is(v *odometer.VM, kind odometer.ChangeKind) bool {
+	switch kind {
+	case odometer.ChangeStarted:
+		return v.State != odometer.Stopped
+	case odometer.ChangeResumed:
+		return v.State == odometer.Running
+	case odometer.ChangePaused:
+		return v.State == odometer.Paused
+	case odometer.ChangeStopped, odometer.ChangeCrashed:
+		return v.State == odometer.Stopped
+	}
+	return false
+}
+
+// knowing lists the sources that tell what happens to a machine of theirs.
+func (w *Watch) knowing(c odometer.Change) []int {
 	var list []int
 	for i, s := range w.sources {
-		if _, tells := s.Source.(Teller); tells && (s.has(id, s.vms) || s.has(id, s.before)) {
+		_, tells := s.Source.(Teller)
+		if s.witness() && c.Kind == odometer.ChangeStarted {
+			continue // which it sees, and is not told
+		}
+		if tells && !s.hung && (s.has(c.Instance, s.vms) || s.has(c.Instance, s.before)) {
 			list = append(list, i)
 		}
 	}
 	return list
+}
+
+// patience is how long what a source tells is waited for, in microseconds: a
+// witness tells before it lists.
+func (s *attended) patience() int64 {
+	if s.witness() {
+		return odometer.SecondMicros
+	}
+	return reasonWithin
+}
+
+func (s *attended) witness() bool {
+	x, ok := s.Source.(Witness)
+	return ok && x.SeesEnds()
 }
 
 func (s *attended) has(id odometer.InstanceID, vms []odometer.VM) bool {

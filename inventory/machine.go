@@ -25,6 +25,7 @@ type machine struct {
 	run     string
 	pidfd   int // -1 where stat tells the end
 	statFD  int // -1 where pidfd tells it
+	told    bool
 
 	rootLink, root string // its root directory as /proc and as the host names it
 

@@ -226,7 +226,7 @@ func (p *Processes) scan(ctx context.Context, now int64) (changed bool, err erro
 		if s.round != p.round {
 			delete(p.seen, pid)
 			if m := p.machines[pid]; m != nil {
-				p.forget(m)
+				p.lost(m)
 				changed = true
 			}
 		}
@@ -301,7 +301,7 @@ func (p *Processes) examine(pid int, inode uint64, now int64) (changed bool) {
 		return false
 	}
 	if m != nil {
-		p.forget(m)
+		p.lost(m)
 		changed = true
 	}
 	if len(line) == 0 {
@@ -368,6 +368,15 @@ func (p *Processes) watch(m *machine, dir process) error {
 	return err
 }
 
+// lost drops a machine whose process is not what it was. Where it has ended
+// that is told first: the scan may come before who waits for it.
+func (p *Processes) lost(m *machine) {
+	if m.pidfd >= 0 && readable(m.pidfd) {
+		p.tell(m, p.opt.Clock.Now())
+	}
+	p.forget(m)
+}
+
 // forget drops a machine.
 func (p *Processes) forget(m *machine) {
 	p.release(m)
@@ -393,21 +402,26 @@ func (p *Processes) ended(pidfd int) {
 	defer p.listing.Unlock()
 	for _, m := range p.machines {
 		// The number of a file may belong to another one by now.
-		if m.pidfd != pidfd || !readable(pidfd) {
-			continue
+		if m.pidfd == pidfd && readable(pidfd) {
+			p.dead[m.pid] = true
+			p.tell(m, at)
+			return
 		}
-		p.dead[m.pid] = true
-		i := slices.IndexFunc(p.list, func(v odometer.VM) bool { return v.Run == m.run })
-		if i < 0 {
-			return // it was never listed, or is a fork of one that is
-		}
-		c := odometer.Change{Instance: p.list[i].Instance, At: at}
-		c.Kind, c.Detail = howEnded(p.exit(m))
-		select {
-		case p.told <- c:
-		default: // nobody listens: the next list tells
-		}
-		return
+	}
+}
+
+// tell tells the end of a machine that was listed, once.
+func (p *Processes) tell(m *machine, at odometer.Moment) {
+	i := slices.IndexFunc(p.list, func(v odometer.VM) bool { return v.Run == m.run })
+	if i < 0 || m.told {
+		return // it is a fork of one that is listed, or ended before it was
+	}
+	m.told = true
+	c := odometer.Change{Instance: p.list[i].Instance, At: at}
+	c.Kind, c.Detail = howEnded(p.exit(m))
+	select {
+	case p.told <- c:
+	default: // nobody listens: the next list tells
 	}
 }
 

@@ -275,6 +275,37 @@ func TestEndsAreTold(t *testing.T) {
 	}
 }
 
+// TestTheScanSeesTheEndFirst tells an end although the scan comes before who
+// waits for it.
+func TestTheScanSeesTheEndFirst(t *testing.T) {
+	exact := kernelTellsExit(t)
+	p := realProcesses(t)
+	a := act(t, "-", "kvm", "-name", "first", "-m", "1")
+	v := byPID(list(t, p), a.Process.Pid)
+	if v == nil {
+		t.Fatal("it is not found")
+	}
+	p.listing.Lock()
+	a.Process.Kill()
+	a.Wait()
+	_, err := p.scan(t.Context(), realClock{}.Now().Boot)
+	p.listing.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := awaitTold(t, p, v.Instance); exact && c.Kind != odometer.ChangeCrashed {
+		t.Errorf("got %+v, want that it crashed", c)
+	}
+	time.Sleep(50 * time.Millisecond)
+	select {
+	case c := <-p.Told():
+		if c.Instance == v.Instance {
+			t.Errorf("its end is told again: %+v", c)
+		}
+	default:
+	}
+}
+
 // TestRealPIDReuse gives the number of a machine's process to another one, as
 // the kernel lets root do.
 func TestRealPIDReuse(t *testing.T) {

@@ -190,7 +190,7 @@ func (w *Watch) Run(ctx context.Context) error {
 			w.settle(w.opt.Clock.Now())
 		}
 		if len(w.shown) > 0 && due == nil {
-			due = time.After(reasonWithin * time.Microsecond)
+			due = time.After(time.Second)
 		}
 	}
 }
@@ -322,10 +322,7 @@ func (w *Watch) left(s *attended, e event) {
 			has[e.vms[i].PID] = e.vms[i].Run
 		}
 	}
-	witness, different := false, false
-	if x, ok := s.Source.(Witness); ok {
-		witness = x.SeesEnds()
-	}
+	witness, different := s.witness(), false
 	for i := range s.vms {
 		v := &s.vms[i]
 		if run, ok := has[v.PID]; v.PID != 0 && (!ok || run != v.Run) {

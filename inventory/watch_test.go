@@ -171,7 +171,7 @@ func TestWatchTellsWhatHappens(t *testing.T) {
 		asked := th.libvirt.asked
 		th.libvirt.set(asDomain(running("a", 7, 500)), asDomain(running("off", 11, 1031)))
 		th.processes.set(running("a", 7, 500), running("q", 9, 1030), running("off", 11, 1031))
-		th.pass(5 * time.Second)
+		th.pass(10 * time.Second) // and nobody tells more of it
 		th.want("what was defined starts", "off started at 1031")
 		if th.libvirt.asked == asked {
 			t.Error("libvirt was not asked when processes came")
@@ -220,7 +220,7 @@ func TestWatchKeepsWhatASourceSaid(t *testing.T) {
 			t.Errorf("got status %+v", st)
 		}
 		th.libvirt.fail(nil)
-		th.pass(10 * time.Second)
+		th.pass(16 * time.Second)
 		th.want("when it answers", "a stopped at 1040")
 	})
 }
@@ -283,6 +283,30 @@ func TestWatchTakesKindAndMomentFromWhoHears(t *testing.T) {
 			th.libvirt.told <- odometer.Change{Instance: "a", Kind: odometer.ChangeRebooted, At: th.Now()}
 			th.pass(time.Second)
 		}, "a rebooted at 1001"},
+		{"firmware resets several times in a reboot", func(th *theatre) {
+			for range 3 {
+				th.libvirt.told <- odometer.Change{Instance: "a", Kind: odometer.ChangeRebooted, At: th.Now()}
+				th.pass(50 * time.Millisecond)
+			}
+		}, "a rebooted at 1001"},
+		{"libvirt takes long to find out why", func(th *theatre) {
+			th.processes.set()
+			end.At = th.Now()
+			th.processes.told <- end
+			th.pass(time.Second)
+			th.libvirt.fail(errors.New("libvirt does not answer"))
+			th.pass(2 * time.Second)
+			th.libvirt.told <- odometer.Change{Instance: "a", Kind: odometer.ChangeCrashed, Detail: "its hypervisor failed", At: th.Now()}
+			th.pass(time.Second)
+		}, "a crashed at 1001 its hypervisor failed; killed by signal 9"},
+		{"what was told of the start is not told of something later", func(th *theatre) {
+			th.libvirt.told <- odometer.Change{Instance: "a", Kind: odometer.ChangeResumed, At: th.Now()}
+			th.pass(time.Second)
+			th.libvirt.set(with(asDomain(running("a", 7, 500)), paused))
+			th.pass(12 * time.Second)
+			th.libvirt.set(asDomain(running("a", 7, 500)))
+			th.pass(12 * time.Second)
+		}, "a paused at 1011\na resumed at 1021"},
 		{"a machine lives between two lists", func(th *theatre) {
 			th.libvirt.told <- odometer.Change{Instance: "s", Kind: odometer.ChangeStarted, At: th.Now()}
 			th.libvirt.told <- odometer.Change{Instance: "s", Kind: odometer.ChangeStopped, At: at(1001, 500)}
