@@ -1,0 +1,190 @@
+package inventory
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"example.org/odometer"
+)
+
+// libvirtHost is what the host's own files tell of its domains.
+type libvirtHost struct {
+	root string // under which proc and sys are found
+	run  string // where libvirt keeps the process ids of its hypervisors
+}
+
+// hypervisor is the process of a running domain.
+type hypervisor struct {
+	pid   int
+	start uint64 // in ticks since boot, see [startTime]
+}
+
+// startTick is the unit of process start times in microseconds: 1/USER_HZ,
+// which is 100 on every architecture that Go runs on.
+const startTick = odometer.SecondMicros / 100
+
+// find returns the process of a running domain. The file that libvirt keeps
+// names it, and its command line must agree: the file of a domain that died
+// with libvirtd may lie there for long, and the number be another's by now.
+func (h *libvirtHost) find(name string, id odometer.InstanceID) (hypervisor, error) {
+	b, err := os.ReadFile(filepath.Join(h.run, name+".pid"))
+	if err != nil {
+		return hypervisor{}, fmt.Errorf("find the process of domain %s: %w", name, err)
+	}
+	pid, err := strconv.ParseUint(string(bytes.TrimSpace(b)), 10, 31)
+	if err != nil || pid == 0 {
+		return hypervisor{}, fmt.Errorf("find the process of domain %s: no process id in %s.pid", name, filepath.Join(h.run, name))
+	}
+	p := hypervisor{pid: int(pid)}
+	if p.start, err = h.started(p.pid); err != nil {
+		return hypervisor{}, fmt.Errorf("find the process of domain %s: %w", name, err)
+	}
+	args, err := os.ReadFile(h.proc(p.pid, "cmdline"))
+	if err != nil {
+		return hypervisor{}, fmt.Errorf("find the process of domain %s: %w", name, err)
+	}
+	// The command line was that of the process which started then only if that
+	// is still the one with the number.
+	if again, err := h.started(p.pid); err != nil || again != p.start || !belongs(args, name, id) {
+		return hypervisor{}, fmt.Errorf("find the process of domain %s: process %d is not its hypervisor", name, p.pid)
+	}
+	return p, nil
+}
+
+// alive reports whether p is still there.
+func (h *libvirtHost) alive(p hypervisor) bool {
+	start, err := h.started(p.pid)
+	return err == nil && start == p.start
+}
+
+func (h *libvirtHost) proc(pid int, name string) string {
+	return filepath.Join(h.root, "proc", strconv.Itoa(pid), name)
+}
+
+func (h *libvirtHost) started(pid int) (uint64, error) {
+	b, err := os.ReadFile(h.proc(pid, "stat"))
+	if err != nil {
+		return 0, err
+	}
+	return startTime(b)
+}
+
+// bootID names this boot of the host, "" where it cannot be read.
+func (h *libvirtHost) bootID() string {
+	b, err := os.ReadFile(filepath.Join(h.root, "proc/sys/kernel/random/boot_id"))
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimSpace(b))
+}
+
+// startTime reads the 22nd field of /proc/PID/stat, see proc_pid_stat(5): when
+// the process began, in ticks since boot. The second field, its name, may have
+// blanks and brackets in it.
+func startTime(stat []byte) (uint64, error) {
+	rest := stat[bytes.LastIndexByte(stat, ')')+1:]
+	f := bytes.Fields(rest)
+	const at = 22 - 3
+	if len(rest) == len(stat) || len(f) <= at {
+		return 0, errors.New("read the start of a process: its stat is cut short")
+	}
+	n, err := strconv.ParseUint(string(f[at]), 10, 63)
+	if err != nil {
+		return 0, fmt.Errorf("read the start of a process: %w", err)
+	}
+	return n, nil
+}
+
+// belongs reports whether the arguments of a hypervisor are those of a domain.
+func belongs(args []byte, name string, id odometer.InstanceID) bool {
+	list := strings.Split(string(args), "\x00")
+	for i, arg := range list {
+		if strings.TrimLeft(arg, "-") == "uuid" && i+1 < len(list) {
+			return strings.EqualFold(list[i+1], string(id))
+		}
+	}
+	for _, arg := range list {
+		guest, ok := strings.CutPrefix(arg, "guest=")
+		guest, _, _ = strings.Cut(guest, ",")
+		if ok && guest == name {
+			return true
+		}
+	}
+	return false
+}
+
+// settle adds to a domain what only the host knows: which of the devices that
+// are passed to it are GPUs and which are network interfaces, and what is
+// behind an interface that somebody else made. A device of which the host says
+// nothing is left out, and named in the error.
+func (h *libvirtHost) settle(d *domain) error {
+	var problems []error
+	for i := range d.vm.NICs {
+		n := &d.vm.NICs[i]
+		if n.Kind == odometer.NICTap && n.Link != "" && h.there("sys/class/net", n.Link, "macvtap") {
+			n.Kind = odometer.NICMacvtap
+		}
+	}
+	for _, dev := range d.hostdevs {
+		address, kind := dev.address, odometer.GPUWhole
+		if dev.mediated {
+			var err error
+			if address, kind, err = h.mediated(dev.address); err != nil {
+				problems = append(problems, fmt.Errorf("see what %s of domain %s is: %w", dev.name, d.vm.Name, err))
+				continue
+			}
+		} else if h.there("sys/bus/pci/devices", address, "physfn") {
+			kind = odometer.GPUVGPU // a function of a device that is shared out
+		}
+		class, err := h.read("sys/bus/pci/devices", address, "class")
+		switch {
+		case err != nil:
+			problems = append(problems, fmt.Errorf("see what %s of domain %s is: %w", dev.name, d.vm.Name, err))
+		case strings.HasPrefix(class, "0x03"), strings.HasPrefix(class, "0x1200"): // displays, accelerators
+			d.vm.GPUs = append(d.vm.GPUs, odometer.GPUDevice{Name: dev.name, Kind: kind, Address: dev.address})
+		case strings.HasPrefix(class, "0x02") && !dev.mediated:
+			d.vm.NICs = append(d.vm.NICs, odometer.NIC{Name: dev.name, Kind: odometer.NICDirect})
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// migSlice is what only types of NVIDIA's vGPU that stand on a slice of the
+// device (MIG) have in their names: the slice's size, "A100-3-20C".
+var migSlice = regexp.MustCompile(`-\d+-\d+[A-Z]`)
+
+// mediated returns the PCI device of which a mediated device is a part, and
+// which kind of part. See the kernel's vfio-mediated-device.rst: the device
+// lies in its parent's directory.
+func (h *libvirtHost) mediated(uuid string) (address string, kind odometer.GPUKind, err error) {
+	to, err := os.Readlink(filepath.Join(h.root, "sys/bus/mdev/devices", uuid))
+	if err != nil {
+		return "", "", err
+	}
+	kind = odometer.GPUVGPU
+	name, err := h.read("sys/bus/mdev/devices", uuid, "mdev_type/name")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", "", err
+	}
+	if migSlice.MatchString(name) {
+		kind = odometer.GPUMIG
+	}
+	return filepath.Base(filepath.Dir(to)), kind, nil
+}
+
+func (h *libvirtHost) read(path ...string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(h.root, filepath.Join(path...)))
+	return string(bytes.TrimSpace(b)), err
+}
+
+func (h *libvirtHost) there(path ...string) bool {
+	_, err := os.Lstat(filepath.Join(h.root, filepath.Join(path...)))
+	return err == nil
+}
