@@ -37,14 +37,12 @@ const (
 	// listPatience bounds a whole list.
 	listPatience = 15 * time.Second
 	// describedFor is how old a domain's description may get without an event
-	// that something changed: virtual processors are plugged in without one.
-	describedFor = 30 * time.Second
+	// that something changed: virtual processors are plugged in without one. It
+	// costs half a millisecond of processor time, most of it libvirt's.
+	describedFor = time.Minute
 	// sizedFor is the same for what a description does not have and costs more
 	// to ask: the sizes of its disks that are no files or devices of the host.
 	sizedFor = 5 * time.Minute
-	// slowMost is how many domains may be too slow in one list before those
-	// that are left have to wait for the next one.
-	slowMost = 2
 
 	// After a failure the daemon, or a domain, is left alone for a while that
 	// doubles with each failure in a row.
@@ -61,7 +59,7 @@ type LibvirtOptions struct {
 	URI     string        // what to open there; "" is "qemu:///system"
 	Root    string        // under which proc, sys and run are found; "" is "/"
 	Run     string        // directory of the files with process ids; "" is Root/run/libvirt/qemu
-	Timeout time.Duration // for one answer; 0 is 3 s
+	Timeout time.Duration // for one answer, and half of what a list takes for descriptions; 0 is 3 s
 	Logger  *slog.Logger  // nil logs nothing
 }
 
@@ -70,10 +68,10 @@ type LibvirtOptions struct {
 // of them; it reads no counter.
 //
 // A list costs one call for the states of all domains, and one for each domain
-// whose description is [describedFor] old or of which an event told. Nothing
-// waits for longer than the timeout: the connection is then dropped and made
-// again, at once for one domain that is too slow and after a while for a
-// daemon that is.
+// whose description is [describedFor] old or of which an event told; what of
+// them takes too long in all waits for the next list. Nothing waits for longer
+// than the timeout: the connection is then dropped and made again, at once for
+// one domain that is too slow and after a while for a daemon that is.
 //
 // List is called by one goroutine at a time. Problems and Close may be called
 // from others meanwhile.
@@ -101,6 +99,7 @@ type Libvirt struct {
 // knownDomain is what is remembered of a domain from list to list.
 type knownDomain struct {
 	vm        *odometer.VM // as its last description has it, nil before the first
+	text      string       // that description
 	described time.Time    // when; zero where that did not succeed since
 	sizes     map[string]diskSize
 	retry     backoff // of the description
@@ -108,6 +107,7 @@ type knownDomain struct {
 	unsettled error   // what is missing in it, nil for nothing
 
 	connection int   // in which it was listed last
+	asked      int   // and described
 	id         int32 // libvirt's own for a run, -1 while it is off
 	state      odometer.State
 	process    hypervisor // of this run; zero while it is not found
@@ -218,7 +218,7 @@ func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 	var problems []string
 	var vms []odometer.VM
 	boot := l.host.bootID()
-	slow := 0
+	start, describing := time.Now(), true
 	there := make(map[libvirt.UUID]bool, len(records))
 	for i := range records {
 		dom := records[i].Dom
@@ -230,13 +230,18 @@ func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 		}
 		state, reason := stateOf(&records[i])
 		l.follow(k, dom, state, reason)
-		if slow < slowMost && l.stale(k, dom) {
-			if err := l.describe(ctx, k, dom); errors.Is(err, errUnanswered) {
-				slow++
+		if describing && l.stale(k, dom) {
+			switch err := l.describe(ctx, k, dom); {
+			case libvirt.IsNotFound(err): // since the call for the states
+				delete(there, dom.UUID)
+				continue
+			case errors.Is(err, errUnanswered):
 				if err := l.connect(ctx); err != nil {
-					return nil, err
+					problems = append(problems, oneLine(err))
+					describing = false
 				}
 			}
+			describing = describing && time.Since(start) < 2*l.opt.Timeout
 		}
 		k.connection = l.connection
 		for _, err := range [...]error{k.problem, k.unsettled, k.lost} {
@@ -253,7 +258,7 @@ func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 			delete(l.known, id)
 		}
 	}
-	if l.conn.missing != nil {
+	if l.conn != nil && l.conn.missing != nil {
 		problems = append(problems, oneLine(l.conn.missing))
 	}
 	slices.SortFunc(vms, func(a, b odometer.VM) int { return cmp.Compare(a.Instance, b.Instance) })
@@ -352,7 +357,7 @@ func (l *Libvirt) hint(dom libvirt.Domain, what told) {
 	select {
 	case l.told <- c:
 	default: // what waits there already is reason enough to list anew
-		l.log.Warn("a change of a domain was not received", "domain", dom.Name, "kind", what.kind, "detail", what.detail)
+		l.log.Debug("a change of a domain was not received", "domain", dom.Name, "kind", what.kind, "detail", what.detail)
 	}
 }
 
@@ -396,7 +401,7 @@ func (l *Libvirt) stale(k *knownDomain, dom libvirt.Domain) bool {
 	l.mu.Lock()
 	heard := l.heard[dom.UUID]
 	l.mu.Unlock()
-	return k.retry.due() && (heard || k.connection != l.connection || time.Since(k.described) >= describedFor)
+	return k.retry.due() && (heard || k.asked != l.connection || time.Since(k.described) >= describedFor)
 }
 
 // describe asks for a domain's description. Where there is none that is the
@@ -407,6 +412,7 @@ func (l *Libvirt) describe(ctx context.Context, k *knownDomain, dom libvirt.Doma
 	l.mu.Lock()
 	delete(l.heard, dom.UUID)
 	l.mu.Unlock()
+	k.asked = l.connection
 	err := l.read(ctx, k, dom)
 	if err == nil {
 		k.retry, k.problem = backoff{}, nil

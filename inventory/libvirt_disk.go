@@ -29,6 +29,10 @@ func (l *Libvirt) read(ctx context.Context, k *knownDomain, dom libvirt.Domain) 
 	if err != nil {
 		return err
 	}
+	if text == k.text && k.unsettled == nil && !k.sizesAge() {
+		k.described = time.Now()
+		return nil
+	}
 	d, err := parseDomain([]byte(text))
 	if err != nil {
 		return err
@@ -81,8 +85,18 @@ func (l *Libvirt) read(ctx context.Context, k *knownDomain, dom libvirt.Domain) 
 			disk.Provisioned = size.capacity
 		}
 	}
-	k.vm, k.sizes, k.unsettled, k.described = &d.vm, sizes, unsettled, time.Now()
+	k.vm, k.text, k.sizes, k.unsettled, k.described = &d.vm, text, sizes, unsettled, time.Now()
 	return nil
+}
+
+// sizesAge reports whether a size is due to be asked for again.
+func (k *knownDomain) sizesAge() bool {
+	for _, size := range k.sizes {
+		if time.Since(size.asked) >= sizedFor {
+			return true
+		}
+	}
+	return false
 }
 
 // volume asks what a volume of a storage pool is.

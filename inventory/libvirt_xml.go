@@ -128,6 +128,7 @@ type (
 	hostdevXML struct {
 		Mode    string      `xml:"mode,attr"`
 		Type    string      `xml:"type,attr"`
+		Model   string      `xml:"model,attr"`
 		Address *addressXML `xml:"source>address"`
 		Alias   nameXML     `xml:"alias"`
 	}
@@ -167,6 +168,9 @@ func parseDomain(b []byte) (domain, error) {
 				d.hostdevs = append(d.hostdevs, hostdev{name: name, address: address})
 			}
 		case "mdev":
+			if h.Model != "" && h.Model != "vfio-pci" {
+				continue // a channel or a crypto adapter
+			}
 			if uuid := strings.ToLower(h.Address.UUID); uuid != "" {
 				d.hostdevs = append(d.hostdevs, hostdev{name: name, address: uuid, mediated: true})
 			}
