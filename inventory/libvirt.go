@@ -352,7 +352,7 @@ func (l *Libvirt) take(event any) {
 	l.hint(dom, what)
 }
 
-func (l *Libvirt) hint(dom libvirt.Domain, what told) {
+func (l *Libvirt) hint(dom libvirt.Domain, what saying) {
 	c := odometer.Change{Instance: instanceOf(dom), Kind: what.kind, At: libvirtNow(), Detail: what.detail}
 	select {
 	case l.told <- c:
@@ -373,7 +373,7 @@ func (l *Libvirt) follow(k *knownDomain, dom libvirt.Domain, state libvirt.Domai
 	k.arriving = k.arriving && dom.ID >= 0 && state == libvirt.DomainPaused &&
 		(reason == int32(libvirt.DomainPausedMigration) || reason == int32(libvirt.DomainPausedStartingUp))
 	if arrived && !k.arriving && dom.ID >= 0 {
-		l.hint(dom, told{odometer.ChangeMoved, "from another host"})
+		l.hint(dom, saying{odometer.ChangeMoved, "from another host"})
 	}
 	if dom.ID < 0 {
 		k.state = odometer.Stopped

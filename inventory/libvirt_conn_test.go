@@ -179,25 +179,25 @@ func TestEvents(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		event any
-		want  told
+		want  saying
 	}{
-		"destroyed is stopped":             {life(off, libvirt.DomainEventStopped, 1), told{odometer.ChangeStopped, "destroyed"}},
-		"crashed is crashed":               {life(off, libvirt.DomainEventStopped, 2), told{odometer.ChangeCrashed, "crashed"}},
-		"migrated is moved":                {life(off, libvirt.DomainEventStopped, 3), told{odometer.ChangeMoved, "to another host"}},
-		"saved is stopped":                 {life(off, libvirt.DomainEventStopped, 4), told{odometer.ChangeStopped, "saved"}},
-		"undefined while it is off":        {life(off, libvirt.DomainEventUndefined, 0), told{odometer.ChangeDeleted, ""}},
-		"undefined while it runs":          {life(dom, libvirt.DomainEventUndefined, 0), told{"", "its definition was removed while it runs"}},
-		"renamed is nothing to log":        {life(off, libvirt.DomainEventUndefined, 1), told{"", "it was renamed"}},
-		"arriving is not started yet":      {life(dom, libvirt.DomainEventStarted, 1), told{"", "it is on its way here"}},
-		"a panic does not end the run":     {life(dom, libvirt.DomainEventCrashed, 0), told{"", "its kernel panicked"}},
-		"a detail of a newer libvirt":      {life(dom, libvirt.DomainEventStopped, 99), told{}},
-		"an event of a newer libvirt":      {life(dom, 99, 0), told{}},
-		"a balloon that moved":             {&libvirt.DomainEventCallbackBalloonChangeMsg{Msg: libvirt.DomainEventBalloonChangeMsg{Dom: dom, Actual: 1024}}, told{"", "its balloon leaves it 1024 KiB"}},
-		"another medium in a drive":        {&libvirt.DomainEventCallbackDiskChangeMsg{Msg: libvirt.DomainEventDiskChangeMsg{Dom: dom}}, told{"", "a disk has another source"}},
-		"a reboot inside":                  {&libvirt.DomainEventCallbackRebootMsg{Msg: libvirt.DomainEventRebootMsg{Dom: dom}}, told{odometer.ChangeRebooted, ""}},
-		"suspended by itself is paused":    {life(dom, libvirt.DomainEventPmsuspended, 0), told{odometer.ChangePaused, "it suspended itself to memory"}},
-		"woken up is resumed":              {life(dom, libvirt.DomainEventStarted, 4), told{odometer.ChangeResumed, "woken up"}},
-		"shutting down is not stopped yet": {life(dom, libvirt.DomainEventShutdown, 1), told{"", "it shuts itself down"}},
+		"destroyed is stopped":             {life(off, libvirt.DomainEventStopped, 1), saying{odometer.ChangeStopped, "destroyed"}},
+		"crashed is crashed":               {life(off, libvirt.DomainEventStopped, 2), saying{odometer.ChangeCrashed, "crashed"}},
+		"migrated is moved":                {life(off, libvirt.DomainEventStopped, 3), saying{odometer.ChangeMoved, "to another host"}},
+		"saved is stopped":                 {life(off, libvirt.DomainEventStopped, 4), saying{odometer.ChangeStopped, "saved"}},
+		"undefined while it is off":        {life(off, libvirt.DomainEventUndefined, 0), saying{odometer.ChangeDeleted, ""}},
+		"undefined while it runs":          {life(dom, libvirt.DomainEventUndefined, 0), saying{"", "its definition was removed while it runs"}},
+		"renamed is nothing to log":        {life(off, libvirt.DomainEventUndefined, 1), saying{"", "it was renamed"}},
+		"arriving is not started yet":      {life(dom, libvirt.DomainEventStarted, 1), saying{"", "it is on its way here"}},
+		"a panic does not end the run":     {life(dom, libvirt.DomainEventCrashed, 0), saying{"", "its kernel panicked"}},
+		"a detail of a newer libvirt":      {life(dom, libvirt.DomainEventStopped, 99), saying{}},
+		"an event of a newer libvirt":      {life(dom, 99, 0), saying{}},
+		"a balloon that moved":             {&libvirt.DomainEventCallbackBalloonChangeMsg{Msg: libvirt.DomainEventBalloonChangeMsg{Dom: dom, Actual: 1024}}, saying{"", "its balloon leaves it 1024 KiB"}},
+		"another medium in a drive":        {&libvirt.DomainEventCallbackDiskChangeMsg{Msg: libvirt.DomainEventDiskChangeMsg{Dom: dom}}, saying{"", "a disk has another source"}},
+		"a reboot inside":                  {&libvirt.DomainEventCallbackRebootMsg{Msg: libvirt.DomainEventRebootMsg{Dom: dom}}, saying{odometer.ChangeRebooted, ""}},
+		"suspended by itself is paused":    {life(dom, libvirt.DomainEventPmsuspended, 0), saying{odometer.ChangePaused, "it suspended itself to memory"}},
+		"woken up is resumed":              {life(dom, libvirt.DomainEventStarted, 4), saying{odometer.ChangeResumed, "woken up"}},
+		"shutting down is not stopped yet": {life(dom, libvirt.DomainEventShutdown, 1), saying{"", "it shuts itself down"}},
 	} {
 		got, what, ok := meaning(c.event)
 		if !ok || what != c.want || got.UUID != dom.UUID {

@@ -186,7 +186,7 @@ func tinyDomain(name, uuid, metadata, devices string) string {
 	return fmt.Sprintf(`<domain type='qemu'><name>%s</name><uuid>%s</uuid><metadata>%s</metadata>
 <memory unit='MiB'>32</memory><vcpu current='1'>2</vcpu><features><acpi/></features>
 <os><type arch='x86_64' machine='q35'>hvm</type></os>
-<devices><emulator>/usr/bin/qemu-system-x86_64</emulator><controller type='usb' model='qemu-xhci'/>%s</devices></domain>`,
+<devices><controller type='usb' model='qemu-xhci'/>%s</devices></domain>`,
 		name, uuid, metadata, devices)
 }
 

@@ -7,9 +7,9 @@ import (
 	"github.com/digitalocean/go-libvirt"
 )
 
-// told is what an event says: kind "" is only that the domain has to be looked
+// saying is what an event says: kind "" is only that the domain has to be looked
 // at again.
-type told struct {
+type saying struct {
 	kind   odometer.ChangeKind
 	detail string
 }
@@ -17,7 +17,7 @@ type told struct {
 // lifecycle says what a lifecycle event of libvirt means, by its type and its
 // detail; see virDomainEventType and the details of each in libvirt-domain.h.
 // What has no row, or a row for any detail only, is to be looked at.
-var lifecycle = map[libvirt.DomainEventType]map[int32]told{
+var lifecycle = map[libvirt.DomainEventType]map[int32]saying{
 	libvirt.DomainEventDefined: {
 		int32(libvirt.DomainEventDefinedAdded):        {odometer.ChangeDefined, ""},
 		int32(libvirt.DomainEventDefinedUpdated):      {"", "its definition was changed"},
@@ -83,7 +83,7 @@ var lifecycle = map[libvirt.DomainEventType]map[int32]told{
 
 // shutoff says how the run of a domain ended that is off, by the reason of
 // its state; see virDomainShutoffReason.
-var shutoff = map[libvirt.DomainShutoffReason]told{
+var shutoff = map[libvirt.DomainShutoffReason]saying{
 	libvirt.DomainShutoffShutdown:     {odometer.ChangeStopped, "shut down"},
 	libvirt.DomainShutoffDestroyed:    {odometer.ChangeStopped, "destroyed"},
 	libvirt.DomainShutoffCrashed:      {odometer.ChangeCrashed, "crashed"},
@@ -108,25 +108,25 @@ var eventKinds = [...]libvirt.DomainEventID{
 
 // meaning says which domain an event is of and what it means; ok is false for
 // an event that was not asked for.
-func meaning(event any) (dom libvirt.Domain, what told, ok bool) {
+func meaning(event any) (dom libvirt.Domain, what saying, ok bool) {
 	switch e := event.(type) {
 	case *libvirt.DomainEventCallbackLifecycleMsg:
 		dom, what = e.Msg.Dom, lifecycle[libvirt.DomainEventType(e.Msg.Event)][e.Msg.Detail]
 		if what.kind == odometer.ChangeDeleted && dom.ID >= 0 {
-			what = told{"", "its definition was removed while it runs"}
+			what = saying{"", "its definition was removed while it runs"}
 		}
 	case *libvirt.DomainEventCallbackRebootMsg:
-		dom, what = e.Msg.Dom, told{odometer.ChangeRebooted, ""}
+		dom, what = e.Msg.Dom, saying{odometer.ChangeRebooted, ""}
 	case *libvirt.DomainEventCallbackDiskChangeMsg:
-		dom, what = e.Msg.Dom, told{"", "a disk has another source"}
+		dom, what = e.Msg.Dom, saying{"", "a disk has another source"}
 	case *libvirt.DomainEventCallbackBalloonChangeMsg:
-		dom, what = e.Msg.Dom, told{"", fmt.Sprintf("its balloon leaves it %d KiB", e.Msg.Actual)}
+		dom, what = e.Msg.Dom, saying{"", fmt.Sprintf("its balloon leaves it %d KiB", e.Msg.Actual)}
 	case *libvirt.DomainEventCallbackDeviceAddedMsg:
-		dom, what = e.Dom, told{"", "device " + e.DevAlias + " came"}
+		dom, what = e.Dom, saying{"", "device " + e.DevAlias + " came"}
 	case *libvirt.DomainEventCallbackDeviceRemovedMsg:
-		dom, what = e.Msg.Dom, told{"", "device " + e.Msg.DevAlias + " went"}
+		dom, what = e.Msg.Dom, saying{"", "device " + e.Msg.DevAlias + " went"}
 	case *libvirt.DomainEventCallbackMetadataChangeMsg:
-		dom, what = e.Dom, told{"", "its metadata was changed"}
+		dom, what = e.Dom, saying{"", "its metadata was changed"}
 	default:
 		return dom, what, false
 	}

@@ -120,9 +120,13 @@ func belongs(args []byte, name string, id odometer.InstanceID) bool {
 	return false
 }
 
+// gpuClass matches the PCI classes of VGA, 3D and other display controllers and
+// of processing accelerators, as sysfs writes them: "0x030200".
+var gpuClass = regexp.MustCompile(`^0x(0300|0302|0380|1200)`)
+
 // settle adds to a domain what only the host knows: which of the devices that
-// are passed to it are GPUs and which are network interfaces, and what is
-// behind an interface that somebody else made. A device of which the host says
+// are passed to it are GPUs, network interfaces and disks, and what is behind
+// an interface that somebody else made. A device of which the host says
 // nothing is left out, and named in the error.
 func (h *libvirtHost) settle(d *domain) error {
 	var problems []error
@@ -147,10 +151,14 @@ func (h *libvirtHost) settle(d *domain) error {
 		switch {
 		case err != nil:
 			problems = append(problems, fmt.Errorf("see what %s of domain %s is: %w", dev.name, d.vm.Name, err))
-		case strings.HasPrefix(class, "0x03"), strings.HasPrefix(class, "0x1200"): // displays, accelerators
+		case gpuClass.MatchString(class):
 			d.vm.GPUs = append(d.vm.GPUs, odometer.GPUDevice{Name: dev.name, Kind: kind, Address: dev.address})
 		case strings.HasPrefix(class, "0x02") && !dev.mediated:
 			d.vm.NICs = append(d.vm.NICs, odometer.NIC{Name: dev.name, Kind: odometer.NICDirect})
+		case strings.HasPrefix(class, "0x01") && !dev.mediated: // NVMe and other controllers, with what is behind them
+			d.vm.Disks = append(d.vm.Disks, odometer.Disk{
+				Name: dev.name, Kind: odometer.DiskUnknown, Path: "pci:" + address, Provisioned: odometer.Unknown,
+			})
 		}
 	}
 	return errors.Join(problems...)

@@ -130,7 +130,8 @@ func TestDomains(t *testing.T) {
 		}},
 		{tree: "gpus", want: odometer.VM{
 			Instance: "6a5b4c3d-0000-4000-8000-00000000000a", Name: "gpus", VCPUs: 1, Memory: 1 << 30,
-			NICs: []odometer.NIC{{Name: "hostdev2", Kind: odometer.NICDirect}},
+			Disks: []odometer.Disk{disk("hostdev7", odometer.DiskUnknown, "pci:0000:0d:00.0", "")},
+			NICs:  []odometer.NIC{{Name: "hostdev2", Kind: odometer.NICDirect}},
 			GPUs: []odometer.GPUDevice{
 				{Name: "hostdev0", Kind: odometer.GPUMIG, Address: "00000000-0000-4000-8000-0000000000a1"},
 				{Name: "hostdev1", Kind: odometer.GPUVGPU, Address: "0001:c1:1f.7"},
