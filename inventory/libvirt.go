@@ -32,7 +32,8 @@ var libvirtSockets = [...]string{
 
 const (
 	// callPatience is how long libvirt may take for one answer. A list takes it
-	// milliseconds; a domain that is being torn down can hold it up for minutes.
+	// milliseconds, but it lists nobody while it ends a hypervisor: a second or
+	// two, minutes where there is much memory and a device to give back.
 	callPatience = 3 * time.Second
 	// listPatience bounds a whole list.
 	listPatience = 15 * time.Second
@@ -84,12 +85,16 @@ type Libvirt struct {
 	end  context.CancelFunc
 
 	// listing is held through a List and guards what follows.
-	listing    sync.Mutex
-	conn       *libvirtConn // nil while there is none
-	connection int          // counts them
-	failure    error        // why there is none
-	retry      backoff
-	known      map[libvirt.UUID]*knownDomain
+	listing sync.Mutex
+	conn    *libvirtConn // for calls, nil while there is none
+	failure error        // why there is none
+	retry   backoff
+	known   map[libvirt.UUID]*knownDomain
+	// Events have a connection of their own, which outlives a call that is not
+	// answered: what happens meanwhile is told when the daemon goes on.
+	ears    *libvirtConn // nil while there is none
+	missing error        // events that cannot be had
+	session int          // counts the connections for events: between two, events were lost
 
 	mu       sync.Mutex
 	heard    map[libvirt.UUID]bool // an event told of them since their last description
@@ -106,13 +111,14 @@ type knownDomain struct {
 	problem   error   // with it, nil for none
 	unsettled error   // what is missing in it, nil for nothing
 
-	connection int   // in which it was listed last
-	asked      int   // and described
-	id         int32 // libvirt's own for a run, -1 while it is off
-	state      odometer.State
-	process    hypervisor // of this run; zero while it is not found
-	lost       error      // why it is not
-	arriving   bool       // from another host, where it still runs
+	session   int   // in which it was listed last
+	asked     int   // and described
+	id        int32 // libvirt's own for a run, -1 while it is off
+	state     odometer.State
+	process   hypervisor // of this run; zero while it is not found
+	lost      error      // why it is not
+	arriving  bool       // it is being started here, or comes from a host where it still runs
+	migrating bool       // it comes from one
 }
 
 // backoff is when something may be tried again that failed.
@@ -181,13 +187,23 @@ func (l *Libvirt) Close() error {
 	l.listing.Lock()
 	defer l.listing.Unlock()
 	l.drop()
+	l.deafen()
 	return nil
 }
 
+// drop ends the connection for calls.
 func (l *Libvirt) drop() {
 	if l.conn != nil {
 		l.conn.close()
 		l.conn = nil
+	}
+}
+
+// deafen ends the connection for events.
+func (l *Libvirt) deafen() {
+	if l.ears != nil {
+		l.ears.close()
+		l.ears = nil
 	}
 }
 
@@ -196,7 +212,8 @@ func (l *Libvirt) drop() {
 // An error says that nothing is known of any; it wraps [fs.ErrNotExist] where
 // there is no libvirt on the host.
 //
-// A domain that arrives from another host is in the list from when it runs here.
+// A domain that is being started, or moved here from another host, is in the
+// list from when it runs here.
 func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 	l.listing.Lock()
 	defer l.listing.Unlock()
@@ -243,7 +260,7 @@ func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 			}
 			describing = describing && time.Since(start) < 2*l.opt.Timeout
 		}
-		k.connection = l.connection
+		k.session = l.session
 		for _, err := range [...]error{k.problem, k.unsettled, k.lost} {
 			if err != nil {
 				problems = append(problems, oneLine(err))
@@ -258,8 +275,8 @@ func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 			delete(l.known, id)
 		}
 	}
-	if l.conn != nil && l.conn.missing != nil {
-		problems = append(problems, oneLine(l.conn.missing))
+	if l.missing != nil {
+		problems = append(problems, oneLine(l.missing))
 	}
 	slices.SortFunc(vms, func(a, b odometer.VM) int { return cmp.Compare(a.Instance, b.Instance) })
 
@@ -274,12 +291,17 @@ func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 	return vms, nil
 }
 
-// connect makes a connection where there is none any more and it is time to.
+// connect makes the connections that there are not any more, when it is time to.
 func (l *Libvirt) connect(ctx context.Context) error {
-	if l.conn != nil && !l.conn.gone() {
+	if l.ears != nil && l.ears.gone() {
+		l.deafen()
+	}
+	if l.conn != nil && l.conn.gone() {
+		l.drop()
+	}
+	if l.conn != nil && l.ears != nil {
 		return nil
 	}
-	l.drop()
 	if l.life.Err() != nil {
 		return errors.New("list the domains of libvirt: the source is closed")
 	}
@@ -298,13 +320,8 @@ func (l *Libvirt) connect(ctx context.Context) error {
 		if _, err := os.Stat(socket); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		within, cancel := l.within(ctx)
-		conn, err := dialLibvirt(within, socket, l.opt.URI, l.take)
-		cancel()
+		err := l.open(ctx, socket)
 		if err == nil {
-			l.conn = conn
-			l.connection++
-			l.log.Debug("connected to libvirt", "socket", socket)
 			return nil
 		}
 		errs = append(errs, err)
@@ -318,7 +335,30 @@ func (l *Libvirt) connect(ctx context.Context) error {
 	return l.failed(errors.Join(errs...))
 }
 
-// failed drops the connection and remembers why.
+// open makes the connections that there are not to the daemon at socket.
+func (l *Libvirt) open(ctx context.Context, socket string) (err error) {
+	ctx, cancel := l.within(ctx)
+	defer cancel()
+	if l.ears == nil {
+		ears, err := dialLibvirt(ctx, socket, l.opt.URI)
+		if err != nil {
+			return err
+		}
+		if l.missing, err = ears.listen(ctx, l.take); err != nil {
+			ears.close()
+			return err
+		}
+		l.ears = ears
+		l.session++
+		l.log.Debug("connected to libvirt", "socket", socket)
+	}
+	if l.conn == nil {
+		l.conn, err = dialLibvirt(ctx, socket, l.opt.URI)
+	}
+	return err
+}
+
+// failed drops the connection for calls and remembers why.
 func (l *Libvirt) failed(err error) error {
 	l.drop()
 	l.failure = err
@@ -363,21 +403,24 @@ func (l *Libvirt) hint(dom libvirt.Domain, what saying) {
 
 // follow brings what is known of a domain to the state that it is in.
 func (l *Libvirt) follow(k *knownDomain, dom libvirt.Domain, state libvirt.DomainState, reason int32) {
-	before, arrived := k.state, k.arriving
+	before := k.state
 	if dom.ID != k.id {
 		k.id, k.process, k.lost = dom.ID, hypervisor{}, nil
-		// On its way here it is paused for the migration until the other host
-		// gives it up. One that leaves is paused so too, but it has run here.
-		k.arriving, arrived = true, false
+		k.arriving, k.migrating = true, false
 	}
-	k.arriving = k.arriving && dom.ID >= 0 && state == libvirt.DomainPaused &&
-		(reason == int32(libvirt.DomainPausedMigration) || reason == int32(libvirt.DomainPausedStartingUp))
-	if arrived && !k.arriving && dom.ID >= 0 {
-		l.hint(dom, saying{odometer.ChangeMoved, "from another host"})
+	// On its way here it is paused for the migration until the other host gives
+	// it up. One that leaves is paused so too, but it has run here.
+	if k.arriving {
+		coming := state == libvirt.DomainPaused && reason == int32(libvirt.DomainPausedMigration)
+		k.migrating = k.migrating || coming
+		k.arriving = coming || state == libvirt.DomainPaused && reason == int32(libvirt.DomainPausedStartingUp)
+		if !k.arriving && k.migrating && dom.ID >= 0 {
+			l.hint(dom, saying{odometer.ChangeMoved, "from another host"})
+		}
 	}
 	if dom.ID < 0 {
 		k.state = odometer.Stopped
-		if before != odometer.Stopped && before != "" && k.connection != l.connection {
+		if before != odometer.Stopped && before != "" && k.session != l.session {
 			l.hint(dom, shutoff[libvirt.DomainShutoffReason(reason)]) // its event was told to nobody
 		}
 		return
@@ -401,7 +444,7 @@ func (l *Libvirt) stale(k *knownDomain, dom libvirt.Domain) bool {
 	l.mu.Lock()
 	heard := l.heard[dom.UUID]
 	l.mu.Unlock()
-	return k.retry.due() && (heard || k.asked != l.connection || time.Since(k.described) >= describedFor)
+	return k.retry.due() && (heard || k.asked != l.session || time.Since(k.described) >= describedFor)
 }
 
 // describe asks for a domain's description. Where there is none that is the
@@ -412,7 +455,7 @@ func (l *Libvirt) describe(ctx context.Context, k *knownDomain, dom libvirt.Doma
 	l.mu.Lock()
 	delete(l.heard, dom.UUID)
 	l.mu.Unlock()
-	k.asked = l.connection
+	k.asked = l.session
 	err := l.read(ctx, k, dom)
 	if err == nil {
 		k.retry, k.problem = backoff{}, nil

@@ -15,23 +15,22 @@ import (
 // call that is not answered in time: the daemon does not take a call back, and
 // another connection does not wait for this one's.
 type libvirtConn struct {
-	rpc     *libvirt.Libvirt
-	conn    *framed
-	missing error          // events that cannot be had, nil where all can
-	events  sync.WaitGroup // goroutines that hand on events, until the connection ends
-	ended   context.CancelFunc
+	rpc    *libvirt.Libvirt
+	conn   *framed
+	events sync.WaitGroup  // goroutines that hand on events, until the connection ends
+	life   context.Context // ends with the connection
+	ended  context.CancelFunc
 }
 
-// dialLibvirt connects and opens uri. heard is called for each event, from
-// goroutines of the connection's own, until [libvirtConn.close] returns.
-func dialLibvirt(ctx context.Context, socket, uri string, heard func(event any)) (*libvirtConn, error) {
+// dialLibvirt connects and opens uri.
+func dialLibvirt(ctx context.Context, socket, uri string) (*libvirtConn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("connect to libvirt: %w", err)
 	}
-	life, ended := context.WithCancel(context.Background())
-	c := &libvirtConn{conn: &framed{Conn: conn, gone: make(chan struct{})}, ended: ended}
+	c := &libvirtConn{conn: &framed{Conn: conn, gone: make(chan struct{})}}
+	c.life, c.ended = context.WithCancel(context.Background())
 	c.rpc = libvirt.NewWithDialer(dialed{c.conn})
 	_, err = call(ctx, c, func() (struct{}, error) {
 		return struct{}{}, c.rpc.ConnectToURI(libvirt.ConnectURI(uri))
@@ -40,14 +39,20 @@ func dialLibvirt(ctx context.Context, socket, uri string, heard func(event any))
 		c.close()
 		return nil, fmt.Errorf("open %s at %s: %w", uri, socket, err)
 	}
+	return c, nil
+}
+
+// listen asks for events. heard is called for each, from goroutines of the
+// connection's own, until [libvirtConn.close] returns. Events that cannot be
+// had are named in missing; err is that there was no answer.
+func (c *libvirtConn) listen(ctx context.Context, heard func(event any)) (missing, err error) {
 	for _, kind := range eventKinds {
-		ch, err := call(ctx, c, func() (<-chan any, error) { return c.rpc.SubscribeEvents(life, kind, nil) })
+		ch, err := call(ctx, c, func() (<-chan any, error) { return c.rpc.SubscribeEvents(c.life, kind, nil) })
 		switch {
 		case errors.Is(err, errUnanswered):
-			c.close()
-			return nil, fmt.Errorf("ask %s for events: %w", socket, err)
+			return nil, fmt.Errorf("ask libvirt for events: %w", err)
 		case err != nil:
-			c.missing = errors.Join(c.missing, fmt.Errorf("ask libvirt for events of kind %d: %w", kind, err))
+			missing = errors.Join(missing, fmt.Errorf("ask libvirt for events of kind %d: %w", kind, err))
 		default:
 			c.events.Go(func() {
 				for event := range ch {
@@ -56,7 +61,7 @@ func dialLibvirt(ctx context.Context, socket, uri string, heard func(event any))
 			})
 		}
 	}
-	return c, nil
+	return missing, nil
 }
 
 // close ends the connection at once, and with it every call that waits.

@@ -247,6 +247,7 @@ func TestFollowAMigration(t *testing.T) {
 		},
 		"one that is started paused": {
 			{libvirt.DomainShutoff, 0, -1, true, odometer.Stopped, false},
+			{libvirt.DomainPaused, libvirt.DomainPausedStartingUp, 5, false, odometer.Paused, false},
 			{libvirt.DomainPaused, libvirt.DomainPausedUser, 5, true, odometer.Paused, false},
 			{libvirt.DomainPmsuspended, 0, 5, true, odometer.Paused, false},
 			{libvirt.DomainCrashed, 0, 5, true, odometer.Paused, false},

@@ -27,6 +27,7 @@ import (
 const libvirtdScript = `
 set -e
 T=$1
+echo "$2" >/proc/sys/kernel/hostname
 mount --make-rprivate /
 mount -t tmpfs tmpfs /run
 for d in etc/libvirt run/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt; do
@@ -58,7 +59,7 @@ remember_owner = 0
 stdio_handler = "file"
 `
 
-// libvirtd is a daemon of the test's own, with its own network namespace.
+// libvirtd is a daemon of the test's own, with its own network and host name.
 type libvirtd struct {
 	t     *testing.T
 	dir   string
@@ -69,12 +70,15 @@ type libvirtd struct {
 	out io.Reader
 }
 
-func startLibvirtd(t *testing.T) *libvirtd {
+// startLibvirtd starts a daemon on a host of its own, whose name ends in one
+// digit. like is one that was started before, nil for none: what it has found
+// out about QEMU need not be found out again.
+func startLibvirtd(t *testing.T, host string, like *libvirtd) *libvirtd {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		libvirtMissing(t, "libvirtd in a namespace takes root")
 	}
-	for _, need := range [...]string{"libvirtd", "qemu-system-x86_64", "qemu-img", "qemu-nbd", "mount"} {
+	for _, need := range [...]string{"libvirtd", "qemu-system-x86_64", "qemu-img", "qemu-nbd", "virsh", "mount"} {
 		if _, err := exec.LookPath(need); err != nil {
 			libvirtMissing(t, err.Error())
 		}
@@ -82,8 +86,8 @@ func startLibvirtd(t *testing.T) *libvirtd {
 	d := &libvirtd{t: t, dir: t.TempDir()}
 	for name, content := range map[string]string{
 		"etc/libvirt/qemu.conf": qemuConf,
-		"etc/libvirt/libvirtd.conf": fmt.Sprintf("auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\nunix_sock_group = \"root\"\nunix_sock_dir = %q\n",
-			d.path("sock")),
+		"etc/libvirt/libvirtd.conf": fmt.Sprintf("auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\nunix_sock_group = \"root\"\nunix_sock_dir = %q\nhost_uuid = \"6c1f3a52-0d4e-4c0b-9a51-7f2d7f1c0d0%s\"\n",
+			d.path("sock"), host),
 		"log": "",
 	} {
 		if err := errors.Join(os.MkdirAll(filepath.Dir(d.path(name)), 0o755), os.WriteFile(d.path(name), []byte(content), 0o644)); err != nil {
@@ -93,8 +97,13 @@ func startLibvirtd(t *testing.T) *libvirtd {
 	if err := os.Mkdir(d.path("sock"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("sh", "-c", libvirtdScript, "libvirtd", d.dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET}
+	if like != nil {
+		if err := os.CopyFS(d.path("var/cache/libvirt"), os.DirFS(like.path("var/cache/libvirt"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command("sh", "-c", libvirtdScript, "libvirtd", d.dir, "host-"+host)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS}
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	var err error

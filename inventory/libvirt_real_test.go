@@ -34,7 +34,7 @@ func TestLibvirt(t *testing.T) {
 		t.Skip("libvirtd takes ten seconds to start")
 	}
 	before := runtime.NumGoroutine()
-	d := startLibvirtd(t)
+	d := startLibvirtd(t, "1", nil)
 	l := d.source()
 	w := &watched{t: t, d: d, l: l}
 
@@ -185,7 +185,7 @@ func TestLibvirt(t *testing.T) {
 		web = d.begin(web)
 		w.hears(webUUID, odometer.ChangeStarted, "booted")
 		w.vm(webUUID)
-		l.conn.close()
+		l.ears.close()
 		w.ok(d.admin.DomainDestroy(web))
 		if got := w.vm(webUUID); got.State != odometer.Stopped {
 			t.Errorf("got %+v", got)
@@ -217,6 +217,7 @@ func TestLibvirt(t *testing.T) {
 	})
 
 	part("volumes have the path and size that their pool knows", w.volumes)
+	part("a domain moves to another host, and never runs on both", w.moves)
 	w.hung()
 	part("nothing is left behind", func() {
 		w.ok(l.Close())
@@ -332,6 +333,61 @@ func (w *watched) volumes() {
 	w.ok(w.d.admin.DomainUndefine(dom))
 }
 
+// moves migrates a domain between two daemons, with lists all the while.
+func (w *watched) moves() {
+	const id = "6c1f3a52-0d4e-4c0b-9a51-7f2d7f1c0a04"
+	there := &watched{t: w.t, d: startLibvirtd(w.t, "2", w.d)}
+	there.l = there.d.source()
+	there.list()
+	dom := w.d.begin(w.d.define("mover", id, "", ""))
+	w.ok(w.d.admin.DomainResume(dom))
+	w.vm(id)
+
+	cmd := exec.Command("virsh", "-c", "qemu+unix:///system?socket="+w.d.path("sock/libvirt-sock"),
+		"migrate", "mover", "qemu+unix:///system?socket="+there.d.path("sock/libvirt-sock"),
+		"--live", "--undefinesource", "--persistent", "--migrateuri", "unix://"+there.d.path("migrate.sock"))
+	moved := make(chan error, 1)
+	go func() {
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		moved <- err
+	}()
+	for done := false; !done; {
+		select {
+		case err := <-moved:
+			w.ok(err)
+			done = true
+		default:
+		}
+		// It may begin to run there after this look and before the next, but not
+		// run there and then here. A daemon lists nobody while it ends a QEMU.
+		runs := false
+		for _, side := range [...]*watched{there, w} {
+			vms, _ := side.l.List(w.t.Context())
+			for _, vm := range vms {
+				if vm.State == odometer.Running && runs {
+					w.t.Error("it runs on both hosts")
+				}
+				runs = runs || vm.State == odometer.Running
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	time.Sleep(time.Until(w.l.retry.at))
+	w.hears(id, odometer.ChangeMoved, "to another host")
+	there.hears(id, odometer.ChangeMoved, "from another host")
+	if vms := w.list(); len(vms) != 0 {
+		w.t.Errorf("got %+v, which has gone", vms)
+	}
+	if got := there.vm(id); got.State != odometer.Running || got.PID == 0 {
+		w.t.Errorf("got %+v", got)
+	}
+	there.d.admin.Disconnect()
+	there.l.Close()
+}
+
 // hung has eight domains of which one hangs, and then a daemon that does.
 func (w *watched) hung() {
 	t, d, l := w.t, w.d, w.l
@@ -426,8 +482,14 @@ func (w *watched) hung() {
 	time.Sleep(time.Until(l.known[doms[bad].UUID].retry.at))
 	check("it goes on", time.Second, "")
 
-	// The daemon hangs.
+	// The daemon hangs, and meanwhile a domain dies that is nowhere defined:
+	// that it crashed is heard although no call was answered.
+	const brief = "6c1f3a52-0d4e-4c0b-9a51-7f2d7f1c0a05"
+	_, err = d.admin.DomainCreateXML(tinyDomain("brief", brief, "", ""), libvirt.DomainStartPaused)
+	w.ok(err)
+	victim := w.vm(brief).PID
 	d.signal(d.pid, syscall.SIGSTOP)
+	d.signal(victim, syscall.SIGKILL)
 	fails := func(name string, most time.Duration, reason string) {
 		t.Helper()
 		start := time.Now()
@@ -462,12 +524,13 @@ func (w *watched) hung() {
 	}
 	time.Sleep(time.Until(l.retry.at))
 	d.signal(d.pid, syscall.SIGCONT)
+	w.hears(brief, odometer.ChangeCrashed, "its hypervisor failed")
 	check("the daemon goes on", time.Second, "")
 
 	// The daemon dies and another takes over its domains.
 	d.signal(d.pid, syscall.SIGKILL)
 	for range 100 {
-		if l.conn.gone() {
+		if l.ears.gone() && l.conn.gone() {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
