@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,7 +37,7 @@ func TestLibvirt(t *testing.T) {
 	before := runtime.NumGoroutine()
 	d := startLibvirtd(t, "1", nil)
 	l := d.source()
-	w := &watched{t: t, d: d, l: l}
+	w := &attended{t: t, d: d, l: l}
 
 	part := func(name string, f func()) {
 		t.Helper()
@@ -236,14 +237,14 @@ func TestLibvirt(t *testing.T) {
 	})
 }
 
-// watched is a source under test and the daemon behind it.
-type watched struct {
+// attended is a source under test and the daemon behind it.
+type attended struct {
 	t *testing.T
 	d *libvirtd
 	l *Libvirt
 }
 
-func (w *watched) ok(err error) {
+func (w *attended) ok(err error) {
 	w.t.Helper()
 	if err != nil {
 		w.t.Fatal(err)
@@ -251,7 +252,7 @@ func (w *watched) ok(err error) {
 }
 
 // list is a list in which everything is right.
-func (w *watched) list() []odometer.VM {
+func (w *attended) list() []odometer.VM {
 	w.t.Helper()
 	vms, err := w.l.List(w.t.Context())
 	w.ok(err)
@@ -261,7 +262,7 @@ func (w *watched) list() []odometer.VM {
 	return vms
 }
 
-func (w *watched) vm(id odometer.InstanceID) odometer.VM {
+func (w *attended) vm(id odometer.InstanceID) odometer.VM {
 	w.t.Helper()
 	vms := w.list()
 	for _, vm := range vms {
@@ -274,7 +275,7 @@ func (w *watched) vm(id odometer.InstanceID) odometer.VM {
 }
 
 // hears waits for a change, passing over others.
-func (w *watched) hears(id odometer.InstanceID, kind odometer.ChangeKind, detail string) {
+func (w *attended) hears(id odometer.InstanceID, kind odometer.ChangeKind, detail string) {
 	w.t.Helper()
 	var others []odometer.Change
 	for late := time.After(10 * time.Second); ; {
@@ -309,7 +310,7 @@ func (d *libvirtd) pidOf(name string) int {
 	return pid
 }
 
-func (w *watched) volumes() {
+func (w *attended) volumes() {
 	const id = "6c1f3a52-0d4e-4c0b-9a51-7f2d7f1c0a03"
 	w.ok(os.Mkdir(w.d.path("pool"), 0o755))
 	w.d.disk("pool/vol.qcow2")
@@ -334,9 +335,9 @@ func (w *watched) volumes() {
 }
 
 // moves migrates a domain between two daemons, with lists all the while.
-func (w *watched) moves() {
+func (w *attended) moves() {
 	const id = "6c1f3a52-0d4e-4c0b-9a51-7f2d7f1c0a04"
-	there := &watched{t: w.t, d: startLibvirtd(w.t, "2", w.d)}
+	there := &attended{t: w.t, d: startLibvirtd(w.t, "2", w.d)}
 	there.l = there.d.source()
 	there.list()
 	dom := w.d.begin(w.d.define("mover", id, "", ""))
@@ -364,7 +365,7 @@ func (w *watched) moves() {
 		// It may begin to run there after this look and before the next, but not
 		// run there and then here. A daemon lists nobody while it ends a QEMU.
 		runs := false
-		for _, side := range [...]*watched{there, w} {
+		for _, side := range [...]*attended{there, w} {
 			vms, _ := side.l.List(w.t.Context())
 			for _, vm := range vms {
 				if vm.State == odometer.Running && runs {
@@ -389,7 +390,7 @@ func (w *watched) moves() {
 }
 
 // hung has eight domains of which one hangs, and then a daemon that does.
-func (w *watched) hung() {
+func (w *attended) hung() {
 	t, d, l := w.t, w.d, w.l
 	// The size of a disk over the network is asked of QEMU, which is then
 	// waited for.
@@ -529,12 +530,15 @@ func (w *watched) hung() {
 
 	// The daemon dies and another takes over its domains.
 	d.signal(d.pid, syscall.SIGKILL)
-	for range 100 {
-		if l.ears.gone() && l.conn.gone() {
+	for range 100 { // the kernel closes its connections first
+		conn, err := net.Dial("unix", l.opt.Socket)
+		if err != nil {
 			break
 		}
+		conn.Close()
 		time.Sleep(10 * time.Millisecond)
 	}
+	time.Sleep(50 * time.Millisecond) // until both connections know
 	fails("the daemon is dead", 500*time.Millisecond, "connect to libvirt: dial unix")
 	d.start()
 	time.Sleep(time.Until(l.retry.at))
