@@ -61,6 +61,22 @@ func (SystemClock) suspended() int64 {
 	return (bootNanos() - ts.Nano()) / 1000
 }
 
+// sleepWatch tells whether the machine was suspended. The zero value begins to
+// watch with the first question.
+type sleepWatch struct{ suspended int64 }
+
+// since reports whether the machine was suspended since the last call. A clock
+// that is not the host's own was not.
+func (w *sleepWatch) since(c Clock) bool {
+	clock, ok := c.(interface{ suspended() int64 })
+	if !ok {
+		return false
+	}
+	before := w.suspended
+	w.suspended = clock.suspended()
+	return w.suspended-before > odometer.SecondMicros
+}
+
 const bootIDPath = "/proc/sys/kernel/random/boot_id"
 
 // BootID returns the kernel's random identifier of this boot: counters with

@@ -73,7 +73,7 @@ type Machine struct {
 	scannedAt int64 // boot time in microseconds
 	sampled   bool  // a reading was emitted
 	rebooted  bool  // the first reading is the first of this boot
-	suspended int64 // how long the machine was suspended since boot, in microseconds
+	suspended sleepWatch
 
 	// The processors: what the last reading said, and what to compare it with.
 	cpu           ratchet
@@ -177,7 +177,7 @@ func openMachine(opt MachineOptions, statfs statfsFunc, hz uint64, smi smiFunc) 
 	}
 	m.cpuWindow = [2]cpuMark{{m.cpuNow, m.scannedAt}, {m.cpuNow, m.scannedAt}}
 	m.rebooted = opt.PreviousBoot != "" && m.sources["boot"].ok && opt.PreviousBoot != m.bootID
-	m.slept()
+	m.suspended.since(m.clock)
 	return m, nil
 }
 
@@ -279,7 +279,7 @@ func (m *Machine) fill(at odometer.Moment) {
 	r := &m.reading
 	r.Instance, r.Agent, r.Owner, r.At = m.opt.Instance, m.opt.Agent, m.opt.Owner, at
 	r.State = odometer.Running
-	r.Unwatched = !m.sampled || m.slept()
+	r.Unwatched = m.suspended.since(m.clock) || !m.sampled
 	r.Counters = r.Counters[:0]
 	if m.sources["cpu"].ok {
 		r.Counters = append(r.Counters, odometer.Counter{Quantity: odometer.CPU, Incarnation: m.cpuName, Value: m.cpu.max})
@@ -303,20 +303,6 @@ func (m *Machine) fill(at odometer.Moment) {
 	r.Gauges.StorageProvisioned = m.provisioned
 	r.Gauges.VCPUs = m.vcpus
 	r.Gauges.GPUs = m.gpus.gauge()
-}
-
-// suspender is a clock that knows how long the machine was suspended.
-type suspender interface{ suspended() int64 }
-
-// slept reports whether the machine was suspended since the last call.
-func (m *Machine) slept() bool {
-	clock, ok := m.clock.(suspender)
-	if !ok {
-		return false
-	}
-	before := m.suspended
-	m.suspended = clock.suspended()
-	return m.suspended-before > odometer.SecondMicros
 }
 
 func (m *Machine) readCPU(at odometer.Moment) bool {

@@ -274,9 +274,12 @@ func parseLoad(b []byte) (LoadMetrics, error) {
 // mount is one line of /proc/PID/mountinfo, see proc_pid_mountinfo(5).
 type mount struct {
 	device string // "major:minor": equal for all mounts of one filesystem
+	root   string // which directory of the filesystem is mounted
 	point  string
 	fstype string
 	source string
+	// options are those of the filesystem: of a cgroup, its controllers.
+	options string
 }
 
 // parseMounts reads /proc/PID/mountinfo. Lines that do not have the format are
@@ -289,9 +292,12 @@ func parseMounts(b []byte) []mount {
 		if !ok || len(l) < 6 || len(r) < 1 {
 			continue
 		}
-		m := mount{device: l[2], point: unescape(l[4]), fstype: r[0]}
+		m := mount{device: l[2], root: unescape(l[3]), point: unescape(l[4]), fstype: r[0]}
 		if len(r) > 1 {
 			m.source = unescape(r[1])
+		}
+		if len(r) > 2 {
+			m.options = r[2]
 		}
 		list = append(list, m)
 	}

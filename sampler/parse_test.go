@@ -116,11 +116,13 @@ func TestParseMounts(t *testing.T) {
 37 35 8:1 / /a\040b\134c rw - ext4 /dev/disk\040one rw
 38 35 0:5 / /none rw - tmpfs
 not a mount
-39 35 0:5 / - x`
+39 35 0:5 / - x
+40 35 0:6 /docker/1 /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct`
 	want := []mount{
-		{"98:0", "/mnt2", "ext3", "/dev/root"},
-		{"8:1", `/a b\c`, "ext4", "/dev/disk one"},
-		{"0:5", "/none", "tmpfs", ""},
+		{"98:0", "/mnt1", "/mnt2", "ext3", "/dev/root", "rw,errors=continue"},
+		{"8:1", "/", `/a b\c`, "ext4", "/dev/disk one", "rw"},
+		{"0:5", "/", "/none", "tmpfs", "", ""},
+		{"0:6", "/docker/1", "/sys/fs/cgroup/cpu", "cgroup", "cgroup", "rw,cpu,cpuacct"},
 	}
 	if got := parseMounts([]byte(in)); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)

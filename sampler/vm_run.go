@@ -1,0 +1,406 @@
+package sampler
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"example.org/odometer"
+	"golang.org/x/sys/unix"
+)
+
+// run is one run of a machine: the process of its hypervisor from start to
+// end, and the open files that its counters are read from.
+type run struct {
+	// Fixed when it is found.
+	instance odometer.InstanceID
+	name     string // as the inventory calls it, "" where it does not
+	pid      int
+	started  uint64 // when the process began, in ticks since boot
+	began    int64  // the same in microseconds, or as the inventory knows it
+	born     bool   // it began since the instance was last read
+	device   string // incarnation of what counts with the process
+
+	// Open while loose is false; otherwise opened for each sample.
+	loose       bool
+	files       [4]counterFile // cpu, io, status, stat; see the indexes
+	pidfd       int            // -1 where there is none
+	cpuFrom     cpuSource
+	cgroup      cpuCgroup
+	cgroupError error // why there is no cgroup
+
+	// Read.
+	cpu      ratchet
+	cpuName  string // its incarnation
+	cpuKnown bool   // this sample read it
+	// offset is how far the counter of processor time is at least ahead of the
+	// process's own, by the last comparison: helpers, and what the cgroup
+	// counted before; below 0 what the process used before it was in the cgroup.
+	offset      int64
+	exit        uint64 // the process's own at its end, as the exit record has it
+	read, wrote ratchet
+	ioKnown     bool
+	memory      int64 // bytes, Unknown
+	slowAt      int64 // boot time of the next slow look
+	strayed     bool  // the process is in another cgroup now
+	nics        []nic
+
+	cpuProblem, ioProblem, memoryProblem error
+}
+
+// cpuSource says where processor time is read.
+type cpuSource int
+
+const (
+	cpuFromCgroup cpuSource = iota
+	cpuFromTasks
+	cpuFromStat
+)
+
+// The files of a run.
+const (
+	fileCPU = iota // of the cgroup
+	fileIO
+	fileStatus
+	fileStat // only where processor time comes from it, or while a run is opened
+)
+
+// counterFile is a file of /proc or of a cgroup that counts.
+type counterFile struct {
+	fd   int // -1 where it is not open
+	path string
+}
+
+func (f *counterFile) open(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		f.fd = -1
+		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	f.fd, f.path = fd, path
+	return nil
+}
+
+func (f *counterFile) close() {
+	if f.fd >= 0 {
+		_ = unix.Close(f.fd) // only ever read
+		f.fd = -1
+	}
+}
+
+var errNotOpen = errors.New("it could not be opened")
+
+// get reads the file's beginning with one system call.
+func (f *counterFile) get(buf []byte) ([]byte, error) {
+	if f.fd < 0 {
+		return nil, errNotOpen
+	}
+	for {
+		n, err := unix.Pread(f.fd, buf, 0)
+		switch err {
+		case nil:
+			return buf[:n], nil
+		case unix.EINTR:
+			continue
+		}
+		return nil, &fs.PathError{Op: "read", Path: f.path, Err: err}
+	}
+}
+
+// slowEvery is how often what costs much or changes little is read: memory,
+// and how far the cgroup is ahead of the process. Runs take turns.
+const slowEvery = 30 * time.Second
+
+// errAnother says that a process is not the one that the inventory saw.
+var errAnother = errors.New("the process is another one: its number was used again")
+
+// openRun opens what is needed to read a machine that runs. It fails only
+// where the process is not there or another one.
+func (s *VMs) openRun(def *odometer.VM, loose bool) (*run, error) {
+	r := &run{loose: loose, instance: def.Instance, name: def.Run, pid: def.PID, began: def.Began, pidfd: -1, memory: odometer.Unknown}
+	for i := range r.files {
+		r.files[i].fd = -1
+	}
+	buf := make([]byte, 4096)
+	if err := s.openFiles(r, buf); err != nil {
+		s.closeFiles(r)
+		return nil, err
+	}
+	// The inventory knows the moment better than to a tick where it knows it at all.
+	tick := time.Duration(s.tickNanos).Microseconds()
+	began := int64(r.started) * tick
+	if r.began == 0 {
+		r.began = began
+	}
+	if r.began < began-tick || r.began > began+2*tick {
+		s.closeFiles(r)
+		return nil, errAnother
+	}
+	r.born = r.began > s.readUntil(def.Instance)
+	r.device = fmt.Sprintf("%s/pid%d@%d", s.bootID, r.pid, r.started)
+	s.chooseCPU(r)
+	return r, nil
+}
+
+// openFiles opens a run's files, all of the same process.
+func (s *VMs) openFiles(r *run, buf []byte) error {
+	dir := filepath.Join(s.root, "proc", strconv.Itoa(r.pid))
+	stat := &r.files[fileStat]
+	if err := stat.open(filepath.Join(dir, "stat")); err != nil {
+		return err
+	}
+	st, err := readStat(stat, buf)
+	if err != nil {
+		return err
+	}
+	if r.started != 0 && st.started != r.started {
+		return errAnother
+	}
+	r.started = st.started
+	if s.host && !r.loose {
+		if r.pidfd, err = unix.PidfdOpen(r.pid, 0); err != nil {
+			if errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("open process %d: %w", r.pid, err)
+			}
+			r.pidfd, r.loose = -1, true // its end is not told, so each sample has to look
+		}
+	}
+	s.note(&r.ioProblem, r.instance, "disk I/O", r.files[fileIO].open(filepath.Join(dir, "io")))
+	s.note(&r.memoryProblem, r.instance, "memory", r.files[fileStatus].open(filepath.Join(dir, "status")))
+	// The first file is bound to the process it was opened of. That it still
+	// answers says that the others, opened since, are of the same one.
+	_, err = readStat(stat, buf)
+	return err
+}
+
+func readStat(f *counterFile, buf []byte) (processStat, error) {
+	b, err := f.get(buf)
+	if err != nil {
+		return processStat{}, err
+	}
+	st, err := parseProcessStat(b)
+	if err != nil {
+		return processStat{}, fmt.Errorf("%s: %w", f.path, err)
+	}
+	return st, nil
+}
+
+func (s *VMs) closeFiles(r *run) {
+	for i := range r.files {
+		r.files[i].close()
+	}
+	if r.pidfd >= 0 {
+		_ = unix.Close(r.pidfd) // holds nothing
+		r.pidfd = -1
+	}
+}
+
+// chooseCPU decides where the processor time of a run comes from, opens it
+// and reads it for the first time.
+func (s *VMs) chooseCPU(r *run) {
+	r.cpu, r.cpuKnown = ratchet{}, false
+	r.files[fileCPU].close()
+	if r.cgroup, r.cgroupError = findCgroup(s.root, s.hierarchies, r.pid); r.cgroupError == nil {
+		r.cgroupError = r.files[fileCPU].open(r.cgroup.path)
+	}
+	switch {
+	case r.cgroupError == nil:
+		r.cpuFrom, r.cpuName = cpuFromCgroup, s.bootID+"/"+r.cgroup.name
+	case s.tasks != nil:
+		r.cpuFrom, r.cpuName = cpuFromTasks, r.device+"/taskstats"
+	default:
+		r.cpuFrom, r.cpuName = cpuFromStat, r.device
+	}
+	if r.cpuFrom != cpuFromStat && !r.loose && s.tasks != nil {
+		r.files[fileStat].close()
+	}
+}
+
+// readCPU reads the processor time of a run in nanoseconds.
+func (s *VMs) readCPU(r *run) (uint64, error) {
+	switch r.cpuFrom {
+	case cpuFromTasks:
+		return s.tasks.cpu(r.pid)
+	case cpuFromStat:
+		return s.processCPU(r)
+	}
+	b, err := r.files[fileCPU].get(s.buf)
+	if err != nil {
+		return 0, err
+	}
+	n, err := r.cgroup.parse(b)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", r.files[fileCPU].path, err)
+	}
+	return n, nil
+}
+
+// processCPU returns the processor time of the process alone.
+func (s *VMs) processCPU(r *run) (uint64, error) {
+	if s.tasks != nil {
+		return s.tasks.cpu(r.pid)
+	}
+	f := &r.files[fileStat]
+	if f.fd < 0 {
+		if err := f.open(filepath.Join(s.root, "proc", strconv.Itoa(r.pid), "stat")); err != nil {
+			return 0, err
+		}
+	}
+	st, err := readStat(f, s.buf)
+	if err == nil && st.started != r.started {
+		err = errAnother
+	}
+	return st.cpu * s.tickNanos, err
+}
+
+// compare finds out how far the cgroup is ahead of the process, and returns
+// by how much it was at most, 0 where it lies behind. Both are 0 where
+// processor time is the process's own.
+func (s *VMs) compare(r *run) (most uint64) {
+	if r.cpuFrom != cpuFromCgroup {
+		r.offset = 0
+		return 0
+	}
+	before, err1 := s.processCPU(r)
+	all, err2 := s.readCPU(r)
+	after, err3 := s.processCPU(r)
+	if errors.Join(err1, err2, err3) != nil {
+		return all
+	}
+	r.offset = int64(all) - int64(after)
+	return all - min(all, before)
+}
+
+// fellBehind finds out whether the process has been moved out of the cgroup
+// that is read: then it runs on, and the cgroup falls behind it.
+func (s *VMs) fellBehind(r *run) bool {
+	const beyondDoubt = int64(100 * time.Millisecond)
+	if r.cpuFrom != cpuFromCgroup || r.loose {
+		return false
+	}
+	was := r.offset
+	s.compare(r)
+	if r.offset+beyondDoubt < was {
+		r.offset, r.strayed = was, true
+	}
+	return r.strayed
+}
+
+// look reads all counters of a run. It reports whether the process is there.
+func (s *VMs) look(r *run, at odometer.Moment) bool {
+	if r.loose {
+		defer s.closeFiles(r)
+		if err := s.reopen(r); err != nil {
+			return false
+		}
+	}
+	n, err := s.readCPU(r)
+	if errors.Is(err, unix.ESRCH) {
+		return false
+	}
+	r.strayed = r.cpuFrom == cpuFromCgroup && errors.Is(err, unix.ENODEV)
+	s.tookCPU(r, n, err)
+	s.lookIO(r)
+	if at.Boot >= r.slowAt {
+		r.slowAt += slowEvery.Microseconds() * max(1, (at.Boot-r.slowAt)/slowEvery.Microseconds()+1)
+		s.lookMemory(r)
+	}
+	return true
+}
+
+func (s *VMs) tookCPU(r *run, n uint64, err error) {
+	if r.cpuKnown = err == nil; r.cpuKnown {
+		if _, anew := r.cpu.fold(n, uint64(cpuWobble)); anew {
+			r.cpuName += "#"
+			s.log.Warn("the processor time counter started anew", "instance", r.instance, "incarnation", r.cpuName)
+		}
+	}
+	s.note(&r.cpuProblem, r.instance, "processor time", err)
+}
+
+// reopen opens the files of a loose run.
+func (s *VMs) reopen(r *run) error {
+	if err := s.openFiles(r, s.buf); err != nil {
+		return err
+	}
+	if r.cpuFrom != cpuFromCgroup {
+		return nil
+	}
+	return r.files[fileCPU].open(r.cgroup.path)
+}
+
+func (s *VMs) lookIO(r *run) {
+	r.ioKnown = false
+	if r.files[fileIO].fd < 0 {
+		return // why is known since it was opened
+	}
+	b, err := r.files[fileIO].get(s.buf)
+	var read, wrote uint64
+	if err == nil {
+		if read, wrote, err = parseProcessIO(b); err != nil {
+			err = fmt.Errorf("%s: %w", r.files[fileIO].path, err)
+		}
+	}
+	if r.ioKnown = err == nil; r.ioKnown {
+		r.read.fold(read, 1<<63)
+		r.wrote.fold(wrote, 1<<63)
+	}
+	s.note(&r.ioProblem, r.instance, "disk I/O", err)
+}
+
+func (s *VMs) lookMemory(r *run) {
+	if r.files[fileStatus].fd < 0 {
+		return // why is known since it was opened
+	}
+	b, err := r.files[fileStatus].get(s.buf)
+	if err == nil {
+		if r.memory, err = parseProcessStatus(b); err != nil {
+			err = fmt.Errorf("%s: %w", r.files[fileStatus].path, err)
+		}
+	}
+	if err != nil {
+		r.memory = odometer.Unknown
+	}
+	s.note(&r.memoryProblem, r.instance, "memory", err)
+}
+
+// finish reads what a run came to whose process has ended, as far as that
+// can still be read: never less than what it last was.
+func (s *VMs) finish(r *run) {
+	if n, err := s.readCPU(r); err == nil {
+		r.cpu.max = max(r.cpu.max, n)
+	}
+	if r.exit > 0 && r.cpuFrom != cpuFromStat {
+		r.cpu.max = r.atLeast(r.exit)
+	}
+	s.lookIO(r)
+	r.ioKnown = r.read.begun
+	r.cpuKnown = r.cpu.begun
+	for i := range r.nics {
+		n := &r.nics[i]
+		if n.host == nil {
+			continue
+		}
+		if !n.host.gone {
+			if info, err := n.space.stats.link(n.def.Link); err == nil && info.index == n.host.index {
+				n.host.rx, n.host.tx = max(n.host.rx, info.stats.rxBytes), max(n.host.tx, info.stats.txBytes)
+			}
+		}
+		n.take(n.host)
+	}
+}
+
+// atLeast returns what the counter of processor time has come to at least
+// where the process itself has used own.
+func (r *run) atLeast(own uint64) uint64 {
+	return max(r.cpu.max, uint64(max(0, int64(own)+r.offset)))
+}
+
+// isGone reports whether an error says that a process is not there.
+func isGone(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, errAnother)
+}

@@ -1,0 +1,566 @@
+package sampler
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"example.org/odometer"
+	"example.org/odometer/meter"
+	"golang.org/x/sys/unix"
+)
+
+// The tests in this file meter processes that stand for virtual machines, on
+// the real kernel: cgroups, taps, exit records.
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		missingFor(t, "cgroups, taps and exit records take root")
+	}
+}
+
+func openVMs(t testing.TB, change ...func(*VMsOptions)) *VMs {
+	t.Helper()
+	opt := VMsOptions{Agent: "host-1"}
+	for _, f := range change {
+		f(&opt)
+	}
+	s := OpenVMs(opt)
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// machineOf is how an inventory would list a guest.
+func machineOf(g *guest, id string, change ...func(*odometer.VM)) odometer.VM {
+	g.t.Helper()
+	started, _ := startOf(g.t, g.pid())
+	v := odometer.VM{
+		Instance: odometer.InstanceID(id), Name: id, Source: "test", State: odometer.Running,
+		PID: g.pid(), Run: fmt.Sprintf("%d@%d", g.pid(), started), Began: started * 10_000, VCPUs: 2, Memory: 1 << 30,
+	}
+	for _, f := range change {
+		f(&v)
+	}
+	return v
+}
+
+func startOf(t testing.TB, pid int) (ticks, cpu int64) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := parseProcessStat(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int64(st.started), int64(st.cpu)
+}
+
+// readings takes one sample of all machines, to be kept.
+func readings(t testing.TB, s *VMs) []odometer.Reading {
+	t.Helper()
+	var list []odometer.Reading
+	if err := s.Sample(func(r *odometer.Reading) {
+		c := *r
+		c.Counters = slices.Clone(r.Counters)
+		list = append(list, c)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// only takes a sample that has to give one reading.
+func only(t testing.TB, s *VMs) odometer.Reading {
+	t.Helper()
+	list := readings(t, s)
+	if len(list) != 1 {
+		t.Fatalf("got %d readings, want 1: %+v", len(list), list)
+	}
+	return list[0]
+}
+
+// eventually samples until a reading is as wanted, and returns all up to it.
+func eventually(t testing.TB, s *VMs, want func(odometer.Reading) bool) []odometer.Reading {
+	t.Helper()
+	var list []odometer.Reading
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		list = append(list, readings(t, s)...)
+		if len(list) > 0 && want(list[len(list)-1]) {
+			return list
+		}
+	}
+	t.Fatalf("no reading is as wanted: %+v\n%+v", list[max(0, len(list)-3):], s.Sources())
+	return nil
+}
+
+func cpuOf(r odometer.Reading) odometer.Counter { return counter(r, odometer.CPU, "") }
+
+func problemOf(s *VMs, name string) string {
+	for _, st := range s.Sources() {
+		if st.Name == name {
+			return st.Problem
+		}
+	}
+	return "no source " + name
+}
+
+// TestVMProcessorTime compares what a guest used, threads and children that
+// have died among it, with what is counted, for each source.
+func TestVMProcessorTime(t *testing.T) {
+	needRoot(t)
+	for _, c := range []struct {
+		name     string
+		enter    string
+		from     cpuSource
+		children bool // count
+		slack    time.Duration
+	}{
+		{"its own cgroup of v1", "cpuacct", cpuFromCgroup, true, 10 * time.Millisecond},
+		{"its own cgroup of v2, which needs no controller", "unified", cpuFromCgroup, true, 10 * time.Millisecond},
+		{"a cgroup that it shares with others: taskstats", "", cpuFromTasks, false, 10 * time.Millisecond},
+		{"neither cgroup nor taskstats: ticks", "", cpuFromStat, false, 40 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := startGuest(t, 0)
+			if c.enter != "" {
+				g.enter(c.enter)
+			}
+			s := openVMs(t)
+			if c.from == cpuFromStat {
+				s.tasks.close()
+				s.tasks = nil
+			}
+			s.Update([]odometer.VM{machineOf(g, "vm-1")})
+			before, start := only(t, s), g.do("ready")
+			if got := s.list[0].run.cpuFrom; got != c.from {
+				t.Fatalf("processor time comes from source %d, want %d: %v", got, c.from, s.list[0].run.cgroupError)
+			}
+			g.do("threads 10 20ms")
+			g.do("burn 300ms")
+			children := g.do("children 3 30ms")
+			truth := g.do("ready") - start
+			if c.children {
+				truth += children
+			}
+			after := only(t, s)
+			if cpuOf(after).Incarnation != cpuOf(before).Incarnation || cpuOf(after).Born {
+				t.Errorf("the counter is another one: %+v, before %+v", cpuOf(after), cpuOf(before))
+			}
+			got := cpuOf(after).Value - cpuOf(before).Value
+			off := time.Duration(got) - time.Duration(truth)
+			t.Logf("truth %v, measured %v, off by %v", time.Duration(truth), time.Duration(got), off)
+			if limit := c.slack + time.Duration(truth)/1000; off.Abs() > limit {
+				t.Errorf("measured %v of %v: off by %v, at most %v is allowed", time.Duration(got), time.Duration(truth), off, limit)
+			}
+		})
+	}
+}
+
+// TestVMRunsBornAndFound tells the two apart: what a run used before anybody
+// looked counts where it began since the instance was last read.
+func TestVMRunsBornAndFound(t *testing.T) {
+	needRoot(t)
+	for _, c := range []struct {
+		name     string
+		previous func(g *guest) Previous
+		late     bool // the source is opened after the guest began
+		enter    bool
+		old      bool // the cgroup was used by another before
+		born     bool
+	}{
+		{name: "it began while the source was open", born: true},
+		{name: "it began while the source was open, in a cgroup of its own", enter: true, born: true},
+		{name: "it began in a cgroup that another run has used before", enter: true, old: true, born: true},
+		{name: "it ran before anything was ever read", late: true},
+		{name: "it began after the instance was last read", late: true, born: true,
+			previous: func(g *guest) Previous { return previous(t, "vm-1", g, -1) }},
+		{name: "it was there when the instance was last read", late: true,
+			previous: func(g *guest) Previous { return previous(t, "vm-1", g, +1) }},
+		{name: "it is new, and began after others were last read", late: true, born: true,
+			previous: func(g *guest) Previous { return previous(t, "vm-2", g, -1) }},
+		{name: "it is new, and ran while others were read", late: true,
+			previous: func(g *guest) Previous { return previous(t, "vm-2", g, +1) }},
+		{name: "the host booted since anything was read", late: true, born: true,
+			previous: func(g *guest) Previous {
+				return Previous{BootID: "another", Readings: map[odometer.InstanceID]int64{"vm-1": 1 << 60}}
+			}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var s *VMs
+			if !c.late {
+				s = openVMs(t)
+				time.Sleep(20 * time.Millisecond) // a process's start is known to a tick
+			}
+			dir := ""
+			if c.old {
+				before := startGuest(t, 0)
+				dir = before.enter("cpuacct")
+				before.cgroups = nil
+				before.do("burn 200ms")
+				before.kill()
+			}
+			g := startGuest(t, 0)
+			switch {
+			case c.old:
+				g.join(dir)
+			case c.enter:
+				g.enter("cpuacct")
+			}
+			g.do("burn 100ms")
+			if c.late {
+				s = openVMs(t, func(o *VMsOptions) {
+					if c.previous != nil {
+						o.Previous = c.previous(g)
+					}
+				})
+			}
+			s.Update([]odometer.VM{machineOf(g, "vm-1")})
+			truth := g.do("ready")
+			list := readings(t, s)
+			if !c.born {
+				if len(list) != 1 || cpuOf(list[0]).Born || !list[0].Unwatched {
+					t.Errorf("got %+v, want one reading, a baseline and unwatched", list)
+				}
+				return
+			}
+			if len(list) != 2 {
+				t.Fatalf("got %d readings, want the one of its first moment and the present one: %+v", len(list), list)
+			}
+			ticks, _ := startOf(t, g.pid())
+			if list[0].At.Boot != ticks*10_000 || list[0].State != odometer.Running || list[0].Gauges.VCPUs != 2 {
+				t.Errorf("got %+v for its first moment, want one at %d µs", list[0], ticks*10_000)
+			}
+			got := cpuOf(list[1]).Value - cpuOf(list[0]).Value
+			if off := time.Duration(got) - time.Duration(truth); off.Abs() > 20*time.Millisecond {
+				t.Errorf("measured %v since its start, truth %v", time.Duration(got), time.Duration(truth))
+			}
+		})
+	}
+}
+
+// previous says that an instance was last read a tick before or after a guest
+// began.
+func previous(t *testing.T, id odometer.InstanceID, g *guest, ticks int64) Previous {
+	boot, err := BootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began, _ := startOf(t, g.pid())
+	return Previous{BootID: boot, Readings: map[odometer.InstanceID]int64{id: (began + ticks) * 10_000, "other": 5}}
+}
+
+// TestVMEnds kills guests in the middle of an interval and compares what is
+// told of their end with what they used.
+func TestVMEnds(t *testing.T) {
+	needRoot(t)
+	const frames, size = 500, 1400
+	for _, c := range []struct {
+		name       string
+		enter      string
+		removed    bool // the cgroup goes before anything can be read of it
+		namespace  uintptr
+		persistent bool
+		threads    bool
+		defined    bool // the machine stays known to its hypervisor
+	}{
+		{name: "by the exit record of its process", threads: true},
+		{name: "by the exit record of a process that never had but one thread more"},
+		{name: "by its cgroup, which is left", enter: "cpuacct", threads: true},
+		{name: "by its cgroup of v2", enter: "unified"},
+		{name: "whose cgroup was removed before it was read", enter: "cpuacct", removed: true, threads: true},
+		{name: "in a network namespace of its own", namespace: unix.CLONE_NEWNET},
+		{name: "whose tap is left", persistent: true, namespace: unix.CLONE_NEWNET},
+		{name: "but that is still defined", defined: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := startGuest(t, c.namespace)
+			dir := ""
+			if c.enter != "" {
+				dir = g.enter(c.enter)
+			}
+			tap := fmt.Sprintf("odt%d", g.pid())
+			if c.persistent {
+				g.do("tap %s persistent", tap)
+			} else {
+				g.do("tap %s", tap)
+			}
+			s := openVMs(t)
+			m := machineOf(g, "vm-1", func(v *odometer.VM) {
+				v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: tap}}
+			})
+			s.Update([]odometer.VM{m})
+			first, start := only(t, s), g.do("ready")
+			if c.threads {
+				g.do("threads 3 20ms")
+			}
+			g.do("burn 100ms")
+			g.do("send %d %d", frames, size)
+			g.do("receive %d %d", 10, size)
+			truth := g.do("ready") - start
+			at := s.clock.Now().Boot
+			if c.removed {
+				// The end is taken in only when the cgroup is gone.
+				s.mu.Lock()
+				g.kill()
+				if there(dir) {
+					t.Fatalf("%s is still there", dir)
+				}
+				s.mu.Unlock()
+			} else {
+				kept := g.cgroups
+				g.cgroups = nil
+				g.kill()
+				g.cgroups = kept
+				t.Cleanup(func() { g.kill() })
+			}
+			ended := s.clock.Now().Boot
+			var list []odometer.Reading
+			if c.defined {
+				m.PID, m.Run, m.Began, m.State = 0, "", 0, odometer.Stopped
+				list = append(list, eventuallyEnded(t, s)...)
+				s.Update([]odometer.VM{m})
+			} else {
+				list = append(list, eventuallyEnded(t, s)...)
+				s.Update(nil)
+			}
+			list = append(list, readings(t, s)...)
+			last := list[0]
+			if len(list) > 1 && !c.defined {
+				t.Errorf("got %d readings after the end, want one: %+v", len(list), list)
+			}
+			if last.State != odometer.Stopped || last.Final == c.defined {
+				t.Errorf("got %+v, want the last reading, final %t", last, !c.defined)
+			}
+			if last.At.Boot < at || last.At.Boot > ended+50_000 {
+				t.Errorf("it ended at %d, want between %d and %d", last.At.Boot, at, ended)
+			}
+			if cpuOf(last).Incarnation != cpuOf(first).Incarnation || cpuOf(last).Value < cpuOf(first).Value {
+				t.Errorf("got %+v at the end, before %+v", cpuOf(last), cpuOf(first))
+			}
+			// Its own clock stops before the process does, so there may be a little more.
+			got := cpuOf(last).Value - cpuOf(first).Value
+			off := time.Duration(got) - time.Duration(truth)
+			t.Logf("truth %v, measured %v, off by %v", time.Duration(truth), time.Duration(got), off)
+			if off < -time.Millisecond || off > 20*time.Millisecond {
+				t.Errorf("processor time: measured %v of %v, want all but 1 ms at most", time.Duration(got), time.Duration(truth))
+			}
+			for q, want := range map[odometer.Quantity]uint64{odometer.NetworkEgress: frames * size, odometer.NetworkIngress: 10 * size} {
+				if got := counter(last, q, "net0").Value - counter(first, q, "net0").Value; got != want {
+					t.Errorf("%s: got %d, want exactly %d", q, got, want)
+				}
+			}
+			if c.defined {
+				if r := only(t, s); r.State != odometer.Stopped || r.Final || len(r.Counters) > 0 || r.Gauges.Memory != 0 {
+					t.Errorf("got %+v, want it stopped", r)
+				}
+				s.Update(nil)
+				if r := only(t, s); !r.Final {
+					t.Errorf("got %+v, want it final", r)
+				}
+			}
+			if list := readings(t, s); len(list) > 0 {
+				t.Errorf("got %+v, want nothing any more", list)
+			}
+		})
+	}
+}
+
+// eventuallyEnded waits until the source knows of the end of its machine, and
+// returns what it has told until then: nothing, since the end is held back.
+func eventuallyEnded(t *testing.T, s *VMs) (list []odometer.Reading) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		ended := s.list[0].end != nil
+		s.mu.Unlock()
+		if ended {
+			return readings(t, s)
+		}
+	}
+	t.Fatal("the end of the machine is not seen")
+	return nil
+}
+
+// tally meters readings and adds up what the events say.
+type tally struct {
+	t     testing.TB
+	meter *meter.Meter
+	usage odometer.Vector
+	final int
+}
+
+func newTally(t testing.TB) *tally {
+	t.Helper()
+	boot, err := BootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tally{t: t, meter: meter.New(meter.Options{Agent: "host-1", Nonce: "n", BootID: boot})}
+}
+
+func (y *tally) observe(list ...odometer.Reading) {
+	y.t.Helper()
+	for i := range list {
+		if err := y.meter.Observe(&list[i], func(r odometer.Record) {
+			if r.Event == nil {
+				return
+			}
+			for q, n := range r.Event.Usage.Vector {
+				y.usage[q] += n
+			}
+			if r.Event.Final {
+				y.final++
+			}
+		}); err != nil {
+			y.t.Errorf("reading %+v: %v", list[i], err)
+		}
+	}
+}
+
+// TestVMBetweenTwoSamples has a machine begin and end without any sample while
+// it ran. All that it used is metered, from its first moment to its last.
+func TestVMBetweenTwoSamples(t *testing.T) {
+	needRoot(t)
+	s, y := openVMs(t), newTally(t)
+	y.observe(readings(t, s)...)
+	time.Sleep(20 * time.Millisecond) // a process's start is known to a tick
+	g := startGuest(t, unix.CLONE_NEWNET)
+	g.enter("cpuacct")
+	g.do("tap tap0")
+	g.do("send 100 1000")
+	s.Update([]odometer.VM{machineOf(g, "vm-1", func(v *odometer.VM) {
+		v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: "tap0"}}
+		v.GPUs = []odometer.GPUDevice{{Name: "hostdev0", Kind: odometer.GPUWhole}}
+	})})
+	began := s.list[0].run.began
+	g.do("send 200 1000")
+	truth := int64(g.do("burn 100ms"))
+	g.kill()
+	ended := eventuallyEnded(t, s)
+	s.Update(nil)
+	list := append(ended, readings(t, s)...)
+	y.observe(list...)
+	if y.final != 1 {
+		t.Errorf("got %d final events, want 1: %+v", y.final, list)
+	}
+	u := y.usage
+	if off := u[odometer.CPU]*1000 - truth; off < -20e6 || off > 20e6 {
+		t.Errorf("processor time: got %d µs, truth %d µs", u[odometer.CPU], truth/1000)
+	}
+	if got := u[odometer.NetworkEgress]; got != 300_000 {
+		t.Errorf("egress: got %d, want 300000", got)
+	}
+	span := list[len(list)-1].At.Boot - began
+	if u[odometer.GPU] != span || u[odometer.VCPU] != 2*span || u.Elapsed() != span {
+		t.Errorf("got %d µs of a GPU, %d of two vCPUs, %d elapsed; it ran for %d µs", u[odometer.GPU], u[odometer.VCPU], u.Elapsed(), span)
+	}
+}
+
+// TestVMStorageAndMemory compares what a guest wrote, and touched, with what
+// is counted.
+func TestVMStorageAndMemory(t *testing.T) {
+	needRoot(t)
+	dir, err := os.MkdirTemp("/var/tmp", "odometer-disk-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	image := filepath.Join(dir, "disk.img")
+	if err := os.WriteFile(image, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	g := startGuest(t, 0)
+	s := openVMs(t)
+	s.Update([]odometer.VM{machineOf(g, "vm-1", func(v *odometer.VM) {
+		v.Disks = []odometer.Disk{
+			{Name: "vda", Kind: odometer.DiskFile, Path: image, Provisioned: 1 << 30},
+			{Name: "vdb", Kind: odometer.DiskNetwork, Path: "rbd:pool/x", Provisioned: 2 << 30},
+			{Name: "cd", Kind: odometer.DiskFile, Path: "/bin/sh", Provisioned: 7, ReadOnly: true},
+		}
+		v.GPUs = []odometer.GPUDevice{{Name: "hostdev0", Kind: odometer.GPUWhole, Address: "0000:65:00.0"}}
+	})})
+	before := only(t, s)
+	if want := (odometer.Gauges{Memory: before.Gauges.Memory, MemoryAllocated: 1 << 30, Storage: 0, StorageProvisioned: 3 << 30, VCPUs: 2, GPUs: 1}); before.Gauges != want || want.Memory <= 0 {
+		t.Errorf("got %+v, want %+v", before.Gauges, want)
+	}
+	const bytes = 8 << 20
+	g.do("write %s %d", image, bytes)
+	// The file has its blocks now. While it gets them, what the filesystem
+	// notes for itself is written on the guest's account too.
+	before.Counters = only(t, s).Counters
+	g.do("write %s %d", image, bytes)
+	g.do("touch %d", 64<<20)
+	s.list[0].run.slowAt, s.images.since = 0, -1<<40
+	readings(t, s)
+	time.Sleep(50 * time.Millisecond)
+	after := only(t, s)
+	if got := counter(after, odometer.DiskWrite, "").Value - counter(before, odometer.DiskWrite, "").Value; got != bytes {
+		t.Errorf("disk written: got %d, want exactly %d", got, bytes)
+	}
+	if got := after.Gauges.Storage; got < bytes || got > bytes+1<<16 {
+		t.Errorf("storage: got %d, want %d and what the filesystem needs itself", got, bytes)
+	}
+	if got := after.Gauges.Memory - before.Gauges.Memory; got < 64<<20 || got > 80<<20 {
+		t.Errorf("memory: got %d more, want 64 MiB", got)
+	}
+	if p := problemOf(s, "storage"); p != "" {
+		t.Errorf("got problem %q", p)
+	}
+}
+
+// TestVMTapIsMadeAgain deletes a tap and makes another of the same name, twice:
+// with a sample in between and without.
+func TestVMTapIsMadeAgain(t *testing.T) {
+	needRoot(t)
+	g := startGuest(t, unix.CLONE_NEWNET)
+	g.do("tap tap0")
+	s := openVMs(t)
+	s.Update([]odometer.VM{machineOf(g, "vm-1", func(v *odometer.VM) {
+		v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: "tap0"}}
+	})})
+	sum, last := uint64(0), counter(only(t, s), odometer.NetworkEgress, "net0")
+	see := func() {
+		r := only(t, s)
+		c := counter(r, odometer.NetworkEgress, "net0")
+		switch {
+		case c.Incarnation == "":
+		case c.Incarnation == last.Incarnation && c.Value >= last.Value:
+			sum += c.Value - last.Value
+			last = c
+		case c.Born:
+			sum += c.Value
+			last = c
+		default:
+			t.Errorf("got %+v after %+v: that would be lost", c, last)
+		}
+	}
+	g.do("send 3 100")
+	g.do("release")
+	see()
+	see()
+	g.do("tap tap0")
+	g.do("send 5 100")
+	see()
+	see()
+	g.do("send 7 100")
+	g.do("release")
+	g.do("tap tap0")
+	g.do("send 11 100")
+	see()
+	see()
+	g.do("send 13 100")
+	see()
+	if want := uint64(3+5+7+11+13) * 100; sum != want {
+		t.Errorf("got %d bytes in all, want %d; %s", sum, want, strings.Join([]string{last.Incarnation, problemOf(s, "network")}, " "))
+	}
+}
