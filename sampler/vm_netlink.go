@@ -133,19 +133,28 @@ func namespaceOf(path string) (uint64, error) {
 // withinNamespace runs f on a thread of the network namespace at path. What f
 // opens stays of that namespace.
 func withinNamespace(path string, f func() error) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	to, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	defer unix.Close(fd)
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and is never unlocked, so that the thread ends with it
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter %s: %w", path, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
+	defer unix.Close(to)
+	runtime.LockOSThread()
+	const here = "/proc/thread-self/ns/net"
+	back, err := unix.Open(here, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open %s: %w", here, err)
+	}
+	defer unix.Close(back)
+	if err := unix.Setns(to, unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter %s: %w", path, err)
+	}
+	err = f()
+	if backErr := unix.Setns(back, unix.CLONE_NEWNET); backErr != nil {
+		// The thread stays locked, so that nothing else runs on it.
+		return errors.Join(err, fmt.Errorf("leave %s: %w", path, backErr))
+	}
+	runtime.UnlockOSThread()
+	return err
 }

@@ -45,8 +45,9 @@ type run struct {
 	read, wrote ratchet
 	ioKnown     bool
 	memory      int64 // bytes, Unknown
-	slowAt      int64 // boot time of the next slow look
-	strayed     bool  // the process is in another cgroup now
+	memoryAt    int64 // boot time of the next look at it
+	compareAt   int64
+	strayed     bool // the process is in another cgroup now
 	nics        []nic
 
 	cpuProblem, ioProblem, memoryProblem error
@@ -111,9 +112,11 @@ func (f *counterFile) get(buf []byte) ([]byte, error) {
 	}
 }
 
-// slowEvery is how often what costs much or changes little is read: memory,
-// and how far the cgroup is ahead of the process. Runs take turns.
-const slowEvery = 30 * time.Second
+// What costs much or changes little is read now and then only; runs take turns.
+const (
+	memoryEvery  = 30 * time.Second
+	compareEvery = 2 * time.Minute // how far the cgroup is ahead of the process
+)
 
 // errAnother says that a process is not the one that the inventory saw.
 var errAnother = errors.New("the process is another one: its number was used again")
@@ -169,8 +172,12 @@ func (s *VMs) openFiles(r *run, buf []byte) error {
 			r.pidfd, r.loose = -1, true // its end is not told, so each sample has to look
 		}
 	}
-	s.note(&r.ioProblem, r.instance, "disk I/O", r.files[fileIO].open(filepath.Join(dir, "io")))
-	s.note(&r.memoryProblem, r.instance, "memory", r.files[fileStatus].open(filepath.Join(dir, "status")))
+	if err := r.files[fileIO].open(filepath.Join(dir, "io")); err != nil {
+		s.note(&r.ioProblem, r.instance, "disk I/O", err)
+	}
+	if err := r.files[fileStatus].open(filepath.Join(dir, "status")); err != nil {
+		s.note(&r.memoryProblem, r.instance, "memory", err)
+	}
 	// The first file is bound to the process it was opened of. That it still
 	// answers says that the others, opened since, are of the same one.
 	_, err = readStat(stat, buf)
@@ -275,19 +282,18 @@ func (s *VMs) compare(r *run) (most uint64) {
 	return all - min(all, before)
 }
 
-// fellBehind finds out whether the process has been moved out of the cgroup
+// findStrayed finds out whether the process has been moved out of the cgroup
 // that is read: then it runs on, and the cgroup falls behind it.
-func (s *VMs) fellBehind(r *run) bool {
+func (s *VMs) findStrayed(r *run) {
 	const beyondDoubt = int64(100 * time.Millisecond)
 	if r.cpuFrom != cpuFromCgroup || r.loose {
-		return false
+		return
 	}
 	was := r.offset
 	s.compare(r)
 	if r.offset+beyondDoubt < was {
 		r.offset, r.strayed = was, true
 	}
-	return r.strayed
 }
 
 // look reads all counters of a run. It reports whether the process is there.
@@ -305,10 +311,19 @@ func (s *VMs) look(r *run, at odometer.Moment) bool {
 	r.strayed = r.cpuFrom == cpuFromCgroup && errors.Is(err, unix.ENODEV)
 	s.tookCPU(r, n, err)
 	s.lookIO(r)
-	if at.Boot >= r.slowAt {
-		r.slowAt += slowEvery.Microseconds() * max(1, (at.Boot-r.slowAt)/slowEvery.Microseconds()+1)
+	if due(&r.memoryAt, at, memoryEvery) {
 		s.lookMemory(r)
 	}
+	return true
+}
+
+// due reports whether a moment has come, and moves it on.
+func due(next *int64, at odometer.Moment, every time.Duration) bool {
+	late := at.Boot - *next
+	if late < 0 {
+		return false
+	}
+	*next += every.Microseconds() * (late/every.Microseconds() + 1)
 	return true
 }
 

@@ -86,9 +86,12 @@ func (s *VMs) sample(v *vm, at odometer.Moment, slept bool, emit func(*odometer.
 	case !v.listed:
 		s.finishRun(v, at)
 	default:
-		slow := at.Boot >= r.slowAt
-		switch there := s.look(r, at); {
-		case !there, (r.strayed || slow && s.fellBehind(r)) && r.exited():
+		there := s.look(r, at)
+		if there && due(&r.compareAt, at, compareEvery) {
+			s.findStrayed(r)
+		}
+		switch {
+		case !there, r.strayed && r.exited():
 			s.finishRun(v, at)
 		case r.strayed:
 			s.rehome(v, at)

@@ -407,7 +407,8 @@ func (s *VMs) begin(v *vm, o opening, now odometer.Moment) {
 	s.tookCPU(r, n, err)
 	s.lookIO(r)
 	s.lookMemory(r)
-	r.slowAt = now.Boot + int64(r.pid%int(slowEvery.Seconds())+1)*odometer.SecondMicros
+	r.memoryAt = now.Boot + int64(r.pid%int(memoryEvery.Seconds())+1)*odometer.SecondMicros
+	r.compareAt = now.Boot + int64(r.pid%int(compareEvery.Seconds())+1)*odometer.SecondMicros
 	if r.born {
 		e := edge{at: moment(now, r.began), state: v.state(), gauges: v.gauges()}
 		e.counters = append(e.counters, odometer.Counter{Quantity: odometer.CPU, Incarnation: r.cpuName, Value: base, Born: base == 0})

@@ -86,20 +86,6 @@ func only(t testing.TB, s *VMs) odometer.Reading {
 	return list[0]
 }
 
-// eventually samples until a reading is as wanted, and returns all up to it.
-func eventually(t testing.TB, s *VMs, want func(odometer.Reading) bool) []odometer.Reading {
-	t.Helper()
-	var list []odometer.Reading
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		list = append(list, readings(t, s)...)
-		if len(list) > 0 && want(list[len(list)-1]) {
-			return list
-		}
-	}
-	t.Fatalf("no reading is as wanted: %+v\n%+v", list[max(0, len(list)-3):], s.Sources())
-	return nil
-}
-
 func cpuOf(r odometer.Reading) odometer.Counter { return counter(r, odometer.CPU, "") }
 
 func problemOf(s *VMs, name string) string {
@@ -500,7 +486,7 @@ func TestVMStorageAndMemory(t *testing.T) {
 	before.Counters = only(t, s).Counters
 	g.do("write %s %d", image, bytes)
 	g.do("touch %d", 64<<20)
-	s.list[0].run.slowAt, s.images.since = 0, -1<<40
+	s.list[0].run.memoryAt, s.images.since = 0, -1<<40
 	readings(t, s)
 	time.Sleep(50 * time.Millisecond)
 	after := only(t, s)

@@ -1,0 +1,316 @@
+package sampler
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"example.org/odometer"
+	"golang.org/x/sys/unix"
+)
+
+// TestVMFilesRunOut meters more machines than may have their files open: the
+// others are read as well, at a higher price, and their ends are seen.
+func TestVMFilesRunOut(t *testing.T) {
+	needRoot(t)
+	s := openVMs(t, func(o *VMsOptions) { o.MaxFiles = 2 * filesPerRun })
+	var list []odometer.VM
+	var all []*guest
+	for i := range 4 {
+		g := startGuest(t, 0)
+		g.enter("cpuacct")
+		all = append(all, g)
+		list = append(list, machineOf(g, fmt.Sprint("vm-", i)))
+	}
+	s.Update(list)
+	readings(t, s)
+	before := readings(t, s)
+	for _, g := range all {
+		g.do("burn 50ms")
+	}
+	after := readings(t, s)
+	if len(before) != 4 || len(after) != 4 {
+		t.Fatalf("got %d and %d readings, want 4", len(before), len(after))
+	}
+	for i := range after {
+		if used := time.Duration(cpuOf(after[i]).Value - cpuOf(before[i]).Value); used < 50*time.Millisecond || used > 80*time.Millisecond {
+			t.Errorf("%s: measured %v, want 50 ms", after[i].Instance, used)
+		}
+	}
+	if p := problemOf(s, "files"); !strings.Contains(p, "the files of 2 machines") {
+		t.Errorf("got problem %q, want it to tell of 2 machines", p)
+	}
+	open := 0
+	for _, v := range s.list {
+		for _, f := range v.run.files {
+			if f.fd >= 0 {
+				open++
+			}
+		}
+		if v.run.pidfd >= 0 {
+			open++
+		}
+	}
+	if open != 2*filesPerRun {
+		t.Errorf("%d files are open, want %d", open, 2*filesPerRun)
+	}
+	all[3].kill()
+	readings(t, s)
+	s.Update(list[:3])
+	got := readings(t, s)
+	if last := got[len(got)-1]; len(got) != 4 || last.Instance != "vm-3" || !last.Final || cpuOf(last).Value < cpuOf(after[3]).Value {
+		t.Errorf("got %+v, want the last of vm-3 with it", got)
+	}
+}
+
+// TestVMCgroupIsMadeAgain moves a guest from one cgroup to another whose name
+// is the same, and then to one of another name without the first going away.
+func TestVMCgroupIsMadeAgain(t *testing.T) {
+	needRoot(t)
+	g := startGuest(t, 0)
+	dir := g.enter("cpuacct")
+	s, y := openVMs(t), newTally(t)
+	s.Update([]odometer.VM{machineOf(g, "vm-1")})
+	y.observe(readings(t, s)...)
+	start := g.do("burn 200ms")
+	first := s.list[0].run.cpuName
+
+	g.join("/sys/fs/cgroup/cpuacct")
+	removeCgroup(dir)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	g.join(dir)
+	g.do("burn 50ms")
+	y.observe(readings(t, s)...)
+	second := s.list[0].run.cpuName
+	if first == second {
+		t.Errorf("the counter is still %s", first)
+	}
+	g.do("burn 50ms")
+	y.observe(readings(t, s)...)
+
+	g.enter("cpuacct")
+	g.do("burn 150ms")
+	y.observe(readings(t, s)...)
+	s.list[0].run.compareAt = 0
+	y.observe(readings(t, s)...)
+	if s.list[0].run.cpuName == second {
+		t.Errorf("the counter is still %s", second)
+	}
+	truth := g.do("burn 50ms")
+	g.kill()
+	eventuallyEnded(t, s)
+	s.Update(nil)
+	y.observe(readings(t, s)...)
+	used := time.Duration(y.usage[odometer.CPU]) * time.Microsecond
+	want := time.Duration(truth-start) + 200*time.Millisecond
+	t.Logf("truth %v, measured %v", want, used)
+	if off := used - want; off.Abs() > 20*time.Millisecond {
+		t.Errorf("measured %v of %v", used, want)
+	}
+}
+
+// TestVMNumberIsUsedAgain lists a process that is not the machine's any more.
+func TestVMNumberIsUsedAgain(t *testing.T) {
+	needRoot(t)
+	g := startGuest(t, 0)
+	s := openVMs(t)
+	m := machineOf(g, "vm-1")
+	m.Began -= 5 * odometer.SecondMicros
+	s.Update([]odometer.VM{m})
+	if list := readings(t, s); len(list) > 0 {
+		t.Errorf("got %+v of another process", list)
+	}
+	if p := problemOf(s, "machines"); !strings.Contains(p, errAnother.Error()) {
+		t.Errorf("got problem %q", p)
+	}
+	s.Update([]odometer.VM{machineOf(g, "vm-1"), machineOf(g, "vm-2"), machineOf(g, "vm-1")})
+	for _, r := range readings(t, s) {
+		if r.Instance == "vm-2" && len(r.Counters) > 0 {
+			t.Errorf("one process is billed twice: %+v", r)
+		}
+	}
+	if p := problemOf(s, "machines"); !strings.Contains(p, "is that of vm-1") || !strings.Contains(p, "vm-1 is listed twice") {
+		t.Errorf("got problem %q", p)
+	}
+}
+
+// TestVMStates follows a machine through what its inventory says of it.
+func TestVMStates(t *testing.T) {
+	needRoot(t)
+	s := openVMs(t)
+	m := odometer.VM{Instance: "vm-1", State: odometer.Stopped, VCPUs: 2, Memory: 1 << 30, Disks: []odometer.Disk{{Kind: odometer.DiskNetwork, Path: "rbd:x", Provisioned: 5 << 30}}}
+	s.Update([]odometer.VM{m})
+	if r := only(t, s); r.State != odometer.Stopped || r.Gauges.StorageProvisioned != 5<<30 || r.Gauges.Memory != 0 || len(r.Counters) > 0 {
+		t.Errorf("defined: got %+v", r)
+	}
+	time.Sleep(20 * time.Millisecond)
+	g := startGuest(t, 0)
+	run := machineOf(g, "vm-1")
+	run.Disks = m.Disks
+	s.Update([]odometer.VM{run})
+	list := readings(t, s)
+	if len(list) != 2 || list[0].At.Boot != run.Began || list[0].State != odometer.Running || list[0].Unwatched || list[1].Unwatched {
+		t.Errorf("started: got %+v, want its first moment %d and now", list, run.Began)
+	}
+	run.State = odometer.Paused
+	run.GPUs = []odometer.GPUDevice{{Name: "hostdev0"}, {Name: "mdev0", Kind: odometer.GPUVGPU}}
+	s.Update([]odometer.VM{run})
+	told := s.clock.Now().Boot
+	time.Sleep(5 * time.Millisecond)
+	list = readings(t, s)
+	if len(list) != 2 || list[0].State != odometer.Paused || list[0].At.Boot > told || list[0].Gauges.GPUs != 2 || list[1].State != odometer.Paused {
+		t.Errorf("paused: got %+v, want the moment at which that was told, before %d, and now", list, told)
+	}
+	g.kill()
+	eventuallyEnded(t, s)
+	// The inventory does not know yet: it is said to run.
+	s.Update([]odometer.VM{run})
+	if list := readings(t, s); len(list) > 0 {
+		t.Errorf("got %+v before the end is decided", list)
+	}
+	s.list[0].end.at.Boot -= endPatience.Microseconds()
+	if list := readings(t, s); len(list) != 2 || list[0].State != odometer.Stopped || list[1].State != odometer.Stopped || list[1].Final {
+		t.Errorf("after a while: got %+v, want it stopped", list)
+	}
+	again := startGuest(t, 0)
+	next := machineOf(again, "vm-1")
+	s.Update([]odometer.VM{next})
+	if list := readings(t, s); len(list) != 2 || list[1].State != odometer.Running || cpuOf(list[1]).Incarnation == "" {
+		t.Errorf("started again: got %+v", list)
+	}
+	// Restarted between two updates: the last run is told before the next one.
+	again.do("burn 30ms")
+	truth := again.do("ready")
+	again.kill()
+	time.Sleep(20 * time.Millisecond)
+	third := startGuest(t, 0)
+	s.Update([]odometer.VM{machineOf(third, "vm-1")})
+	list = readings(t, s)
+	if len(list) != 3 || list[0].State != odometer.Stopped || list[1].State != odometer.Running || list[0].Final {
+		t.Fatalf("restarted: got %+v, want the end, the start and now", list)
+	}
+	if got := cpuOf(list[0]).Value; got+1e6 < truth {
+		t.Errorf("restarted: got %v at the end, truth %v", time.Duration(got), time.Duration(truth))
+	}
+}
+
+// TestVMHungFilesystem has the files of one machine on a filesystem that does
+// not answer: no sample waits, and the others' files are looked at.
+func TestVMHungFilesystem(t *testing.T) {
+	s := openVMs(t)
+	release := make(chan struct{})
+	hang := false
+	s.images.init(func(path string, st *unix.Stat_t) error {
+		if hang && strings.HasPrefix(path, "/proc/") { // stands for a mount of its own
+			<-release
+		}
+		*st = unix.Stat_t{Mode: unix.S_IFREG, Blocks: 16}
+		return nil
+	})
+	vm := func(id odometer.InstanceID, path string) odometer.VM {
+		return odometer.VM{Instance: id, State: odometer.Stopped, Disks: []odometer.Disk{{Kind: odometer.DiskFile, Path: path, Provisioned: odometer.Unknown}}}
+	}
+	s.Update([]odometer.VM{vm("vm-1", "/proc/a.img"), vm("vm-2", "/b.img")})
+	for _, r := range readings(t, s) {
+		if r.Gauges.Storage != 8192 || r.Gauges.StorageProvisioned != odometer.Unknown {
+			t.Errorf("got %+v, want 8192 bytes occupied", r)
+		}
+	}
+	hang = true
+	begin := time.Now()
+	s.Update([]odometer.VM{vm("vm-1", "/proc/a.img"), vm("vm-2", "/b.img"), vm("vm-3", "/proc/c.img"), vm("vm-4", "/d.img")})
+	if took := time.Since(begin); took > 10*statPatience {
+		t.Errorf("an update took %v", took)
+	}
+	begin = time.Now()
+	list := readings(t, s)
+	if took := time.Since(begin); took > statPatience/2 {
+		t.Errorf("a sample took %v", took)
+	}
+	want := []int64{8192, 8192, odometer.Unknown, 8192}
+	for i, r := range list {
+		if r.Gauges.Storage != want[i] {
+			t.Errorf("%s: got %d occupied, want %d", r.Instance, r.Gauges.Storage, want[i])
+		}
+	}
+	if p := problemOf(s, "storage"); !strings.Contains(p, "/proc does not answer") {
+		t.Errorf("got problem %q", p)
+	}
+	close(release)
+	for deadline := time.Now().Add(10 * time.Second); problemOf(s, "storage") != ""; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("got problem %q for ever", problemOf(s, "storage"))
+		}
+	}
+	if got := readings(t, s)[2].Gauges.Storage; got != 8192 {
+		t.Errorf("got %d occupied when it answers again", got)
+	}
+}
+
+// TestVMOverrun floods the listeners until the kernel drops messages: that is
+// named, and what a deleted interface came to is what was last read.
+func TestVMOverrun(t *testing.T) {
+	needRoot(t)
+	s := openVMs(t)
+	small := 2304 // the kernel's least
+	if err := unix.SetsockoptInt(s.exits.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, small); err != nil {
+		t.Fatal(err)
+	}
+	for range 30 {
+		if err := exec.Command("true").Run(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readings(t, s)
+	if p := problemOf(s, "ends"); !strings.Contains(p, errOverrun.Error()) {
+		t.Errorf("got problem %q, want %q", p, errOverrun)
+	}
+}
+
+// TestVMOpensLittleAndCloses looks at what is left of a source.
+func TestVMOpensLittleAndCloses(t *testing.T) {
+	needRoot(t)
+	before := openFiles(t)
+	s := OpenVMs(VMsOptions{Agent: "host-1"})
+	g := startGuest(t, unix.CLONE_NEWNET)
+	g.do("tap tap0")
+	s.Update([]odometer.VM{machineOf(g, "vm-1", func(v *odometer.VM) {
+		v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: "tap0"}}
+		v.Disks = []odometer.Disk{{Kind: odometer.DiskFile, Path: "/etc/passwd"}}
+	})})
+	only(t, s)
+	if len(s.order) != 2 {
+		t.Errorf("%d namespaces are open, want 2", len(s.order))
+	}
+	g.kill()
+	eventuallyEnded(t, s)
+	if len(s.order) != 1 {
+		t.Errorf("%d namespaces are open when the machine has ended, want 1", len(s.order))
+	}
+	if err := errors.Join(s.Close(), s.Close()); err != nil {
+		t.Error(err)
+	}
+	s.Update([]odometer.VM{{Instance: "vm-2"}})
+	if err := s.Sample(func(*odometer.Reading) { t.Error("a closed source gives a reading") }); err == nil {
+		t.Error("a closed source gives no error")
+	}
+	if after := openFiles(t); after != before {
+		t.Errorf("%d files are open, %d were before", after, before)
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	list, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
