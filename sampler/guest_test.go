@@ -2,9 +2,11 @@ package sampler
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -215,6 +217,8 @@ func (g *guestState) do(f []string) (int64, error) {
 		return sum.Nanoseconds(), nil
 	case "tap": // makes one that lives as long as this process has it open
 		return 1, g.open(f[1], len(f) > 2)
+	case "macvtap": // on one end of a pair whose other end the host sends from
+		return 1, g.openMacvtap(f[1])
 	case "release":
 		return 1, unix.Close(g.tap)
 	case "send":
@@ -282,6 +286,64 @@ func (g *guestState) open(name string, persistent bool) error {
 		return err
 	}
 	g.socket, err = packetSocket(name)
+	return err
+}
+
+// openMacvtap makes a macvtap, and a packet socket that reaches it.
+func (g *guestState) openMacvtap(name string) error {
+	here, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(here)
+	if err := errors.Join(silence(), addVeth("lower0", "far0", here), raise("lower0"), raise("far0")); err != nil {
+		return err
+	}
+	lower, err := net.InterfaceByName("lower0")
+	if err != nil {
+		return err
+	}
+	b := append(make([]byte, unix.SizeofIfInfomsg), attribute(unix.IFLA_IFNAME, append([]byte(name), 0))...)
+	b = append(b, attribute(unix.IFLA_LINK, binary.NativeEndian.AppendUint32(nil, uint32(lower.Index)))...)
+	b = append(b, attribute(unix.IFLA_LINKINFO, attribute(unix.IFLA_INFO_KIND, []byte("macvtap")))...)
+	if err := errors.Join(linkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, b), raise(name)); err != nil {
+		return err
+	}
+	// Its device is in the sysfs of this namespace.
+	dir, err := os.MkdirTemp("", "odometer-macvtap-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("sysfs", dir, "sysfs", 0, "")); err != nil {
+		return err
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	tap, err := net.InterfaceByName(name)
+	if err != nil {
+		return err
+	}
+	var major, minor uint32
+	if _, err := fmt.Sscanf(word(fmt.Sprintf("%s/class/net/%s/tap%d/dev", dir, name, tap.Index)), "%d:%d", &major, &minor); err != nil {
+		return err
+	}
+	node := filepath.Join(os.TempDir(), fmt.Sprintf("odometer-macvtap-%d", os.Getpid()))
+	if err := unix.Mknod(node, unix.S_IFCHR|0o600, int(unix.Mkdev(major, minor))); err != nil {
+		return err
+	}
+	defer os.Remove(node)
+	if g.tap, err = unix.Open(node, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		return err
+	}
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	if err := unix.IoctlIfreq(g.tap, unix.TUNSETIFF, ifr); err != nil {
+		return err
+	}
+	g.socket, err = packetSocket("far0")
 	return err
 }
 

@@ -2,22 +2,24 @@
 // cumulative counters and gauges at one moment. I/O in, [odometer.Reading]s
 // out; what they amount to is the meter's business.
 //
-// There are two sources. [Machine] meters the machine it runs on from /proc,
-// /sys and rtnetlink. [Replay] reads readings from a file of JSON lines. Both
-// promise the same:
+// There are three sources. [Machine] meters the machine it runs on from /proc,
+// /sys and rtnetlink. [VMs] meters the virtual machines of a host from outside,
+// where their tenants cannot reach. [Replay] reads readings from a file of JSON
+// lines. All promise the same:
 //
 //   - A counter only grows within one incarnation. Where the kernel may have
 //     started it anew (boot, a disk or interface plugged in again) the
 //     incarnation changes with it.
 //   - What cannot be read is left out (a counter) or [odometer.Unknown] (a
-//     gauge), never 0. [Machine.Sources] says what is missing and why.
+//     gauge), never 0. [Machine.Sources] and [VMs.Sources] say what is missing
+//     and why.
 //   - One failing part leaves the others: a hung filesystem, a lost GPU or a
 //     missing file costs that quantity and nothing else.
 //
 // A sampler keeps no state on disk. After a crash the next reading holds the
 // same cumulative counters, so nothing is lost but the resolution in between.
 //
-// # What counts
+// # What counts of the machine itself
 //
 //   - CPU is user+nice+system+irq+softirq of the "cpu" line of /proc/stat.
 //     Guest time is in user already and not added again; idle, iowait and
@@ -53,6 +55,54 @@
 //     is not one. Virtual functions do not count beside their physical one.
 //     A machine that never had a GPU has the gauge unknown, not 0.
 //
+// # What counts of a virtual machine
+//
+//   - CPU is what the machine's cgroup used: its virtual processors, the
+//     emulator and I/O threads, the kernel's vhost threads, helpers that it
+//     started. Of a libvirt guest that is the cgroup of the whole guest, above
+//     emulator and vcpuN; of others the cgroup of the process, where the
+//     process and its descendants are alone in it. Each hierarchy has its own
+//     path: cpuacct of v1 is preferred to v2. Where no cgroup is the machine's
+//     alone it is what the process and its threads used, dead ones included, as
+//     taskstats tells it to the nanosecond, and where that may not be asked
+//     utime and stime of /proc/PID/stat, in ticks. A guest's own view counts
+//     nowhere: it takes waiting for the host's processors for use.
+//   - Memory used is RssAnon + RssShmem + HugetlbPages of the process, every
+//     30 s: what the guest has touched, and the emulator beside it. Page cache
+//     of the host does not count. Allocated is what the inventory says that the
+//     machine may use.
+//   - Disk I/O is what the process had the storage layer read and write
+//     (read_bytes and write_bytes of /proc/PID/io). Where the image is opened
+//     past the page cache it is the guest's own sectors, and what an image
+//     format or the filesystem writes to keep track of newly allocated blocks;
+//     through the page cache it is the pages that were not read or dirty
+//     already. Blocks of stacked devices are counted once, unlike in a cgroup,
+//     and so are files on NFS. What a process sends over the network by itself
+//     (RBD, iSCSI, NBD) is not seen here.
+//   - Storage occupied is the blocks of the files behind the disks that the
+//     machine can write to, each file once, holes and backing files left out,
+//     every 10 s. A block device or a network volume has none that is known
+//     here; where a machine has such a disk beside a file, the file counts.
+//     Provisioned is what the machine sees of those disks. Read-only disks
+//     count in neither.
+//   - A network interface counts what passes it on the host, in the machine's
+//     own view: what a tap receives the machine sent. A macvtap is the machine's
+//     end itself and is not turned. Interfaces are known by their index, so
+//     that one that takes over a name is another, and looked for in the network
+//     namespace of the machine's process and in this process's own. Counters
+//     are the kernel's 64 bits; none is taken for one that wraps at 32.
+//   - A GPU, a slice of one (MIG) or a virtual one counts 1 each for as long as
+//     the inventory lists it. A machine that never had one has the gauge unknown.
+//
+// A run of a machine is its process, from start to end. It began with all its
+// counters at 0, where the first reading of it can know what came before: an
+// older cgroup, or a tap that another used, is taken as it was found.
+//
+// The end of a run is read when it happens: its process is watched, the exit
+// record tells its processor time (all but what the exit itself takes), and the
+// deletion of its tap the last byte. Disk I/O since the last sample is lost
+// where the process is reaped before it can be read once more.
+//
 // # /get against the earlier service
 //
 // [SystemMetrics] has the field names of the service it succeeds. The values
@@ -79,10 +129,10 @@
 // The package runs on Linux.
 package sampler
 
-// SourceStatus says of one source of a [Machine] what it measures, or why it
-// does not.
+// SourceStatus says of one source of a [Machine] or of [VMs] what it measures,
+// or why it does not.
 type SourceStatus struct {
-	Name    string `json:"name"`             // "cpu", "memory", "vcpus", "storage", "disks", "network", "gpu", "boot"
+	Name    string `json:"name"`             // "cpu", "memory", "vcpus", "storage", "disks", "network", "gpu", "boot", "machines", "ends", "files"
 	OK      bool   `json:"ok"`               // whether its quantity is known; false without a Problem: there is none
 	Detail  string `json:"detail"`           // what is measured, such as "vda, vdb"
 	Problem string `json:"problem,omitzero"` // why it, or a part of it, is not measured

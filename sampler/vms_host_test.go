@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -206,9 +207,9 @@ func TestVMStates(t *testing.T) {
 func TestVMHungFilesystem(t *testing.T) {
 	s := openVMs(t)
 	release := make(chan struct{})
-	hang := false
+	var hang atomic.Bool
 	s.images.init(func(path string, st *unix.Stat_t) error {
-		if hang && strings.HasPrefix(path, "/proc/") { // stands for a mount of its own
+		if hang.Load() && strings.HasPrefix(path, "/proc/") { // stands for a mount of its own
 			<-release
 		}
 		*st = unix.Stat_t{Mode: unix.S_IFREG, Blocks: 16}
@@ -223,7 +224,7 @@ func TestVMHungFilesystem(t *testing.T) {
 			t.Errorf("got %+v, want 8192 bytes occupied", r)
 		}
 	}
-	hang = true
+	hang.Store(true)
 	begin := time.Now()
 	s.Update([]odometer.VM{vm("vm-1", "/proc/a.img"), vm("vm-2", "/b.img"), vm("vm-3", "/proc/c.img"), vm("vm-4", "/d.img")})
 	if took := time.Since(begin); took > 10*statPatience {
@@ -251,6 +252,87 @@ func TestVMHungFilesystem(t *testing.T) {
 	}
 	if got := readings(t, s)[2].Gauges.Storage; got != 8192 {
 		t.Errorf("got %d occupied when it answers again", got)
+	}
+}
+
+// TestVMDirection sends a known number of bytes each way over each kind of
+// interface: what the machine sends is its egress.
+func TestVMDirection(t *testing.T) {
+	needRoot(t)
+	for _, c := range []struct {
+		name  string
+		open  string
+		kind  odometer.NICKind
+		flags uintptr
+	}{
+		{"a tap", "tap", odometer.NICTap, unix.CLONE_NEWNET},
+		{"a tap in this namespace", "tap", odometer.NICTap, 0},
+		{"a tap whose kind the inventory does not know", "tap", odometer.NICUnknown, unix.CLONE_NEWNET},
+		{"a macvtap", "macvtap", odometer.NICMacvtap, unix.CLONE_NEWNET | unix.CLONE_NEWNS},
+		{"a macvtap that the inventory takes for a tap", "macvtap", odometer.NICTap, unix.CLONE_NEWNET | unix.CLONE_NEWNS},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := startGuest(t, c.flags)
+			tap := fmt.Sprintf("odt%d", g.pid())
+			g.do("%s %s", c.open, tap)
+			s := openVMs(t)
+			s.Update([]odometer.VM{machineOf(g, "vm-1", func(v *odometer.VM) {
+				v.NICs = []odometer.NIC{{Name: "net0", Kind: c.kind, Link: tap}, {Name: "net1", Kind: odometer.NICUser}}
+			})})
+			before := only(t, s)
+			g.do("send 20 1000")
+			g.do("receive 3 500")
+			after := only(t, s)
+			for q, want := range map[odometer.Quantity]uint64{odometer.NetworkEgress: 20_000, odometer.NetworkIngress: 1500} {
+				if got := counter(after, q, "net0").Value - counter(before, q, "net0").Value; got != want {
+					t.Errorf("%s: got %d, want exactly %d", q, got, want)
+				}
+			}
+			if p := problemOf(s, "network"); !strings.Contains(p, "net1: "+errNoInterface.Error()) {
+				t.Errorf("got problem %q, want it to tell of net1", p)
+			}
+		})
+	}
+}
+
+// TestVMSampleDoesNotAllocate holds a sample of machines that nothing happens
+// to to its promise.
+func TestVMSampleDoesNotAllocate(t *testing.T) {
+	needRoot(t)
+	s := openVMs(t)
+	var list []odometer.VM
+	for i := range 2 {
+		g := startGuest(t, unix.CLONE_NEWNET)
+		g.do("tap tap0")
+		if i == 0 {
+			g.enter("unified")
+		}
+		list = append(list, machineOf(g, fmt.Sprint("vm-", i), func(v *odometer.VM) {
+			v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: "tap0"}}
+		}))
+	}
+	s.Update(append(list, odometer.VM{Instance: "vm-9", State: odometer.Stopped}))
+	n := 0
+	emit := func(*odometer.Reading) { n++ }
+	for range 3 {
+		if err := s.Sample(emit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := testing.AllocsPerRun(200, func() {
+		for _, v := range s.list[:2] {
+			v.run.memoryAt, v.run.compareAt = 0, 0
+		}
+		if err := s.Sample(emit); err != nil {
+			t.Error(err)
+		}
+	}); got > 0 {
+		t.Errorf("a sample allocates %v times", got)
+	}
+	for _, st := range s.Sources() {
+		if st.Problem != "" {
+			t.Errorf("%s: %s", st.Name, st.Problem)
+		}
 	}
 }
 
