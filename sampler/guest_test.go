@@ -221,6 +221,13 @@ func (g *guestState) do(f []string) (int64, error) {
 		return 1, g.openMacvtap(f[1])
 	case "release":
 		return 1, unix.Close(g.tap)
+	case "flap": // has the tap told of again and again
+		for i := range number(1) {
+			if err := alias(g.name, i); err != nil {
+				return 0, err
+			}
+		}
+		return 1, nil
 	case "send":
 		b := frame(number(2))
 		for range number(1) {
@@ -287,6 +294,17 @@ func (g *guestState) open(name string, persistent bool) error {
 	}
 	g.socket, err = packetSocket(name)
 	return err
+}
+
+// alias changes what an interface is called beside its name.
+func alias(name string, i int) error {
+	link, err := net.InterfaceByName(name)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(b[4:], uint32(link.Index))
+	return linkRequest(unix.RTM_SETLINK, 0, append(b, attribute(unix.IFLA_IFALIAS, fmt.Append(nil, "turn ", i))...))
 }
 
 // openMacvtap makes a macvtap, and a packet socket that reaches it.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"example.org/odometer"
 	"golang.org/x/sys/unix"
@@ -30,8 +31,8 @@ type space struct {
 	whole  bool   // a dump was complete
 	news   bool   // an interface came that no machine's was looked for since
 
-	problem error // of the last dump
-	missed  error // messages that were lost
+	problem error  // of the last dump
+	missed  mishap // messages that were lost
 }
 
 // hostLink is an interface as the kernel counts it: the host's view.
@@ -142,7 +143,7 @@ func (sp *space) drain() {
 	news, err := sp.watch.drain(sp.ended)
 	sp.news = sp.news || news
 	if err != nil {
-		sp.missed = err
+		sp.missed = mishap{err, time.Now()}
 		sp.news = true
 	}
 }

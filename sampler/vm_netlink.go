@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var errOverrun = errors.New("the kernel dropped messages, since too many came at once; what they told is read from the counters that are left")
+var errOverrun = errors.New("the kernel dropped messages, since too many came at once: of what ended then, the last sample stands")
 
 // link asks for one interface by name.
 func (s *statsSocket) link(name string) (linkInfo, error) {

@@ -251,7 +251,7 @@ func (s *VMs) Sources() []SourceStatus {
 		}
 	}
 	for _, sp := range s.order {
-		network.add("", errors.Join(sp.problem, sp.missed))
+		network.add("", errors.Join(sp.problem, sp.missed.recent()))
 	}
 	for _, point := range s.images.hung() {
 		storage = append(storage, point+" does not answer; what its disks last occupied is held")
@@ -266,7 +266,7 @@ func (s *VMs) Sources() []SourceStatus {
 	var ends problems
 	if s.host {
 		ends.add("", s.exitProblem)
-		ends.add("", s.overrun)
+		ends.add("", s.overrun.recent())
 	}
 	return []SourceStatus{
 		machines.status("machines", fmt.Sprintf("%d, of which %d run", len(s.list), running)),

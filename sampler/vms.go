@@ -89,7 +89,7 @@ type VMs struct {
 	images    images
 	suspended sleepWatch
 	refused   []string // why machines of the last list are not metered
-	overrun   error    // of the exit records
+	overrun   mishap   // of the exit records
 	tookExit  func(taskExit)
 	reading   odometer.Reading
 }
@@ -324,18 +324,21 @@ func (s *VMs) apply(vms []odometer.VM, found map[odometer.InstanceID]opening) (f
 			s.refused = append(s.refused, fmt.Sprintf("%s is listed twice", def.Instance))
 			continue
 		}
-		if v == nil {
+		isNew := v == nil
+		if isNew {
 			v = &vm{}
 			s.byID[def.Instance] = v
 			s.list = append(s.list, v)
 		}
 		o, opened := found[def.Instance]
 		delete(found, def.Instance)
-		disks := s.update(v, def, now)
+		changed = s.update(v, def, now) || changed
 		if opened {
 			s.begin(v, o, now)
 		}
-		changed = changed || disks
+		if isNew {
+			s.sinceBoot(v, now)
+		}
 	}
 	for _, v := range s.list {
 		if !v.listed {
@@ -352,6 +355,20 @@ func (s *VMs) apply(vms []odometer.VM, found map[odometer.InstanceID]opening) (f
 		files = append(files, v.files...)
 	}
 	return files
+}
+
+// sinceBoot tells of a machine that was last read before the host booted that
+// it did not run at that instant, and had used nothing since: the time before
+// is not to be billed as if it had gone on.
+func (s *VMs) sinceBoot(v *vm, now odometer.Moment) {
+	p := s.opt.Previous
+	if _, ok := p.Readings[v.def.Instance]; !ok || p.BootID == s.bootID {
+		return
+	}
+	e := edge{at: moment(now, 1), state: odometer.Stopped, gauges: v.gauges()}
+	e.gauges.Memory = 0
+	e.counters = []odometer.Counter{{Quantity: odometer.CPU, Incarnation: s.bootID, Born: true}}
+	v.edges = slices.Insert(v.edges, 0, e)
 }
 
 // update takes a machine's definition over and reports whether its disks
@@ -496,11 +513,27 @@ func (s *VMs) drain() {
 		sp.drain()
 	}
 	if s.exits != nil {
-		if err := s.exits.drain(s.tookExit); err != nil && s.overrun == nil {
+		if err := s.exits.drain(s.tookExit); err != nil {
 			s.log.Warn("exit records were lost", "err", err)
-			s.overrun = err
+			s.overrun = mishap{err, time.Now()}
 		}
 	}
+}
+
+// mishap is a problem that is over.
+type mishap struct {
+	err error
+	at  time.Time
+}
+
+// mishapsFor is how long one is told of.
+const mishapsFor = time.Hour
+
+func (m mishap) recent() error {
+	if m.err == nil || time.Since(m.at) > mishapsFor {
+		return nil
+	}
+	return fmt.Errorf("at %s %w", m.at.UTC().Format(time.RFC3339), m.err)
 }
 
 // takeExit remembers what a machine's process came to. A process of one

@@ -1,6 +1,7 @@
 package sampler
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"example.org/odometer"
+	"example.org/odometer/meter"
 	"golang.org/x/sys/unix"
 )
 
@@ -353,6 +355,102 @@ func TestVMOverrun(t *testing.T) {
 	readings(t, s)
 	if p := problemOf(s, "ends"); !strings.Contains(p, errOverrun.Error()) {
 		t.Errorf("got problem %q, want %q", p, errOverrun)
+	}
+}
+
+// TestVMLinkOverrun floods the listener of a namespace: the end of a tap is
+// not told, and what it last came to stands.
+func TestVMLinkOverrun(t *testing.T) {
+	needRoot(t)
+	g := startGuest(t, unix.CLONE_NEWNET)
+	g.do("tap tap0")
+	s := openVMs(t)
+	s.Update([]odometer.VM{machineOf(g, "vm-1", func(v *odometer.VM) {
+		v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: "tap0"}}
+	})})
+	g.do("send 5 100")
+	before := only(t, s)
+	sp := s.list[0].run.nics[0].space
+	if err := unix.SetsockoptInt(sp.watch.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 2304); err != nil {
+		t.Fatal(err)
+	}
+	g.do("flap 20")
+	g.do("send 5 100")
+	g.do("release")
+	after := only(t, s)
+	if got, was := counter(after, odometer.NetworkEgress, "net0"), counter(before, odometer.NetworkEgress, "net0"); got.Incarnation != was.Incarnation || got.Value < was.Value {
+		t.Errorf("got %+v after %+v", got, was)
+	}
+	if p := problemOf(s, "network"); !strings.Contains(p, errOverrun.Error()) {
+		t.Errorf("got problem %q, want %q", p, errOverrun)
+	}
+	g.do("tap tap0")
+	g.do("send 7 100")
+	for range 2 {
+		after = only(t, s)
+	}
+	if got := counter(after, odometer.NetworkEgress, "net0"); got.Value != 700 {
+		t.Errorf("got %+v of the tap that was made again, want 700 bytes", got)
+	}
+}
+
+// TestVMsAfterAReboot has the host boot between two readings of machines: the
+// time in which it was down is a gap, and what did not run since is not billed
+// as if it had.
+func TestVMsAfterAReboot(t *testing.T) {
+	tr := newVMTree(t, "jailer")
+	tr.boot.Store(60 * odometer.SecondMicros)
+	const boot = "11111111-2222-3333-4444-555555555555"
+	usage := map[odometer.InstanceID]odometer.Vector{}
+	var kept []json.RawMessage
+	keep := func(r odometer.Record) {
+		kept = append(kept, r.Checkpoint)
+		if r.Event == nil {
+			return
+		}
+		v := usage[r.Event.Instance]
+		for q, n := range r.Event.Usage.Vector {
+			v[q] += n
+		}
+		usage[r.Event.Instance] = v
+	}
+	m := meter.New(meter.Options{Agent: "host-1", Nonce: "n", BootID: "before"})
+	now := tr.Now()
+	for _, id := range []odometer.InstanceID{"vm-1", "vm-2"} {
+		r := odometer.Reading{Instance: id, At: odometer.Moment{Boot: 1, Wall: now.Wall - odometer.HourMicros}, State: odometer.Running,
+			Gauges:   odometer.Gauges{Memory: 1 << 20, MemoryAllocated: 1 << 20, VCPUs: 1, Storage: odometer.Unknown, StorageProvisioned: odometer.Unknown, GPUs: odometer.Unknown},
+			Counters: []odometer.Counter{{Quantity: odometer.CPU, Incarnation: "before/x", Value: 5e9}}}
+		if err := m.Observe(&r, keep); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m = meter.New(meter.Options{Agent: "host-1", Nonce: "n", BootID: boot})
+	for _, c := range kept {
+		if err := m.Restore(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := openVMs(t, func(o *VMsOptions) {
+		o.Root, o.Clock = tr.root, tr
+		o.Previous = Previous{BootID: "before", Readings: map[odometer.InstanceID]int64{"vm-1": 1, "vm-2": 1}}
+	})
+	s.Update([]odometer.VM{
+		{Instance: "vm-1", PID: 100, Run: "r", State: odometer.Running, VCPUs: 1, Memory: 1 << 20},
+		{Instance: "vm-2", State: odometer.Stopped, VCPUs: 1, Memory: 1 << 20},
+	})
+	var at int64
+	for _, r := range readings(t, s) {
+		at = r.At.Boot
+		if err := m.Observe(&r, keep); err != nil {
+			t.Fatalf("%+v: %v", r, err)
+		}
+	}
+	const began = 50 * odometer.SecondMicros
+	if u := usage["vm-1"]; u[odometer.CPU] != 1_200_000 || u[odometer.VCPU] != at-began+1 || u[odometer.GapTime] < odometer.HourMicros-61*odometer.SecondMicros {
+		t.Errorf("vm-1 runs since %d, it is %d: got %v", began, at, u)
+	}
+	if u := usage["vm-2"]; u[odometer.CPU] != 0 || u[odometer.VCPU] > 1 || u[odometer.MemoryAllocated] != 0 || u[odometer.GapTime] < odometer.HourMicros-61*odometer.SecondMicros {
+		t.Errorf("vm-2 does not run: got %v", u)
 	}
 }
 
