@@ -1,5 +1,7 @@
 package odometer
 
+import "slices"
+
 // VM is a virtual machine as an inventory found it on a host: who it is and
 // what it is made of. What it used is in its readings.
 //
@@ -43,6 +45,12 @@ type Disk struct {
 	// the same kind. They are part of this disk and none of their own: Provisioned
 	// has their size in it already, and other machines may share them.
 	Backing []string
+}
+
+// Equal reports whether two descriptions of a disk say the same.
+func (d Disk) Equal(o Disk) bool {
+	return d.Name == o.Name && d.Kind == o.Kind && d.Path == o.Path && d.Format == o.Format &&
+		d.Provisioned == o.Provisioned && d.ReadOnly == o.ReadOnly && slices.Equal(d.Backing, o.Backing)
 }
 
 // DiskKind says what is behind a disk.

@@ -12,10 +12,5 @@ func equalVM(a, b *odometer.VM) bool {
 	return a.Instance == b.Instance && a.Name == b.Name && a.Source == b.Source && a.Owner == b.Owner &&
 		a.State == b.State && a.Run == b.Run && a.PID == b.PID && a.Began == b.Began && a.Control == b.Control &&
 		a.VCPUs == b.VCPUs && a.Memory == b.Memory && maps.Equal(a.Attributes, b.Attributes) &&
-		slices.EqualFunc(a.Disks, b.Disks, equalDisk) && slices.Equal(a.NICs, b.NICs) && slices.Equal(a.GPUs, b.GPUs)
-}
-
-func equalDisk(a, b odometer.Disk) bool {
-	return a.Name == b.Name && a.Kind == b.Kind && a.Path == b.Path && a.Format == b.Format &&
-		a.Provisioned == b.Provisioned && a.ReadOnly == b.ReadOnly && slices.Equal(a.Backing, b.Backing)
+		slices.EqualFunc(a.Disks, b.Disks, odometer.Disk.Equal) && slices.Equal(a.NICs, b.NICs) && slices.Equal(a.GPUs, b.GPUs)
 }

@@ -381,7 +381,7 @@ func TestAMachineInAJailOfItsOwn(t *testing.T) {
 	// The host finds another file, or none, where an absolute link leads.
 	want := odometer.Disk{Name: "ide0-hd0", Kind: odometer.DiskFile, Path: fmt.Sprintf("/proc/%d/root/link", a.Process.Pid),
 		Format: "qcow2", Provisioned: 1000, Backing: []string{jail + "/images/base.qcow2"}}
-	if len(v.Disks) != 1 || !equalDisk(v.Disks[0], want) {
+	if len(v.Disks) != 1 || !v.Disks[0].Equal(want) {
 		t.Errorf("got %+v, want %+v: %q", v.Disks, want, p.Problems())
 	}
 	if want := jail + "/images/q.sock"; v.Control != want {

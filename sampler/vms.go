@@ -385,7 +385,7 @@ func (s *VMs) update(v *vm, def *odometer.VM, now odometer.Moment) (disks bool) 
 		s.finishRun(v, now)
 		s.tellEnd(v, false)
 	}
-	if disks = !slices.Equal(old.Disks, v.def.Disks); disks {
+	if disks = !slices.EqualFunc(old.Disks, v.def.Disks, odometer.Disk.Equal); disks {
 		v.files = s.diskFiles(v)
 	}
 	if v.run == nil {
