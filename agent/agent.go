@@ -104,7 +104,7 @@ type Agent struct {
 
 // LiveState is an agent at one moment.
 type LiveState struct {
-	Sampled time.Time         // the last sample that gave a reading; zero before the first
+	Sampled time.Time         // the last sample that gave a reading or found nothing to read; zero before the first
 	Open    []*odometer.Event // the open periods, each with the sequence it will get
 	Last    *odometer.Event   // the period stored last, nil before the first
 
@@ -227,7 +227,7 @@ func (a *Agent) tick() {
 	}
 	a.live.SampleErr = err
 	a.live.Readings += readings
-	if readings > 0 {
+	if readings > 0 || err == nil { // a host may have nothing to meter
 		a.live.Sampled = a.opts.Clock.Now()
 	}
 	a.mu.Unlock()

@@ -155,7 +155,7 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 	sending := newPhase(run, "the publisher", fail)
 	intake := newPhase(run, "the agent", fail)
 	sending.run("publisher", up.run)
-	intake.run("agent", h.agent.Run)
+	h.run(intake)
 	if listener != nil {
 		p := &parts{host: h, publish: up.stats, conn: up.current, unconnected: up.why, interval: sampleEvery(c.Interval)}
 		handler := api.NewAgentServer(api.AgentDeps{

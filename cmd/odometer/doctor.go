@@ -106,6 +106,7 @@ func diagnose(ctx context.Context, c doctorConfig) []finding {
 		out = append(out, checkPort(p.name, p.addr, running, strings.HasSuffix(p.mine, "//"+p.addr)))
 	}
 	out = append(out, checkSources()...)
+	out = append(out, checkMachines(ctx)...)
 	return append(out, checkServer(ctx, c, running))
 }
 
@@ -312,9 +313,13 @@ func checkSources() []finding {
 	if err != nil {
 		return []finding{{"measurement", checkFail, err.Error(), "run on Linux with /proc and /sys mounted"}}
 	}
-	var out []finding
-	for _, src := range machine.Sources() {
-		f := finding{Check: "measures " + src.Name, Status: checkOK, Detail: src.Detail}
+	return sourceFindings("measures ", machine.Sources())
+}
+
+// sourceFindings says of each source what it measures and what it cannot.
+func sourceFindings(check string, sources []sampler.SourceStatus) (out []finding) {
+	for _, src := range sources {
+		f := finding{Check: check + src.Name, Status: checkOK, Detail: src.Detail}
 		switch {
 		case src.Problem != "" && src.Detail != "":
 			f.Status, f.Detail = checkWarn, src.Detail+"; not measured: "+src.Problem

@@ -27,7 +27,9 @@ type meterFlags struct {
 	InstanceID string        // what this machine is metered as
 	UserID     string        // whom its usage is charged to, "" for nobody yet
 	OrgID      string
-	SpoolBytes int64 // on disk, of events without a receipt
+	SpoolBytes int64  // on disk, of events without a receipt
+	Source     string // what is metered here: auto, machine, vms or machine,vms
+	VMFile     string // names virtual machines that nothing else finds, "" for none
 }
 
 // defaultInterval is the plan's: a period that a person still sees close, at
@@ -40,13 +42,15 @@ func (c *meterFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&c.UserID, "user-id", "", "user whom this machine's usage is charged to (default: unassigned)")
 	flags.StringVar(&c.OrgID, "org-id", "", "organisation of that user")
 	flags.Int64Var(&c.SpoolBytes, "spool-bytes", spool.DefaultMaxBytes, "disk space for events that have no receipt yet; beyond it they are joined into longer periods")
+	flags.StringVar(&c.Source, "source", sourceAuto, "what is metered: machine (this one, from within), vms (the virtual machines on it, from outside) or machine,vms; auto is vms where there are any or libvirt, and machine elsewhere")
+	flags.StringVar(&c.VMFile, "vm-file", "", "file that names virtual machines which nothing else finds")
 }
 
 // minSpoolBytes is what a spool needs to be able to join periods at all.
 const minSpoolBytes = 1 << 20
 
 func (c *meterFlags) check() error {
-	errs := []error{checkInterval(c.Interval)}
+	errs := []error{checkInterval(c.Interval), c.checkSource()}
 	errs = append(errs, checkID("instance-id", c.InstanceID, false), checkID("user-id", c.UserID, false), checkID("org-id", c.OrgID, false))
 	if c.OrgID != "" && c.UserID == "" {
 		errs = append(errs, errors.New("--org-id needs --user-id: usage is charged to a user"))
@@ -95,7 +99,8 @@ func hostName() (string, error) {
 //
 //	sampler ─▶ meter ─▶ spool
 type host struct {
-	machine *sampler.Machine
+	machine *sampler.Machine // also where only virtual machines are metered: /get shows it
+	vms     *machines        // nil where they are not metered
 	spool   *spool.Spool
 	agent   *agent.Agent
 	started time.Time
@@ -121,12 +126,23 @@ func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logg
 	if err != nil {
 		return nil, advise(fmt.Errorf("nothing of this machine can be measured: %w", err), "odometer doctor says more")
 	}
+	machine, vms := c.meters(context.Background(), id, logger)
+	var source together
+	if machine {
+		source = append(source, h.machine)
+	}
+	if vms {
+		if h.vms, err = openMachines(id, &c, lastReadings(h.spool.Checkpoints()), logger); err != nil {
+			return nil, err
+		}
+		source = append(source, h.vms.vms)
+	}
 	boot, err := sampler.BootID()
 	if err != nil {
 		logger.Warn("the kernel tells no boot id; a reboot is recognised by the clock", "err", err)
 	}
 	h.agent, err = agent.New(agent.Options{
-		Source: h.machine,
+		Source: source,
 		Meter: meter.New(meter.Options{
 			Agent: id, Nonce: string(h.spool.ID()), Interval: dueAfter(c.Interval).Microseconds(), BootID: boot,
 		}),
@@ -154,8 +170,19 @@ func lastBoot(checkpoints []json.RawMessage, instance odometer.InstanceID) (boot
 // nearest to its end, since ticks come a few milliseconds early or late.
 func dueAfter(interval time.Duration) time.Duration { return interval - agent.Tick/2 }
 
+// run meters until ctx is done, after which what is open is closed and stored.
+func (h *host) run(intake *phase) {
+	if h.vms != nil {
+		intake.run("inventory", h.vms.run)
+	}
+	intake.run("agent", h.agent.Run)
+}
+
 func (h *host) close() error {
 	var errs []error
+	if h.vms != nil {
+		errs = append(errs, h.vms.close())
+	}
 	if h.machine != nil {
 		errs = append(errs, h.machine.Close())
 	}

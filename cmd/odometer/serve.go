@@ -338,7 +338,7 @@ func (sv *server) run(parent context.Context, s streams) error {
 	}
 	if sv.host != nil {
 		sending.run("publisher", sv.publish.Run)
-		intake.run("agent", sv.host.agent.Run)
+		sv.host.run(intake)
 		intake.run("live", func(ctx context.Context) error { return sv.host.tellLive(ctx, sv.agentConn) })
 	}
 	handler := api.NewServer(sv.deps(p))

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"example.org/odometer"
+	"example.org/odometer/agent"
+	"example.org/odometer/inventory"
+	"example.org/odometer/sampler"
+)
+
+// What --source may name.
+const (
+	sourceAuto    = "auto"    // vms on a host that has any, or libvirt; machine elsewhere
+	sourceMachine = "machine" // this machine, from within
+	sourceVMs     = "vms"     // the virtual machines on it, from outside
+)
+
+// libvirtEvery is how often libvirt is asked for its domains although it told of
+// no change: it is slow, and tells.
+const libvirtEvery = 30 * time.Second
+
+// machines are the virtual machines on this host: who they are and what they
+// use.
+type machines struct {
+	watch   *inventory.Watch
+	sources []inventory.Source
+	vms     *sampler.VMs
+}
+
+// openMachines looks for virtual machines by their processes and in libvirt, and
+// in the file of --vm-file, which may name others. Previous is when each was
+// last read.
+func openMachines(id odometer.AgentID, c *meterFlags, previous sampler.Previous, logger *slog.Logger) (*machines, error) {
+	m := new(machines)
+	sources, err := machineSources(id, c, logger)
+	if err != nil {
+		return nil, err
+	}
+	var watched []inventory.Watched
+	for _, s := range sources {
+		w := inventory.Watched{Source: s}
+		if s.Name() == "libvirt" {
+			w.Every = libvirtEvery
+		}
+		m.sources, watched = append(m.sources, s), append(watched, w)
+	}
+	m.vms = sampler.OpenVMs(sampler.VMsOptions{Agent: id, Previous: previous, Logger: logger})
+	m.watch = inventory.NewWatch(inventory.WatchOptions{
+		Sources: watched, Agent: id, Clock: sampler.SystemClock{}, Logger: logger,
+		Changed: func(vms []odometer.VM, changes []odometer.Change) {
+			for _, c := range changes {
+				logger.Info("a virtual machine", "instance", c.Instance, "what", c.Kind, "device", c.Device, "detail", c.Detail)
+			}
+			m.vms.Update(vms)
+		},
+	})
+	return m, nil
+}
+
+// machineSources opens what finds virtual machines, the one that knows best
+// first.
+func machineSources(id odometer.AgentID, c *meterFlags, logger *slog.Logger) (list []inventory.Source, err error) {
+	defer func() {
+		if err != nil {
+			for _, s := range list {
+				s.Close()
+			}
+		}
+	}()
+	if c.VMFile != "" {
+		f, err := inventory.OpenFile(inventory.FileOptions{Path: c.VMFile, Agent: id})
+		if err != nil {
+			return list, advise(fmt.Errorf("the file of virtual machines: %w", err), "correct it, or leave --vm-file out")
+		}
+		list = append(list, f)
+	}
+	if libvirtIsHere() {
+		list = append(list, inventory.NewLibvirt(inventory.LibvirtOptions{Logger: logger}))
+	}
+	p, err := inventory.OpenProcesses(inventory.ProcessesOptions{Agent: id, Clock: sampler.SystemClock{}})
+	if err != nil {
+		return list, fmt.Errorf("look for virtual machines: %w", err)
+	}
+	return append(list, p), nil
+}
+
+// libvirtIsHere reports whether a libvirt daemon has a socket here.
+func libvirtIsHere() bool {
+	found, _ := filepath.Glob("/run/libvirt/*-sock") // the pattern is right
+	return len(found) > 0
+}
+
+// run watches the machines until ctx is done.
+func (m *machines) run(ctx context.Context) error { return m.watch.Run(ctx) }
+
+func (m *machines) close() error {
+	errs := []error{m.vms.Close()}
+	for _, s := range m.sources {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// meters reports whether --source wants this machine metered, and whether the
+// virtual machines on it.
+func (c *meterFlags) meters(ctx context.Context, id odometer.AgentID, logger *slog.Logger) (machine, vms bool) {
+	for name := range strings.SplitSeq(c.Source, ",") {
+		machine, vms = machine || name == sourceMachine, vms || name == sourceVMs
+	}
+	if c.Source == sourceAuto {
+		vms = c.VMFile != "" || libvirtIsHere() || anyVM(ctx, id, logger)
+		machine = !vms
+	}
+	return machine, vms
+}
+
+func (c *meterFlags) checkSource() error {
+	if c.Source == sourceAuto {
+		return nil
+	}
+	for name := range strings.SplitSeq(c.Source, ",") {
+		if name != sourceMachine && name != sourceVMs {
+			return fmt.Errorf("--source %q: %s, %s, both with a comma between them, or %s is expected", c.Source, sourceMachine, sourceVMs, sourceAuto)
+		}
+	}
+	return nil
+}
+
+// anyVM reports whether a hypervisor's process runs here.
+func anyVM(ctx context.Context, id odometer.AgentID, logger *slog.Logger) bool {
+	p, err := inventory.OpenProcesses(inventory.ProcessesOptions{Agent: id, Clock: sampler.SystemClock{}})
+	if err != nil {
+		logger.Warn("cannot look for virtual machines", "err", err)
+		return false
+	}
+	defer p.Close()
+	vms, err := p.List(ctx)
+	if err != nil {
+		logger.Warn("cannot look for virtual machines", "err", err)
+	}
+	return len(vms) > 0
+}
+
+// lastReadings returns when each instance was last read, as the newest of its
+// checkpoints has it.
+func lastReadings(checkpoints []json.RawMessage) sampler.Previous {
+	p := sampler.Previous{Readings: map[odometer.InstanceID]int64{}}
+	for _, c := range checkpoints {
+		var state struct {
+			Instance odometer.InstanceID `json:"instance"`
+			BootID   string              `json:"boot_id"`
+			Boot     int64               `json:"boot_us"`
+		}
+		if json.Unmarshal(c, &state) == nil && state.Instance != "" {
+			p.BootID = state.BootID
+			p.Readings[state.Instance] = state.Boot
+		}
+	}
+	return p
+}
+
+// together samples several sources, one after the other.
+type together []agent.Source
+
+func (t together) Sample(emit func(*odometer.Reading)) error {
+	var errs []error
+	for _, s := range t {
+		errs = append(errs, s.Sample(emit))
+	}
+	return errors.Join(errs...)
+}
+
+// checkMachines says which virtual machines are found here, and what of them is
+// measured.
+func checkMachines(ctx context.Context) []finding {
+	host, _ := os.Hostname() // only names what has no name
+	logger := slog.New(slog.DiscardHandler)
+	sources, err := machineSources(odometer.AgentID(host), new(meterFlags), logger)
+	if err != nil {
+		return []finding{{"virtual machines", checkWarn, err.Error(), ""}}
+	}
+	var out []finding
+	var all []odometer.VM
+	for _, s := range sources {
+		defer s.Close()
+		f := finding{Check: "finds by " + s.Name(), Status: checkOK}
+		vms, err := s.List(ctx)
+		if err != nil {
+			f.Status, f.Detail = checkWarn, "not found: "+err.Error()
+		} else if f.Detail = fmt.Sprintf("%d virtual machines", len(vms)); len(vms) == 0 {
+			f.Status = checkNote
+		}
+		if r, ok := s.(inventory.Reporter); ok {
+			if problems := r.Problems(); len(problems) > 0 {
+				f.Status, f.Detail = checkWarn, f.Detail+"; "+strings.Join(problems, "; ")
+			}
+		}
+		out = append(out, f)
+		if len(all) == 0 {
+			all = vms
+		}
+	}
+	if len(all) == 0 {
+		return out
+	}
+	vms := sampler.OpenVMs(sampler.VMsOptions{Agent: odometer.AgentID(host), Logger: logger})
+	defer vms.Close()
+	vms.Update(all)
+	if err := vms.Sample(func(*odometer.Reading) {}); err != nil {
+		out = append(out, finding{"virtual machines", checkWarn, err.Error(), ""})
+	}
+	return append(out, sourceFindings("of VMs measures ", vms.Sources())...)
+}
