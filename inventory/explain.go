@@ -105,7 +105,7 @@ func (w *Watch) explain(seen []odometer.Change, now []odometer.VM, at odometer.M
 		case known:
 			return w.sources[p.source].begun >= p.At.Boot && is(&now[i], p.Kind) || at.Boot-p.At.Boot > rememberFor
 		}
-		if slices.ContainsFunc(w.sources, func(s *attended) bool { return s.begun < p.At.Boot && s.answering() }) {
+		if slices.ContainsFunc(w.sources, func(s *watchedSource) bool { return s.begun < p.At.Boot && s.answering() }) {
 			return false
 		}
 		pass(p.Change)
@@ -148,19 +148,19 @@ func (w *Watch) knowing(c odometer.Change) []int {
 
 // patience is how long what a source tells is waited for, in microseconds: a
 // witness tells before it lists.
-func (s *attended) patience() int64 {
+func (s *watchedSource) patience() int64 {
 	if s.witness() {
 		return odometer.SecondMicros
 	}
 	return reasonWithin
 }
 
-func (s *attended) witness() bool {
+func (s *watchedSource) witness() bool {
 	x, ok := s.Source.(Witness)
 	return ok && x.SeesEnds()
 }
 
-func (s *attended) has(id odometer.InstanceID, vms []odometer.VM) bool {
+func (s *watchedSource) has(id odometer.InstanceID, vms []odometer.VM) bool {
 	return slices.ContainsFunc(vms, func(v odometer.VM) bool { return v.Instance == id })
 }
 

@@ -67,7 +67,7 @@ type Watch struct {
 	log *slog.Logger
 
 	// Run's own.
-	sources []*attended
+	sources []*watchedSource
 	events  chan event
 	begun   int64 // boot time in microseconds
 	known   []odometer.VM
@@ -85,8 +85,8 @@ type Watch struct {
 	problems []string
 }
 
-// attended is what is known of one source.
-type attended struct {
+// watchedSource is what is known of one source.
+type watchedSource struct {
 	Watched
 	poke   chan struct{}
 	vms    []odometer.VM
@@ -98,10 +98,10 @@ type attended struct {
 }
 
 // settled reports whether the source has said anything, be it that it cannot.
-func (s *attended) settled() bool { return s.lists > 0 || s.failed > 0 || s.hung }
+func (s *watchedSource) settled() bool { return s.lists > 0 || s.failed > 0 || s.hung }
 
 // answering reports whether the source's next list can be waited for.
-func (s *attended) answering() bool { return s.failed == 0 && !s.hung }
+func (s *watchedSource) answering() bool { return s.failed == 0 && !s.hung }
 
 // event is what a source's goroutine reports.
 type event struct {
@@ -127,7 +127,7 @@ func NewWatch(opt WatchOptions) *Watch {
 		if s.Timeout <= 0 {
 			s.Timeout = DefaultTimeout
 		}
-		w.sources = append(w.sources, &attended{Watched: s, poke: make(chan struct{}, 1)})
+		w.sources = append(w.sources, &watchedSource{Watched: s, poke: make(chan struct{}, 1)})
 		w.status = append(w.status, SourceStatus{Name: s.Name(), Problem: "it was not listed yet", Age: -1})
 	}
 	w.at = make([]int64, len(w.sources))
@@ -299,7 +299,7 @@ func (w *Watch) take(e event) {
 		s.lists++
 	}
 	w.report(e, s, now)
-	if slices.ContainsFunc(w.sources, func(s *attended) bool { return !s.settled() }) {
+	if slices.ContainsFunc(w.sources, func(s *watchedSource) bool { return !s.settled() }) {
 		return
 	}
 	w.settle(now)
@@ -315,7 +315,7 @@ func (w *Watch) poke(i int) {
 
 // left notes the processes that are not in a source's new list any more, and
 // has the others look where something came or went.
-func (w *Watch) left(s *attended, e event) {
+func (w *Watch) left(s *watchedSource, e event) {
 	has := map[int]string{}
 	for i := range e.vms {
 		if e.vms[i].PID != 0 {
@@ -347,7 +347,7 @@ func (w *Watch) left(s *attended, e event) {
 }
 
 // report brings the status of a source up to date.
-func (w *Watch) report(e event, s *attended, now odometer.Moment) {
+func (w *Watch) report(e event, s *watchedSource, now odometer.Moment) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	st := &w.status[e.source]
@@ -390,7 +390,7 @@ func (w *Watch) settle(now odometer.Moment) {
 		s.before = nil
 	}
 	for pid, at := range w.gone {
-		listed := slices.ContainsFunc(w.sources, func(s *attended) bool {
+		listed := slices.ContainsFunc(w.sources, func(s *watchedSource) bool {
 			return slices.ContainsFunc(s.vms, func(v odometer.VM) bool { return v.PID == pid })
 		})
 		if !listed && oldest > at || now.Boot-at > overruledFor {
