@@ -37,7 +37,7 @@ func TestLibvirt(t *testing.T) {
 	before := runtime.NumGoroutine()
 	d := startLibvirtd(t, "1", nil)
 	l := d.source()
-	w := &subject{t: t, d: d, l: l}
+	w := &libvirtWatch{t: t, d: d, l: l}
 
 	part := func(name string, f func()) {
 		t.Helper()
@@ -237,14 +237,14 @@ func TestLibvirt(t *testing.T) {
 	})
 }
 
-// subject is a source under test and the daemon behind it.
-type subject struct {
+// libvirtWatch is a source under test and the daemon behind it.
+type libvirtWatch struct {
 	t *testing.T
 	d *libvirtd
 	l *Libvirt
 }
 
-func (w *subject) ok(err error) {
+func (w *libvirtWatch) ok(err error) {
 	w.t.Helper()
 	if err != nil {
 		w.t.Fatal(err)
@@ -252,7 +252,7 @@ func (w *subject) ok(err error) {
 }
 
 // list is a list in which everything is right.
-func (w *subject) list() []odometer.VM {
+func (w *libvirtWatch) list() []odometer.VM {
 	w.t.Helper()
 	vms, err := w.l.List(w.t.Context())
 	w.ok(err)
@@ -262,7 +262,7 @@ func (w *subject) list() []odometer.VM {
 	return vms
 }
 
-func (w *subject) vm(id odometer.InstanceID) odometer.VM {
+func (w *libvirtWatch) vm(id odometer.InstanceID) odometer.VM {
 	w.t.Helper()
 	vms := w.list()
 	for _, vm := range vms {
@@ -275,7 +275,7 @@ func (w *subject) vm(id odometer.InstanceID) odometer.VM {
 }
 
 // hears waits for a change, passing over others.
-func (w *subject) hears(id odometer.InstanceID, kind odometer.ChangeKind, detail string) {
+func (w *libvirtWatch) hears(id odometer.InstanceID, kind odometer.ChangeKind, detail string) {
 	w.t.Helper()
 	var others []odometer.Change
 	for late := time.After(10 * time.Second); ; {
@@ -310,7 +310,7 @@ func (d *libvirtd) pidOf(name string) int {
 	return pid
 }
 
-func (w *subject) volumes() {
+func (w *libvirtWatch) volumes() {
 	const id = "6c1f3a52-0d4e-4c0b-9a51-7f2d7f1c0a03"
 	w.ok(os.Mkdir(w.d.path("pool"), 0o755))
 	w.d.disk("pool/vol.qcow2")
@@ -335,9 +335,9 @@ func (w *subject) volumes() {
 }
 
 // moves migrates a domain between two daemons, with lists all the while.
-func (w *subject) moves() {
+func (w *libvirtWatch) moves() {
 	const id = "6c1f3a52-0d4e-4c0b-9a51-7f2d7f1c0a04"
-	there := &subject{t: w.t, d: startLibvirtd(w.t, "2", w.d)}
+	there := &libvirtWatch{t: w.t, d: startLibvirtd(w.t, "2", w.d)}
 	there.l = there.d.source()
 	there.list()
 	dom := w.d.begin(w.d.define("mover", id, "", ""))
@@ -365,7 +365,7 @@ func (w *subject) moves() {
 		// It may begin to run there after this look and before the next, but not
 		// run there and then here. A daemon lists nobody while it ends a QEMU.
 		runs := false
-		for _, side := range [...]*subject{there, w} {
+		for _, side := range [...]*libvirtWatch{there, w} {
 			vms, _ := side.l.List(w.t.Context())
 			for _, vm := range vms {
 				if vm.State == odometer.Running && runs {
@@ -390,7 +390,7 @@ func (w *subject) moves() {
 }
 
 // hung has eight domains of which one hangs, and then a daemon that does.
-func (w *subject) hung() {
+func (w *libvirtWatch) hung() {
 	t, d, l := w.t, w.d, w.l
 	// The size of a disk over the network is asked of QEMU, which is then
 	// waited for.
