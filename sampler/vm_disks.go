@@ -36,7 +36,7 @@ type diskFile struct {
 type images struct {
 	stat  func(path string, st *unix.Stat_t) error
 	byFS  map[string]*imageFS // by mount point
-	wake  chan struct{}       // one has finished its round
+	wake  chan struct{}       // one has finished a round
 	since int64               // boot time of the last round
 }
 
@@ -44,7 +44,7 @@ type images struct {
 type imageFS struct {
 	point string
 	ask   chan struct{} // capacity 1; closed when it is not wanted any more
-	busy  atomic.Bool   // asked and not finished
+	due   atomic.Int32  // rounds that were asked for and are not finished
 	gone  chan struct{} // closed when its goroutine has ended
 
 	mu   sync.Mutex
@@ -92,21 +92,24 @@ func mountOf(path string, points []string) string {
 	return best
 }
 
-// refresh asks every filesystem that has answered the last time. It does not wait.
+// refresh asks every filesystem for a round. It does not wait.
 func (m *images) refresh() {
 	for _, fs := range m.byFS {
-		if fs.busy.CompareAndSwap(false, true) {
-			fs.ask <- struct{}{}
+		fs.due.Add(1)
+		select {
+		case fs.ask <- struct{}{}:
+		default: // one is waiting already and will see all that there is now
+			fs.due.Add(-1)
 		}
 	}
 }
 
-// wait waits until every filesystem that was asked has answered, at most
-// statPatience.
-func (m *images) wait() {
+// wait waits until the filesystems have finished what they were asked for, at
+// most statPatience.
+func (m *images) wait(list []*imageFS) {
 	timer := time.NewTimer(statPatience)
 	defer timer.Stop()
-	for slices.ContainsFunc(m.all(), func(fs *imageFS) bool { return fs.busy.Load() }) {
+	for slices.ContainsFunc(list, (*imageFS).busy) {
 		select {
 		case <-m.wake:
 		case <-timer.C:
@@ -115,19 +118,13 @@ func (m *images) wait() {
 	}
 }
 
-func (m *images) all() []*imageFS {
-	list := make([]*imageFS, 0, len(m.byFS))
-	for _, fs := range m.byFS {
-		list = append(list, fs)
-	}
-	return list
-}
+func (fs *imageFS) busy() bool { return fs.due.Load() > 0 }
 
 // hung names the filesystems that do not answer.
 func (m *images) hung() []string {
 	var list []string
 	for _, fs := range m.byFS {
-		if fs.busy.Load() {
+		if fs.busy() {
 			list = append(list, fs.point)
 		}
 	}
@@ -161,7 +158,7 @@ func (fs *imageFS) serve(stat func(string, *unix.Stat_t) error, wake chan<- stru
 		for _, f := range list {
 			f.measure(stat)
 		}
-		fs.busy.Store(false)
+		fs.due.Add(-1)
 		select {
 		case wake <- struct{}{}:
 		default: // somebody woke the waiter already and it will look at all

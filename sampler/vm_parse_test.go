@@ -43,7 +43,7 @@ func TestVMTrees(t *testing.T) {
 			s := openVMs(t, func(o *VMsOptions) { o.Root, o.Clock = tr.root, tr })
 			s.Update([]odometer.VM{{Instance: "vm-1", PID: 100, Run: "r", State: odometer.Running, VCPUs: 2, Memory: 1 << 30}})
 			r := only(t, s)
-			run := s.list[0].run
+			run := runOf(s)
 			if run.cpuFrom != c.from || !strings.HasSuffix(filepath.Dir(run.cgroup.path), c.within) {
 				t.Errorf("got source %d of %s, want %d of %s: %v", run.cpuFrom, run.cgroup.path, c.from, c.within, run.cgroupError)
 			}

@@ -16,41 +16,45 @@ import (
 // run is one run of a machine: the process of its hypervisor from start to
 // end, and the open files that its counters are read from.
 type run struct {
+	// What every sample touches comes first, so that it lies close together.
+
+	// Open while loose is false; otherwise opened for each sample.
+	files    [4]counterFile // see the indexes
+	loose    bool
+	strayed  bool // the process is in another cgroup now
+	cpuKnown bool // this sample read it
+	cpuBorn  bool // it counts from 0 since the last reading
+	ioKnown  bool
+	cpuFrom  cpuSource
+	parse    func([]byte) (uint64, error) // of the cgroup's file
+
+	cpu         ratchet
+	read, wrote ratchet
+	memoryAt    int64 // boot time of the next look at it
+	compareAt   int64
+	memory      int64 // bytes, Unknown
+	nics        []nic
+	cpuName     string // incarnation of the processor time
+	device      string // incarnation of what counts with the process
+
+	cpuProblem, ioProblem, memoryProblem error
+
 	// Fixed when it is found.
 	instance odometer.InstanceID
 	name     string // as the inventory calls it, "" where it does not
 	pid      int
+	pidfd    int    // -1 where there is none
 	started  uint64 // when the process began, in ticks since boot
 	began    int64  // the same in microseconds, or as the inventory knows it
 	born     bool   // it began since the instance was last read
-	device   string // incarnation of what counts with the process
 
-	// Open while loose is false; otherwise opened for each sample.
-	loose       bool
-	files       [4]counterFile // cpu, io, status, stat; see the indexes
-	pidfd       int            // -1 where there is none
-	cpuFrom     cpuSource
 	cgroup      cpuCgroup
 	cgroupError error // why there is no cgroup
-
-	// Read.
-	cpu      ratchet
-	cpuName  string // its incarnation
-	cpuKnown bool   // this sample read it
 	// offset is how far the counter of processor time is at least ahead of the
 	// process's own, by the last comparison: helpers, and what the cgroup
 	// counted before; below 0 what the process used before it was in the cgroup.
-	offset      int64
-	exit        uint64 // the process's own at its end, as the exit record has it
-	read, wrote ratchet
-	ioKnown     bool
-	memory      int64 // bytes, Unknown
-	memoryAt    int64 // boot time of the next look at it
-	compareAt   int64
-	strayed     bool // the process is in another cgroup now
-	nics        []nic
-
-	cpuProblem, ioProblem, memoryProblem error
+	offset int64
+	exit   uint64 // the process's own at its end, as the exit record has it
 }
 
 // cpuSource says where processor time is read.
@@ -216,7 +220,7 @@ func (s *VMs) chooseCPU(r *run) {
 	}
 	switch {
 	case r.cgroupError == nil:
-		r.cpuFrom, r.cpuName = cpuFromCgroup, s.bootID+"/"+r.cgroup.name
+		r.cpuFrom, r.cpuName, r.parse = cpuFromCgroup, s.bootID+"/"+r.cgroup.name, r.cgroup.parse
 	case s.tasks != nil:
 		r.cpuFrom, r.cpuName = cpuFromTasks, r.device+"/taskstats"
 	default:
@@ -239,7 +243,7 @@ func (s *VMs) readCPU(r *run) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := r.cgroup.parse(b)
+	n, err := r.parse(b)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", r.files[fileCPU].path, err)
 	}
@@ -265,9 +269,9 @@ func (s *VMs) processCPU(r *run) (uint64, error) {
 }
 
 // compare finds out how far the cgroup is ahead of the process, and returns
-// by how much it was at most, 0 where it lies behind. Both are 0 where
-// processor time is the process's own.
-func (s *VMs) compare(r *run) (most uint64) {
+// by how much it is at most; below 0 it lies behind. Both are 0 where processor
+// time is the process's own.
+func (s *VMs) compare(r *run) (most int64) {
 	if r.cpuFrom != cpuFromCgroup {
 		r.offset = 0
 		return 0
@@ -276,10 +280,10 @@ func (s *VMs) compare(r *run) (most uint64) {
 	all, err2 := s.readCPU(r)
 	after, err3 := s.processCPU(r)
 	if errors.Join(err1, err2, err3) != nil {
-		return all
+		return int64(all)
 	}
 	r.offset = int64(all) - int64(after)
-	return all - min(all, before)
+	return int64(all) - int64(before)
 }
 
 // findStrayed finds out whether the process has been moved out of the cgroup
@@ -290,8 +294,7 @@ func (s *VMs) findStrayed(r *run) {
 		return
 	}
 	was := r.offset
-	s.compare(r)
-	if r.offset+beyondDoubt < was {
+	if s.compare(r); r.offset+beyondDoubt < was {
 		r.offset, r.strayed = was, true
 	}
 }
@@ -334,7 +337,9 @@ func (s *VMs) tookCPU(r *run, n uint64, err error) {
 			s.log.Warn("the processor time counter started anew", "instance", r.instance, "incarnation", r.cpuName)
 		}
 	}
-	s.note(&r.cpuProblem, r.instance, "processor time", err)
+	if err != nil || r.cpuProblem != nil {
+		s.note(&r.cpuProblem, r.instance, "processor time", err)
+	}
 }
 
 // reopen opens the files of a loose run.
@@ -364,7 +369,9 @@ func (s *VMs) lookIO(r *run) {
 		r.read.fold(read, 1<<63)
 		r.wrote.fold(wrote, 1<<63)
 	}
-	s.note(&r.ioProblem, r.instance, "disk I/O", err)
+	if err != nil || r.ioProblem != nil {
+		s.note(&r.ioProblem, r.instance, "disk I/O", err)
+	}
 }
 
 func (s *VMs) lookMemory(r *run) {

@@ -152,7 +152,7 @@ func (s *VMs) readNICs(r *run) {
 // counters appends what is known of a run's counters.
 func (r *run) counters(to []odometer.Counter) []odometer.Counter {
 	if r.cpuKnown {
-		to = append(to, odometer.Counter{Quantity: odometer.CPU, Incarnation: r.cpuName, Value: r.cpu.max})
+		to = append(to, odometer.Counter{Quantity: odometer.CPU, Incarnation: r.cpuName, Value: r.cpu.max, Born: r.cpuBorn})
 	}
 	if r.ioKnown {
 		to = append(to,
@@ -171,6 +171,7 @@ func (r *run) counters(to []odometer.Counter) []odometer.Counter {
 // it is gone.
 func (r *run) settle() {
 	leaves := false
+	r.cpuBorn = false
 	for i := range r.nics {
 		n := &r.nics[i]
 		n.born = false

@@ -96,18 +96,18 @@ type VMs struct {
 
 // vm is a machine of the list.
 type vm struct {
-	def    odometer.VM
+	run    *run  // nil while it does not run
+	end    *edge // the last reading of a run, which waits to be told
+	last   int64 // boot time of the last reading, 0 before the first
+	edges  []edge
 	listed bool
+	hadGPU bool            // then none is 0 and not unknown
+	given  odometer.Gauges // what the definition says: all but memory and storage
 	files  []*diskFile
-	hadGPU bool // then none is 0 and not unknown
+	def    odometer.VM
 
-	run     *run   // nil while it does not run
 	past    string // the name of the run before
 	pastPID int
-	edges   []edge
-	// end is the last reading of a run, which waits to be told.
-	end     *edge
-	last    int64 // boot time of the last reading, 0 before the first
 	problem error // why its process is not read
 }
 
@@ -243,9 +243,12 @@ func (s *VMs) Update(vms []odometer.VM) {
 	for _, m := range parseMounts([]byte(word(filepath.Join(s.root, "proc/self/mountinfo")))) {
 		points = append(points, filepath.Join(s.root, m.point))
 	}
+	s.mu.Lock()
 	s.images.replace(files, points)
 	s.images.refresh()
-	s.images.wait()
+	asked := slices.Collect(maps.Values(s.images.byFS))
+	s.mu.Unlock()
+	s.images.wait(asked)
 }
 
 // opening is a run that was found to be new, or why it cannot be read.
@@ -377,7 +380,13 @@ func (s *VMs) update(v *vm, def *odometer.VM, now odometer.Moment) (disks bool) 
 	old := v.def
 	v.def, v.listed = *def, true
 	v.def.Disks, v.def.NICs, v.def.GPUs = slices.Clone(def.Disks), slices.Clone(def.NICs), slices.Clone(def.GPUs)
-	v.hadGPU = v.hadGPU || len(def.GPUs) > 0
+	v.given = odometer.Gauges{
+		Memory: odometer.Unknown, MemoryAllocated: def.Memory, Storage: odometer.Unknown, StorageProvisioned: v.provisioned(),
+		VCPUs: def.VCPUs, GPUs: odometer.Unknown,
+	}
+	if v.hadGPU = v.hadGPU || len(def.GPUs) > 0; v.hadGPU {
+		v.given.GPUs = int64(len(def.GPUs))
+	}
 	if v.end != nil && (def.PID == 0 || !s.knows(v, def)) {
 		s.tellEnd(v, false)
 	}
@@ -419,7 +428,7 @@ func (s *VMs) begin(v *vm, o opening, now odometer.Moment) {
 	v.run = r
 	s.byPID[r.pid] = v
 	s.replaceNICs(r, v.def.NICs, r.born)
-	base := s.compare(r)
+	ahead := s.compare(r)
 	n, err := s.readCPU(r)
 	s.tookCPU(r, n, err)
 	s.lookIO(r)
@@ -428,8 +437,11 @@ func (s *VMs) begin(v *vm, o opening, now odometer.Moment) {
 	r.compareAt = now.Boot + int64(r.pid%int(compareEvery.Seconds())+1)*odometer.SecondMicros
 	if r.born {
 		e := edge{at: moment(now, r.began), state: v.state(), gauges: v.gauges()}
-		e.counters = append(e.counters, odometer.Counter{Quantity: odometer.CPU, Incarnation: r.cpuName, Value: base, Born: base == 0})
-		e.counters = append(e.counters,
+		cpu := odometer.Counter{Quantity: odometer.CPU, Incarnation: r.cpuName, Value: uint64(max(0, ahead)), Born: ahead <= 0}
+		if ahead < 0 {
+			cpu.Incarnation = r.device + "/before"
+		}
+		e.counters = append(e.counters, cpu,
 			odometer.Counter{Quantity: odometer.DiskRead, Incarnation: r.device, Born: true},
 			odometer.Counter{Quantity: odometer.DiskWrite, Incarnation: r.device, Born: true})
 		for i := range r.nics {
@@ -439,6 +451,10 @@ func (s *VMs) begin(v *vm, o opening, now odometer.Moment) {
 			}
 		}
 		v.edges = append(v.edges, e)
+		if ahead < 0 { // it was put into its cgroup when it had used this much
+			cpu.Value, cpu.Born, r.cpuBorn = uint64(-ahead), false, true
+			v.edges = append(v.edges, edge{at: now, state: e.state, gauges: e.gauges, counters: []odometer.Counter{cpu}})
+		}
 	}
 	if r.loose {
 		s.closeFiles(r)
@@ -491,18 +507,13 @@ func (v *vm) state() odometer.State {
 
 // gauges are the amounts that are in force.
 func (v *vm) gauges() odometer.Gauges {
-	g := odometer.Gauges{
-		Memory: odometer.Unknown, MemoryAllocated: v.def.Memory, Storage: v.occupied(), StorageProvisioned: v.provisioned(),
-		VCPUs: v.def.VCPUs, GPUs: odometer.Unknown,
-	}
+	g := v.given
+	g.Storage = v.occupied()
 	switch {
 	case v.run != nil:
 		g.Memory = v.run.memory
 	case v.state() == odometer.Stopped:
 		g.Memory = 0
-	}
-	if v.hadGPU {
-		g.GPUs = int64(len(v.def.GPUs))
 	}
 	return g
 }

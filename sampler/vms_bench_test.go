@@ -11,9 +11,10 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
-	"unsafe"
 
 	"example.org/odometer"
+	"github.com/shirou/gopsutil/v4/net"
+	"github.com/shirou/gopsutil/v4/process"
 	"golang.org/x/sys/unix"
 )
 
@@ -91,8 +92,9 @@ func (p *park) add(root, sleep string, i int) error {
 
 // BenchmarkSample1000 compares a full sample of 1000 machines (processor time,
 // disk I/O, network; memory by turns) with the bare system calls for the same,
-// and with reading the same by name. Each takes its turn in every round, so
-// that what else runs here weighs on all alike; figures are processor time.
+// with reading the same by name, and with gopsutil. Each takes
+// its turn in every round, so that what else runs here weighs on all alike;
+// figures are processor time, medians of the rounds.
 //
 //	go test ./sampler -run '^$' -bench Sample1000 -benchtime 50x
 func BenchmarkSample1000(b *testing.B) {
@@ -111,7 +113,7 @@ func BenchmarkSample1000(b *testing.B) {
 			b.Errorf("%s: %s", st.Name, st.Problem)
 		}
 	}
-	if got := s.list[0].run.cpuFrom; got != cpuFromCgroup {
+	if got := runOf(s).cpuFrom; got != cpuFromCgroup {
 		b.Fatalf("processor time comes from source %d", got)
 	}
 	var files []int
@@ -149,7 +151,9 @@ func BenchmarkSample1000(b *testing.B) {
 		}},
 		{"bare", func() {
 			for _, fd := range files {
-				_, _, _ = syscall.RawSyscall6(syscall.SYS_PREAD64, uintptr(fd), uintptr(unsafe.Pointer(&buf[0])), 4096, 0, 0, 0)
+				if _, err := unix.Pread(fd, buf[:4096], 0); err != nil {
+					b.Fatal(err)
+				}
 			}
 			if err := bareDump(stats, buf); err != nil {
 				b.Fatal(err)
@@ -164,18 +168,31 @@ func BenchmarkSample1000(b *testing.B) {
 				read(filepath.Join(link, "tx_bytes"))
 			}
 		}},
+		{"gopsutil", func() {
+			for _, pid := range p.pids {
+				proc, err := process.NewProcess(int32(pid))
+				if err != nil {
+					b.Fatal(err)
+				}
+				_, errCPU := proc.Times()
+				_, errMemory := proc.MemoryInfo()
+				_, errIO := proc.IOCounters()
+				if err := errors.Join(errCPU, errMemory, errIO); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if list, err := net.IOCountersByFile(true, fmt.Sprintf("/proc/%d/net/dev", p.pids[0])); err != nil || len(list) < n {
+				b.Fatal(len(list), err)
+			}
+		}},
 	}
 	spent := make([][]int64, len(ways))
 	allocated := uint64(0)
-	cold := make([]byte, 64<<20) // what is measured finds the caches as a tick does after a second of other work
 	var before, after runtime.MemStats
-	for round := 0; b.Loop(); round++ {
-		for turn := range ways {
-			i := (round + turn) % len(ways)
-			w := ways[i]
-			for at := 0; at < len(cold); at += 64 {
-				cold[at]++
-			}
+	for b.Loop() {
+		for i, w := range ways {
+			runtime.GC() // what the last way left behind is not this one's
+			w.once()     // what it needs lies in the caches, for each way alike
 			runtime.ReadMemStats(&before)
 			begin := spentNanos()
 			w.once()
@@ -190,8 +207,10 @@ func BenchmarkSample1000(b *testing.B) {
 	b.ReportMetric(perVM(0), "µs/VM")
 	b.ReportMetric(perVM(1), "bare-µs/VM")
 	b.ReportMetric(perVM(2), "ReadFile-µs/VM")
+	b.ReportMetric(perVM(3), "gopsutil-µs/VM")
 	b.ReportMetric(perVM(0)/perVM(1), "×bare")
 	b.ReportMetric(perVM(2)/perVM(0), "×cheaper-than-ReadFile")
+	b.ReportMetric(perVM(3)/perVM(0), "×cheaper-than-gopsutil")
 	b.ReportMetric(float64(allocated)/float64(len(spent[0])), "allocs/sample")
 }
 

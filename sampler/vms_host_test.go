@@ -81,7 +81,7 @@ func TestVMCgroupIsMadeAgain(t *testing.T) {
 	s.Update([]odometer.VM{machineOf(g, "vm-1")})
 	y.observe(readings(t, s)...)
 	start := g.do("burn 200ms")
-	first := s.list[0].run.cpuName
+	first := runOf(s).cpuName
 
 	g.join("/sys/fs/cgroup/cpuacct")
 	removeCgroup(dir)
@@ -91,7 +91,7 @@ func TestVMCgroupIsMadeAgain(t *testing.T) {
 	g.join(dir)
 	g.do("burn 50ms")
 	y.observe(readings(t, s)...)
-	second := s.list[0].run.cpuName
+	second := runOf(s).cpuName
 	if first == second {
 		t.Errorf("the counter is still %s", first)
 	}
@@ -101,9 +101,9 @@ func TestVMCgroupIsMadeAgain(t *testing.T) {
 	g.enter("cpuacct")
 	g.do("burn 150ms")
 	y.observe(readings(t, s)...)
-	s.list[0].run.compareAt = 0
+	runOf(s).compareAt = 0
 	y.observe(readings(t, s)...)
-	if s.list[0].run.cpuName == second {
+	if runOf(s).cpuName == second {
 		t.Errorf("the counter is still %s", second)
 	}
 	truth := g.do("burn 50ms")
@@ -370,7 +370,7 @@ func TestVMLinkOverrun(t *testing.T) {
 	})})
 	g.do("send 5 100")
 	before := only(t, s)
-	sp := s.list[0].run.nics[0].space
+	sp := runOf(s).nics[0].space
 	if err := unix.SetsockoptInt(sp.watch.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 2304); err != nil {
 		t.Fatal(err)
 	}
