@@ -201,7 +201,7 @@ func TestVMsSumIsTheTruth(t *testing.T) {
 		}
 		st.restart()
 		st.tick()
-		for range rapid.IntRange(1, 40).Draw(rt, "steps") {
+		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
 			st.boot += rapid.Int64Range(1, 3*odometer.SecondMicros).Draw(rt, "passes")
 			a := st.vms[rapid.SampledFrom([]odometer.InstanceID{"vm-1", "vm-2"}).Draw(rt, "machine")]
 			switch step := rapid.SampledFrom([]string{"work", "work", "tick", "tick", "sample", "begin or end", "restart"}).Draw(rt, "step"); {
