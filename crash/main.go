@@ -19,6 +19,7 @@ const usage = `usage: crash sweep|power|soak [flags]; crash sweep -h says more
 `
 
 func main() {
+	os.Setenv("ODOMETER_SOURCE", "machine") // the same calls whatever runs on this host
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if len(os.Args) < 2 {

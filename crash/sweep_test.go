@@ -20,6 +20,7 @@ var (
 
 // TestMain is also the external queue of a soak.
 func TestMain(m *testing.M) {
+	os.Setenv("ODOMETER_SOURCE", "machine") // as main does
 	if len(os.Args) > 1 && os.Args[1] == "nats" {
 		if err := serveNATS(bg, os.Args[2:]); err != nil {
 			os.Stderr.WriteString(err.Error() + "\n")

@@ -24,6 +24,7 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	os.Setenv("ODOMETER_SOURCE", "machine") // not the guests of other tests
 	os.Exit(func() int {
 		if binary = os.Getenv(builtBinary); binary != "" {
 			return m.Run()

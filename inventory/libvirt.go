@@ -1,4 +1,3 @@
-// Package inventory finds the virtual machines of a host.
 package inventory
 
 import (

@@ -42,7 +42,7 @@ func (c *meterFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&c.UserID, "user-id", "", "user whom this machine's usage is charged to (default: unassigned)")
 	flags.StringVar(&c.OrgID, "org-id", "", "organisation of that user")
 	flags.Int64Var(&c.SpoolBytes, "spool-bytes", spool.DefaultMaxBytes, "disk space for events that have no receipt yet; beyond it they are joined into longer periods")
-	flags.StringVar(&c.Source, "source", sourceAuto, "what is metered: machine (this one, from within), vms (the virtual machines on it, from outside) or machine,vms; auto is vms where there are any or libvirt, and machine elsewhere")
+	flags.StringVar(&c.Source, "source", sourceAuto, "what is metered: machine (this one, from within), vms (the virtual machines on it, from outside) or machine,vms; auto is vms, and machine too where none runs at the start")
 	flags.StringVar(&c.VMFile, "vm-file", "", "file that names virtual machines which nothing else finds")
 }
 

@@ -19,7 +19,7 @@ import (
 
 // What --source may name.
 const (
-	sourceAuto    = "auto"    // vms on a host that has any, or libvirt; machine elsewhere
+	sourceAuto    = "auto"    // vms, and machine too where none runs at the start
 	sourceMachine = "machine" // this machine, from within
 	sourceVMs     = "vms"     // the virtual machines on it, from outside
 )
@@ -117,8 +117,7 @@ func (c *meterFlags) meters(ctx context.Context, id odometer.AgentID, logger *sl
 		machine, vms = machine || name == sourceMachine, vms || name == sourceVMs
 	}
 	if c.Source == sourceAuto {
-		vms = c.VMFile != "" || libvirtIsHere() || anyVM(ctx, id, logger)
-		machine = !vms
+		machine, vms = c.VMFile == "" && !anyVM(ctx, id, logger), true
 	}
 	return machine, vms
 }

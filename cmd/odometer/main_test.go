@@ -46,6 +46,7 @@ func TestScript(t *testing.T) {
 				env.Setenv("ADDR"+strconv.Itoa(i+1), addr)
 			}
 			env.Setenv("DATA", filepath.Join(env.WorkDir, "data"))
+			env.Setenv("ODOMETER_SOURCE", "machine") // not the guests of other tests
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

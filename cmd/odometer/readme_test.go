@@ -64,6 +64,7 @@ func TestReadme(t *testing.T) {
 				env.Setenv(name, addr)
 			}
 			env.Setenv("DATA", filepath.Join(env.WorkDir, "data"))
+			env.Setenv("ODOMETER_SOURCE", "machine") // not the guests of other tests
 			env.Setenv("ODOMETER_DATA_DIR", filepath.Join(env.WorkDir, "data"))
 			return nil
 		},
