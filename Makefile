@@ -1,6 +1,6 @@
 # make test is what CI runs; see CONTRIBUTING.md.
 
-.PHONY: build test lint race fuzz proof bench corruption mutants sweep power soak sim cluster
+.PHONY: build test lint race fuzz proof bench corruption mutants sweep power soak sim cluster guests
 
 build:
 	go build -o odometer ./cmd/odometer
@@ -74,3 +74,7 @@ cluster:
 	go run ./cluster -rounds $${ROUNDS:-216} -forget $${FORGET:-1000} -herd $${HERD:-10000}
 	dir=$$(mktemp -d) && trap 'rm -r $$dir' EXIT && go build -o $$dir/nats-server github.com/nats-io/nats-server/v2 && \
 	go run ./cluster -rounds $${ROUNDS:-216} -forget 0 -herd 0 -nats-server $$dir/nats-server
+
+# Boots a guest on every backend that the harness has, alone and under libvirt.
+guests:
+	go test -count=1 -v ./internal/guest -all

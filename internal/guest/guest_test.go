@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"flag"
 	"crypto/sha256"
 	"fmt"
 	"net"
@@ -99,7 +100,17 @@ func written(t *testing.T, g *Guest) qmp.BlockStats {
 	return list[0]
 }
 
-const frame = 1514 // bytes, without the checksum, which nobody counts
+const frame = 1514 var all = flag.Bool("all", false, "every backend, devices that are plugged, and libvirt, too")
+
+// needAll skips what only `make guests` runs: each guest takes its seconds.
+func needAll(t *testing.T) {
+	t.Helper()
+	if !*all {
+		t.Skip("only with -all")
+	}
+}
+
+// bytes, without the checksum, which nobody counts
 
 // TestTruth has a guest use what is known and compares what it says with what
 // its host says.
@@ -238,6 +249,7 @@ func TestTruth(t *testing.T) {
 // TestBackends sends through every kind of interface: whose view the host's
 // counters are depends on it.
 func TestBackends(t *testing.T) {
+	needAll(t)
 	t.Parallel()
 	Need(t)
 	id := os.Getpid() % 100000
@@ -278,6 +290,7 @@ func TestBackends(t *testing.T) {
 
 // TestInside is what [TestTestsRunInAGuest] runs in one.
 func TestInside(t *testing.T) {
+	needAll(t)
 	if os.Getenv("INSIDE") == "" {
 		t.Skip("only in a guest, where TestTestsRunInAGuest runs it")
 	}
@@ -296,6 +309,7 @@ func TestInside(t *testing.T) {
 }
 
 func TestTestsRunInAGuest(t *testing.T) {
+	needAll(t)
 	t.Parallel()
 	Need(t)
 	binary := TestBinary(t, "example.org/odometer/internal/guest")

@@ -13,6 +13,7 @@ import (
 // TestLibvirt runs the same guest under libvirt, whose counters already have
 // the guest's direction.
 func TestLibvirt(t *testing.T) {
+	needAll(t)
 	t.Parallel()
 	NeedLibvirt(t)
 	begin := time.Now()

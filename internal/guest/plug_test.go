@@ -11,6 +11,7 @@ import (
 // TestPlug plugs devices into a running guest and out of it, and runs it from
 // a block device of the host and in control groups.
 func TestPlug(t *testing.T) {
+	needAll(t)
 	t.Parallel()
 	Need(t)
 	var groups []string
