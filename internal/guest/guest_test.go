@@ -1,8 +1,8 @@
 package guest
 
 import (
-	"flag"
 	"crypto/sha256"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -100,7 +100,9 @@ func written(t *testing.T, g *Guest) qmp.BlockStats {
 	return list[0]
 }
 
-const frame = 1514 var all = flag.Bool("all", false, "every backend, devices that are plugged, and libvirt, too")
+const frame = 1514 // bytes, without the checksum, which nobody counts
+
+var all = flag.Bool("all", false, "every backend, devices that are plugged, and libvirt, too")
 
 // needAll skips what only `make guests` runs: each guest takes its seconds.
 func needAll(t *testing.T) {
@@ -109,8 +111,6 @@ func needAll(t *testing.T) {
 		t.Skip("only with -all")
 	}
 }
-
-// bytes, without the checksum, which nobody counts
 
 // TestTruth has a guest use what is known and compares what it says with what
 // its host says.
