@@ -22,7 +22,7 @@ var samplerBugs = []bug{
 		`	return v, anew`,
 		"sampler.TestDevices"},
 	{"time spent suspended is taken for watched", "sampler/machine.go",
-		`r.Unwatched = !m.sampled || m.slept()`,
+		`r.Unwatched = m.suspended.since(m.clock) || !m.sampled`,
 		`r.Unwatched = !m.sampled`,
 		"sampler.TestTimeSuspendedIsUnwatched"},
 	{"the reserve of a filesystem is taken for occupied", "sampler/storage.go",
