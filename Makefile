@@ -22,7 +22,7 @@ lint:
 # What runs in this process, with the race detector. Not what only starts other
 # programs, goes one step at a time, or does the same thousands of times.
 race:
-	go test -race -short -timeout 15m -skip 'Bit|Corruption|Forged|CountedOnceInAnyOrder|UsageIsTheFold|ReversalsAddUp|AFullDiskForAWeek' \
+	go test -race -short -timeout 15m -skip 'Bit|Corruption|Forged|CountedOnceInAnyOrder|UsageIsTheFold|ReversalsAddUp|AFullDiskForAWeek|ADamagedRecordIsNotRead|^TestReverse$$|^TestWatermark$$' \
 		$$(go list ./... | grep -vE '/(bench|cluster|crash|crash/trace|e2e|internal/guest|mutants|sim)$$')
 
 # The quick forms of the targets below: samples, of which each prints how many
