@@ -114,9 +114,15 @@ func (s *storage) waiting() bool {
 // used returns the bytes that all filesystems occupy together, without those
 // that never answered; Unknown when none did.
 func (s *storage) used() int64 {
+	return total(s.list, func(fs *filesystem) int64 { return fs.occupied.Load() })
+}
+
+// total adds up what is known of some amounts, none of them negative; Unknown
+// where nothing is, or the sum does not fit.
+func total[T any](list []T, amount func(T) int64) int64 {
 	sum := odometer.Unknown
-	for _, fs := range s.list {
-		if n := fs.occupied.Load(); n != odometer.Unknown {
+	for _, one := range list {
+		if n := amount(one); n != odometer.Unknown {
 			sum = max(sum, 0)
 			if sum += n; sum < 0 {
 				return odometer.Unknown

@@ -229,28 +229,15 @@ func (s *VMs) diskFiles(v *vm) []*diskFile {
 // occupied adds up what the machine's disks occupy, as far as that is known;
 // Unknown where it is of none.
 func (v *vm) occupied() int64 {
-	sum := odometer.Unknown
-	for _, f := range v.files {
-		if n := f.occupied.Load(); n != odometer.Unknown {
-			sum = max(sum, 0)
-			if sum += n; sum < 0 {
-				return odometer.Unknown
-			}
-		}
-	}
-	return sum
+	return total(v.files, func(f *diskFile) int64 { return f.occupied.Load() })
 }
 
 // provisioned adds up what the machine sees of its disks.
 func (v *vm) provisioned() int64 {
-	sum := odometer.Unknown
-	for i := range v.def.Disks {
-		if d := &v.def.Disks[i]; d.Provisioned >= 0 && !d.ReadOnly {
-			sum = max(sum, 0)
-			if sum += d.Provisioned; sum < 0 {
-				return odometer.Unknown
-			}
+	return total(v.def.Disks, func(d odometer.Disk) int64 {
+		if d.ReadOnly {
+			return odometer.Unknown
 		}
-	}
-	return sum
+		return d.Provisioned
+	})
 }
