@@ -16,7 +16,6 @@ import (
 
 	"example.org/odometer"
 	"github.com/digitalocean/go-libvirt"
-	"golang.org/x/sys/unix"
 )
 
 // Where a libvirt daemon listens, under the root, in the order of trying: each
@@ -53,14 +52,15 @@ const (
 	toldKept = 256
 )
 
-// LibvirtOptions says where libvirt is; the zero value is the host's own.
+// LibvirtOptions says where libvirt is: with a clock alone, the host's own.
 type LibvirtOptions struct {
 	Socket  string        // of the daemon; "" is the first that answers of those under Root/run/libvirt
 	URI     string        // what to open there; "" is "qemu:///system"
 	Root    string        // under which proc, sys and run are found; "" is "/"
 	Run     string        // directory of the files with process ids; "" is Root/run/libvirt/qemu
 	Timeout time.Duration // for one answer, and half of what a list takes for descriptions; 0 is 3 s
-	Logger  *slog.Logger  // nil logs nothing
+	Clock   Clock
+	Logger  *slog.Logger // nil logs nothing
 }
 
 // Libvirt lists the domains of a libvirt daemon, those that run and those that
@@ -392,7 +392,7 @@ func (l *Libvirt) take(event any) {
 }
 
 func (l *Libvirt) hint(dom libvirt.Domain, what saying) {
-	c := odometer.Change{Instance: instanceOf(dom), Kind: what.kind, At: libvirtNow(), Detail: what.detail}
+	c := odometer.Change{Instance: instanceOf(dom), Kind: what.kind, At: l.opt.Clock.Now(), Detail: what.detail}
 	select {
 	case l.told <- c:
 	default: // what waits there already is reason enough to list anew
@@ -482,7 +482,7 @@ func (k *knownDomain) machine(dom libvirt.Domain, boot string) odometer.VM {
 		vm.Run = fmt.Sprintf("%s/domain/%d", boot, dom.ID)
 	default:
 		vm.Run = fmt.Sprintf("%s/%d/%d", boot, k.process.pid, k.process.start)
-		vm.PID, vm.Began = k.process.pid, int64(k.process.start)*startTick
+		vm.PID, vm.Began = k.process.pid, int64(k.process.start)*tickMicros
 	}
 	return vm
 }
@@ -504,14 +504,6 @@ func stateOf(r *libvirt.DomainStatsRecord) (state libvirt.DomainState, reason in
 		}
 	}
 	return state, reason
-}
-
-// libvirtNow is the host's time.
-func libvirtNow() odometer.Moment {
-	var boot, wall unix.Timespec
-	unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
-	unix.ClockGettime(unix.CLOCK_REALTIME, &wall)
-	return odometer.Moment{Boot: boot.Nano() / 1000, Wall: wall.Nano() / 1000}
 }
 
 // oneLine is an error as one line.

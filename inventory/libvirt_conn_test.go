@@ -70,7 +70,7 @@ func TestServersThatAreNoLibvirt(t *testing.T) {
 					io.Copy(io.Discard, conn) // until the other side has had enough
 				}
 			}()
-			l := NewLibvirt(LibvirtOptions{Socket: socket, Timeout: 200 * time.Millisecond})
+			l := NewLibvirt(LibvirtOptions{Clock: realClock{}, Socket: socket, Timeout: 200 * time.Millisecond})
 			start := time.Now()
 			vms, err := l.List(t.Context())
 			if took := time.Since(start); took > 2*time.Second {
@@ -100,7 +100,7 @@ func TestServersThatAreNoLibvirt(t *testing.T) {
 // A socket file that nobody listens on any more is passed over.
 func TestASocketThatWasLeft(t *testing.T) {
 	root := t.TempDir()
-	l := NewLibvirt(LibvirtOptions{Root: root, Timeout: time.Second})
+	l := NewLibvirt(LibvirtOptions{Clock: realClock{}, Root: root, Timeout: time.Second})
 	defer l.Close()
 	if l.Name() != "libvirt" || l.host.run != filepath.Join(root, "run/libvirt/qemu") {
 		t.Errorf("got %s, %s", l.Name(), l.host.run)
@@ -257,7 +257,7 @@ func TestFollowAMigration(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := NewLibvirt(LibvirtOptions{Root: t.TempDir()})
+			l := NewLibvirt(LibvirtOptions{Clock: realClock{}, Root: t.TempDir()})
 			k := &knownDomain{id: -1}
 			for i, s := range steps {
 				l.follow(k, libvirt.Domain{Name: "web", ID: s.id}, s.state, int32(s.reason))

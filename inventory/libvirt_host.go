@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -25,10 +26,6 @@ type hypervisor struct {
 	pid   int
 	start uint64 // in ticks since boot, see [startTime]
 }
-
-// startTick is the unit of process start times in microseconds: 1/USER_HZ,
-// which is 100 on every architecture that Go runs on.
-const startTick = odometer.SecondMicros / 100
 
 // find returns the process of a running domain. The file that libvirt keeps
 // names it, and its command line must agree: the file of a domain that died
@@ -78,28 +75,24 @@ func (h *libvirtHost) started(pid int) (uint64, error) {
 
 // bootID names this boot of the host, "" where it cannot be read.
 func (h *libvirtHost) bootID() string {
-	b, err := os.ReadFile(filepath.Join(h.root, "proc/sys/kernel/random/boot_id"))
+	id, err := h.read("proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
-	return string(bytes.TrimSpace(b))
+	return id
 }
 
-// startTime reads the 22nd field of /proc/PID/stat, see proc_pid_stat(5): when
-// the process began, in ticks since boot. The second field, its name, may have
-// blanks and brackets in it.
+// startTime reads from /proc/PID/stat when the process began, in ticks since
+// boot.
 func startTime(stat []byte) (uint64, error) {
-	rest := stat[bytes.LastIndexByte(stat, ')')+1:]
-	f := bytes.Fields(rest)
-	const at = 22 - 3
-	if len(rest) == len(stat) || len(f) <= at {
-		return 0, errors.New("read the start of a process: its stat is cut short")
+	s, err := parseProcStat(stat)
+	if err == nil && s.start > math.MaxInt64 {
+		err = errProcStat
 	}
-	n, err := strconv.ParseUint(string(f[at]), 10, 63)
 	if err != nil {
-		return 0, fmt.Errorf("read the start of a process: %w", err)
+		return 0, fmt.Errorf("read the start of a process: its stat is cut short or malformed: %w", err)
 	}
-	return n, nil
+	return s.start, nil
 }
 
 // belongs reports whether the arguments of a hypervisor are those of a domain.
@@ -119,10 +112,6 @@ func belongs(args []byte, name string, id odometer.InstanceID) bool {
 	}
 	return false
 }
-
-// gpuClass matches the PCI classes of VGA, 3D and other display controllers and
-// of processing accelerators, as sysfs writes them: "0x030200".
-var gpuClass = regexp.MustCompile(`^0x(0300|0302|0380|1200)`)
 
 // settle adds to a domain what only the host knows: which of the devices that
 // are passed to it are GPUs, network interfaces and disks, and what is behind
@@ -151,7 +140,7 @@ func (h *libvirtHost) settle(d *domain) error {
 		switch {
 		case err != nil:
 			problems = append(problems, fmt.Errorf("see what %s of domain %s is: %w", dev.name, d.vm.Name, err))
-		case gpuClass.MatchString(class):
+		case isGPU(class):
 			d.vm.GPUs = append(d.vm.GPUs, odometer.GPUDevice{Name: dev.name, Kind: kind, Address: dev.address})
 		case strings.HasPrefix(class, "0x02") && !dev.mediated:
 			d.vm.NICs = append(d.vm.NICs, odometer.NIC{Name: dev.name, Kind: odometer.NICDirect})
@@ -188,8 +177,7 @@ func (h *libvirtHost) mediated(uuid string) (address string, kind odometer.GPUKi
 }
 
 func (h *libvirtHost) read(path ...string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(h.root, filepath.Join(path...)))
-	return string(bytes.TrimSpace(b)), err
+	return word(filepath.Join(h.root, filepath.Join(path...)))
 }
 
 func (h *libvirtHost) there(path ...string) bool {

@@ -79,16 +79,16 @@ func TestHypervisorOfADomain(t *testing.T) {
 
 // A process of this machine began between two looks at its clock.
 func TestStartOfAProcess(t *testing.T) {
-	before := libvirtNow().Boot
+	before := hostNow().Boot
 	cmd := exec.Command("sleep", "60")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
-	after := libvirtNow().Boot
+	after := hostNow().Boot
 	h := libvirtHost{root: "/"}
 	start, err := h.started(cmd.Process.Pid)
-	if got := int64(start) * startTick; err != nil || got < before-startTick || got > after {
+	if got := int64(start) * tickMicros; err != nil || got < before-tickMicros || got > after {
 		t.Errorf("got %d, %v; want between %d and %d", got, err, before, after)
 	}
 	if boot := h.bootID(); len(boot) != 36 {

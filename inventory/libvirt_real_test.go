@@ -93,7 +93,7 @@ func TestLibvirt(t *testing.T) {
 		if got.PID != pid || got.Began <= 0 || !strings.Contains(got.Run, fmt.Sprintf("/%d/", pid)) {
 			t.Errorf("got process %d since %d, run %s; want process %d", got.PID, got.Began, got.Run, pid)
 		}
-		if age := libvirtNow().Boot - got.Began; age < 0 || age > 60*odometer.SecondMicros {
+		if age := hostNow().Boot - got.Began; age < 0 || age > 60*odometer.SecondMicros {
 			t.Errorf("it began %d µs ago", age)
 		}
 		run = got.Run
@@ -282,7 +282,7 @@ func (w *libvirtWatch) hears(id odometer.InstanceID, kind odometer.ChangeKind, d
 		select {
 		case c := <-w.l.Told():
 			if c.Instance == id && c.Kind == kind && c.Detail == detail {
-				if age := libvirtNow().Boot - c.At.Boot; age < 0 || age > 10*odometer.SecondMicros {
+				if age := hostNow().Boot - c.At.Boot; age < 0 || age > 10*odometer.SecondMicros {
 					w.t.Errorf("it happened %d µs ago", age)
 				}
 				return
@@ -551,7 +551,7 @@ func (w *libvirtWatch) hung() {
 	for _, file := range [...]string{"libvirt-sock", "libvirt-sock-ro"} {
 		os.Remove(filepath.Join(d.path("sock"), file))
 	}
-	none := NewLibvirt(LibvirtOptions{Root: t.TempDir()})
+	none := NewLibvirt(LibvirtOptions{Clock: realClock{}, Root: t.TempDir()})
 	if _, err := none.List(t.Context()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a host without libvirt: got %v", err)
 	}

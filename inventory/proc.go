@@ -136,7 +136,7 @@ func parseProcStat(b []byte) (procStat, error) {
 			s.exit, err = strconv.Atoi(string(rest[:end]))
 		}
 		if err != nil {
-			return procStat{}, errProcStat
+			return procStat{}, fmt.Errorf("%w: %w", errProcStat, err)
 		}
 		if field == 52 {
 			return s, nil
