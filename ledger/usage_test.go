@@ -475,18 +475,25 @@ func TestAnEpochIsHandedOver(t *testing.T) {
 	}
 }
 
+// offered is a meter of which one event is booked, and its epoch was offered to
+// its agent.
+func (d *desk) offered() *meter {
+	d.t.Helper()
+	m := newMeter("vm-a", "host-1", base)
+	d.pos++
+	d.want(d.commit(odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: d.pos, Last: d.pos,
+		Records: []odometer.Record{{First: d.pos, Position: d.pos, Event: m.next(30*sec, 7, 0), Checkpoint: []byte(`{"instance":"vm-a"}`)}}}), "recorded")
+	if list, err := d.Checkpoints(d.t.Context(), "host-1"); err != nil || len(list) != 1 {
+		d.t.Fatalf("checkpoints: got %s, %v, want one", list, err)
+	}
+	return m
+}
+
 // An offer that nobody takes up, because the agent never heard of it or had asked
 // long before, ends nothing.
 func TestAnOfferThatNobodyTakesUpEndsNothing(t *testing.T) {
 	d := newDesk(t)
-	m := newMeter("vm-a", "host-1", base)
-	e := m.next(30*sec, 7, 0)
-	d.want(d.commit(odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: 1, Last: 1,
-		Records: []odometer.Record{{First: 1, Position: 1, Event: e, Checkpoint: []byte(`{"instance":"vm-a"}`)}}}), "recorded")
-	d.pos = 1
-	if list, err := d.Checkpoints(t.Context(), "host-1"); err != nil || len(list) != 1 {
-		t.Fatalf("checkpoints: got %s, %v, want one", list, err)
-	}
+	m := d.offered()
 	at := m.at
 	d.want(d.send(m.next(30*sec, 7, 0)), "recorded")
 	for _, other := range []*meter{newMeter("vm-b", "host-1", at), newMeter("vm-a", "host-2", at), newMeter("vm-a", "host-1", at+1)} {
@@ -500,14 +507,7 @@ func TestAnOfferThatNobodyTakesUpEndsNothing(t *testing.T) {
 // Of two epochs that go on from the same the first that appears is the one.
 func TestTheSecondWhoTakesUpAnOfferIsRefused(t *testing.T) {
 	d := newDesk(t)
-	m := newMeter("vm-a", "host-1", base)
-	e := m.next(30*sec, 7, 0)
-	d.want(d.commit(odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: 1, Last: 1,
-		Records: []odometer.Record{{First: 1, Position: 1, Event: e, Checkpoint: []byte(`{"instance":"vm-a"}`)}}}), "recorded")
-	d.pos = 1
-	if _, err := d.Checkpoints(t.Context(), "host-1"); err != nil {
-		t.Fatal(err)
-	}
+	m := d.offered()
 	first, second := newMeter("vm-a", "host-1", m.at), newMeter("vm-a", "host-1", m.at)
 	second.epoch = odometer.NewEpoch("vm-a", "host-1", "another", "start")
 	d.want(d.send(first.next(30*sec, 7, 0)), "recorded")
@@ -521,14 +521,7 @@ func TestTheSecondWhoTakesUpAnOfferIsRefused(t *testing.T) {
 // when its time has come.
 func TestHeldEventsBeyondAHandoverAreRefused(t *testing.T) {
 	d := newDesk(t)
-	m := newMeter("vm-a", "host-1", base)
-	e := m.next(30*sec, 7, 0)
-	d.want(d.commit(odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: 1, Last: 1,
-		Records: []odometer.Record{{First: 1, Position: 1, Event: e, Checkpoint: []byte(`{"instance":"vm-a"}`)}}}), "recorded")
-	d.pos = 1
-	if _, err := d.Checkpoints(t.Context(), "host-1"); err != nil {
-		t.Fatal(err)
-	}
+	m := d.offered()
 	anew := newMeter("vm-a", "host-1", m.at)
 	m.next(30*sec, 7, 0)
 	d.want(d.send(m.next(30*sec, 7, 0)), "held hole")
