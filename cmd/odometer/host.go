@@ -119,27 +119,27 @@ func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logg
 	if err != nil {
 		return nil, fmt.Errorf("open the spool: %w", err)
 	}
+	last := lastReadings(h.spool.Checkpoints())
 	h.machine, err = sampler.OpenMachine(sampler.MachineOptions{
 		Instance: odometer.InstanceID(c.InstanceID), Agent: id, Owner: c.owner().OrUnassigned(), Logger: logger,
-		PreviousBoot: lastBoot(h.spool.Checkpoints(), odometer.InstanceID(c.InstanceID)),
+		PreviousBoot: last[odometer.InstanceID(c.InstanceID)].BootID,
 	})
 	if err != nil {
 		return nil, advise(fmt.Errorf("nothing of this machine can be measured: %w", err), "odometer doctor says more")
 	}
-	machine, vms := c.meters(context.Background(), id, logger)
-	var source together
-	if machine {
-		source = append(source, h.machine)
+	boot, err := sampler.BootID()
+	if err != nil {
+		logger.Warn("the kernel tells no boot id; a reboot is recognised by the clock", "err", err)
 	}
-	if vms {
-		if h.vms, err = openMachines(id, &c, lastReadings(h.spool.Checkpoints()), logger); err != nil {
+	var source together
+	if c.names(sourceVMs) {
+		if h.vms, err = openMachines(id, &c, previous(last, boot), logger); err != nil {
 			return nil, err
 		}
 		source = append(source, h.vms.vms)
 	}
-	boot, err := sampler.BootID()
-	if err != nil {
-		logger.Warn("the kernel tells no boot id; a reboot is recognised by the clock", "err", err)
+	if c.names(sourceMachine) && (c.Source != sourceAuto || c.VMFile == "" && !h.vms.any(context.Background())) {
+		source = append(source, h.machine)
 	}
 	h.agent, err = agent.New(agent.Options{
 		Source: source,
@@ -149,21 +149,6 @@ func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logg
 		Spool: h.spool, Interval: c.Interval, Logger: logger, Recall: recall, OnPeriod: onPeriod,
 	})
 	return h, err
-}
-
-// lastBoot returns the boot in which the instance was last read, as the newest
-// of its checkpoints has it; "" where there is none.
-func lastBoot(checkpoints []json.RawMessage, instance odometer.InstanceID) (boot string) {
-	for _, c := range checkpoints {
-		var state struct {
-			Instance odometer.InstanceID `json:"instance"`
-			BootID   string              `json:"boot_id"`
-		}
-		if json.Unmarshal(c, &state) == nil && state.Instance == instance {
-			boot = state.BootID
-		}
-	}
-	return boot
 }
 
 // dueAfter is when a period of the interval closes: at the tick that is

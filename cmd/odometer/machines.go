@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,16 +32,18 @@ const libvirtEvery = 30 * time.Second
 // machines are the virtual machines on this host: who they are and what they
 // use.
 type machines struct {
-	watch   *inventory.Watch
-	sources []inventory.Source
-	vms     *sampler.VMs
+	watch     *inventory.Watch
+	sources   []inventory.Source
+	processes inventory.Source // the last of them
+	vms       *sampler.VMs
+	logger    *slog.Logger
 }
 
 // openMachines looks for virtual machines by their processes and in libvirt, and
-// in the file of --vm-file, which may name others. Previous is when each was
-// last read.
-func openMachines(id odometer.AgentID, c *meterFlags, previous sampler.Previous, logger *slog.Logger) (*machines, error) {
-	m := new(machines)
+// in the file of --vm-file, which may name others. Before is when each was last
+// read.
+func openMachines(id odometer.AgentID, c *meterFlags, before sampler.Previous, logger *slog.Logger) (*machines, error) {
+	m := &machines{logger: logger}
 	sources, err := machineSources(id, c, logger)
 	if err != nil {
 		return nil, err
@@ -53,7 +56,8 @@ func openMachines(id odometer.AgentID, c *meterFlags, previous sampler.Previous,
 		}
 		m.sources, watched = append(m.sources, s), append(watched, w)
 	}
-	m.vms = sampler.OpenVMs(sampler.VMsOptions{Agent: id, Previous: previous, Logger: logger})
+	m.processes = m.sources[len(m.sources)-1]
+	m.vms = sampler.OpenVMs(sampler.VMsOptions{Agent: id, Previous: before, Logger: logger})
 	m.watch = inventory.NewWatch(inventory.WatchOptions{
 		Sources: watched, Agent: id, Clock: sampler.SystemClock{}, Logger: logger,
 		Changed: func(vms []odometer.VM, changes []odometer.Change) {
@@ -84,7 +88,7 @@ func machineSources(id odometer.AgentID, c *meterFlags, logger *slog.Logger) (li
 		list = append(list, f)
 	}
 	if libvirtIsHere() {
-		list = append(list, inventory.NewLibvirt(inventory.LibvirtOptions{Logger: logger}))
+		list = append(list, inventory.NewLibvirt(inventory.LibvirtOptions{Clock: sampler.SystemClock{}, Logger: logger}))
 	}
 	p, err := inventory.OpenProcesses(inventory.ProcessesOptions{Agent: id, Clock: sampler.SystemClock{}})
 	if err != nil {
@@ -110,16 +114,9 @@ func (m *machines) close() error {
 	return errors.Join(errs...)
 }
 
-// meters reports whether --source wants this machine metered, and whether the
-// virtual machines on it.
-func (c *meterFlags) meters(ctx context.Context, id odometer.AgentID, logger *slog.Logger) (machine, vms bool) {
-	for name := range strings.SplitSeq(c.Source, ",") {
-		machine, vms = machine || name == sourceMachine, vms || name == sourceVMs
-	}
-	if c.Source == sourceAuto {
-		machine, vms = c.VMFile == "" && !anyVM(ctx, id, logger), true
-	}
-	return machine, vms
+// names reports whether --source names a source, which auto does with both.
+func (c *meterFlags) names(source string) bool {
+	return c.Source == sourceAuto || slices.Contains(strings.Split(c.Source, ","), source)
 }
 
 func (c *meterFlags) checkSource() error {
@@ -134,34 +131,50 @@ func (c *meterFlags) checkSource() error {
 	return nil
 }
 
-// anyVM reports whether a hypervisor's process runs here.
-func anyVM(ctx context.Context, id odometer.AgentID, logger *slog.Logger) bool {
-	p, err := inventory.OpenProcesses(inventory.ProcessesOptions{Agent: id, Clock: sampler.SystemClock{}})
+// any reports whether a hypervisor's process runs here, before run is called.
+func (m *machines) any(ctx context.Context) bool {
+	vms, err := m.processes.List(ctx)
 	if err != nil {
-		logger.Warn("cannot look for virtual machines", "err", err)
-		return false
-	}
-	defer p.Close()
-	vms, err := p.List(ctx)
-	if err != nil {
-		logger.Warn("cannot look for virtual machines", "err", err)
+		m.logger.Warn("cannot look for virtual machines", "err", err)
 	}
 	return len(vms) > 0
 }
 
+// readAt is when an instance was last read: in which boot, and at which boot time
+// in microseconds.
+type readAt struct {
+	BootID string `json:"boot_id"`
+	Boot   int64  `json:"boot_us"`
+}
+
 // lastReadings returns when each instance was last read, as the newest of its
 // checkpoints has it.
-func lastReadings(checkpoints []json.RawMessage) sampler.Previous {
-	p := sampler.Previous{Readings: map[odometer.InstanceID]int64{}}
+func lastReadings(checkpoints []json.RawMessage) map[odometer.InstanceID]readAt {
+	last := map[odometer.InstanceID]readAt{}
 	for _, c := range checkpoints {
 		var state struct {
 			Instance odometer.InstanceID `json:"instance"`
-			BootID   string              `json:"boot_id"`
-			Boot     int64               `json:"boot_us"`
+			readAt
 		}
 		if json.Unmarshal(c, &state) == nil && state.Instance != "" {
-			p.BootID = state.BootID
-			p.Readings[state.Instance] = state.Boot
+			last[state.Instance] = state.readAt
+		}
+	}
+	return last
+}
+
+// previous is what the sampler is told of them: where any was read in this boot
+// only those, since times of different boots do not compare, and otherwise all.
+func previous(last map[odometer.InstanceID]readAt, boot string) sampler.Previous {
+	p := sampler.Previous{Readings: map[odometer.InstanceID]int64{}}
+	for _, r := range last {
+		if p.BootID != boot {
+			p.BootID = r.BootID
+		}
+	}
+	for id, r := range last {
+		if r.BootID == boot || p.BootID != boot {
+			p.Readings[id] = r.Boot
 		}
 	}
 	return p
