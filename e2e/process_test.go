@@ -68,7 +68,8 @@ func (p *process) output() string {
 	return p.log.String()
 }
 
-// start runs the program in the background; it ends with the test.
+// start runs the program in the background; it ends with the test, which when
+// it failed tells what the program printed.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, cmd: exec.Command(binary, args...), done: make(chan struct{})}
@@ -78,7 +79,12 @@ func start(t *testing.T, args ...string) *process {
 		t.Fatal(err)
 	}
 	go func() { p.err = p.cmd.Wait(); close(p.done) }()
-	t.Cleanup(p.kill)
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			t.Logf("%s printed:\n%s", p.cmd, p.output())
+		}
+	})
 	return p
 }
 

@@ -25,9 +25,12 @@ const (
 	sourceVMs     = "vms"     // the virtual machines on it, from outside
 )
 
-// libvirtEvery is how often libvirt is asked for its domains although it told of
-// no change: it is slow, and tells.
-const libvirtEvery = 30 * time.Second
+// How often a source is listed although it told of no change. Processes tell
+// nothing, and are cheap; libvirt is slow, and tells.
+const (
+	processesEvery = time.Second
+	libvirtEvery   = 30 * time.Second
+)
 
 // machines are the virtual machines on this host: who they are and what they
 // use.
@@ -51,8 +54,11 @@ func openMachines(id odometer.AgentID, c *meterFlags, before sampler.Previous, l
 	var watched []inventory.Watched
 	for _, s := range sources {
 		w := inventory.Watched{Source: s}
-		if s.Name() == "libvirt" {
+		switch s.Name() {
+		case "libvirt":
 			w.Every = libvirtEvery
+		case "processes":
+			w.Every = processesEvery
 		}
 		m.sources, watched = append(m.sources, s), append(watched, w)
 	}
