@@ -101,6 +101,7 @@ const (
 )
 
 // Change is something that happened to a [VM]: one line of its lifecycle log.
+// See lifecycle.go for its form in JSON.
 type Change struct {
 	Instance InstanceID
 	Kind     ChangeKind

@@ -131,6 +131,10 @@ func (s *VMs) tell(v *vm, at odometer.Moment, state odometer.State, g odometer.G
 	r := &s.reading
 	r.Instance, r.Agent, r.Owner, r.At = v.def.Instance, s.opt.Agent, v.def.Owner, at
 	r.State, r.Gauges, r.Final = state, g, final
+	if r.Changes = nil; len(s.noted) > 0 {
+		r.Changes = s.noted[v.def.Instance]
+		delete(s.noted, v.def.Instance)
+	}
 	r.Unwatched = slept || v.last < s.opened
 	v.last = at.Boot
 	emit(r)

@@ -88,8 +88,9 @@ type VMs struct {
 	order     []*space
 	images    images
 	suspended sleepWatch
-	refused   []string // why machines of the last list are not metered
-	overrun   mishap   // of the exit records
+	refused   []string                                  // why machines of the last list are not metered
+	overrun   mishap                                    // of the exit records
+	noted     map[odometer.InstanceID][]odometer.Change // for the next reading to tell
 	tookExit  func(taskExit)
 	reading   odometer.Reading
 }
@@ -129,6 +130,7 @@ func OpenVMs(opt VMsOptions) *VMs {
 		tickNanos: uint64(time.Second) / ticksPerSecond(),
 		buf:       make([]byte, 16<<10),
 		byID:      map[odometer.InstanceID]*vm{}, byPID: map[int]*vm{}, byPidfd: map[int]*vm{}, spaces: map[uint64]*space{},
+		noted:   map[odometer.InstanceID][]odometer.Change{},
 		maxKept: opt.MaxFiles / filesPerRun,
 	}
 	if s.root == "" {
@@ -224,6 +226,17 @@ func (s *VMs) Close() error {
 }
 
 var errVMsClosed = errors.New("the source of virtual machines is closed")
+
+// Note has what happened to machines told by the next reading of each. It comes
+// before the Update that follows from it; what happened to a machine that is in
+// neither list is not told.
+func (s *VMs) Note(changes []odometer.Change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range changes {
+		s.noted[c.Instance] = append(s.noted[c.Instance], c)
+	}
+}
 
 // Update says which machines there are from now on. What changed takes effect
 // at this moment, not at the next sample: a machine that is new is read at
@@ -350,6 +363,7 @@ func (s *VMs) apply(vms []odometer.VM, found map[odometer.InstanceID]opening) (f
 		}
 	}
 	slices.SortFunc(s.list, func(a, b *vm) int { return cmp.Compare(a.def.Instance, b.def.Instance) })
+	maps.DeleteFunc(s.noted, func(id odometer.InstanceID, _ []odometer.Change) bool { return s.byID[id] == nil })
 	if !changed {
 		return nil
 	}

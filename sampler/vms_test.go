@@ -2,6 +2,7 @@ package sampler
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -565,5 +566,51 @@ func TestVMTapIsMadeAgain(t *testing.T) {
 	see()
 	if want := uint64(3+5+7+11+13) * 100; sum != want {
 		t.Errorf("got %d bytes in all, want %d; %s", sum, want, strings.Join([]string{last.Incarnation, problemOf(s, "network")}, " "))
+	}
+}
+
+// TestVMTellsWhatHappened notes changes of machines that are known, new, gone and
+// never seen.
+func TestVMTellsWhatHappened(t *testing.T) {
+	s := openVMs(t)
+	stopped := func(ids ...odometer.InstanceID) (list []odometer.VM) {
+		for _, id := range ids {
+			list = append(list, odometer.VM{Instance: id, State: odometer.Stopped, VCPUs: 1, Memory: 1 << 20})
+		}
+		return list
+	}
+	note := func(id odometer.InstanceID, kinds ...odometer.ChangeKind) (list []odometer.Change) {
+		for _, k := range kinds {
+			list = append(list, odometer.Change{Instance: id, Kind: k})
+		}
+		return list
+	}
+	told := func() map[odometer.InstanceID][]odometer.ChangeKind {
+		m := map[odometer.InstanceID][]odometer.ChangeKind{}
+		for _, r := range readings(t, s) {
+			for _, c := range r.Changes {
+				m[r.Instance] = append(m[r.Instance], c.Kind)
+			}
+		}
+		return m
+	}
+	want := func(when string, want map[odometer.InstanceID][]odometer.ChangeKind) {
+		t.Helper()
+		if got := told(); !maps.EqualFunc(got, want, slices.Equal) {
+			t.Errorf("%s: got %v, want %v", when, got, want)
+		}
+	}
+	s.Note(slices.Concat(note("vm-1", odometer.ChangeDefined), note("nobody", odometer.ChangeFound)))
+	s.Update(stopped("vm-1"))
+	want("a new machine", map[odometer.InstanceID][]odometer.ChangeKind{"vm-1": {odometer.ChangeDefined}})
+	want("told once", nil)
+	s.Note(slices.Concat(note("vm-1", odometer.ChangeResized, odometer.ChangeDeleted), note("vm-2", odometer.ChangeDefined)))
+	s.Update(stopped("vm-2"))
+	want("one is gone, one is new", map[odometer.InstanceID][]odometer.ChangeKind{
+		"vm-1": {odometer.ChangeResized, odometer.ChangeDeleted}, "vm-2": {odometer.ChangeDefined}})
+	s.Update(nil)
+	want("nothing is left", nil)
+	if len(s.noted) > 0 {
+		t.Errorf("kept for nobody: %v", s.noted)
 	}
 }

@@ -70,6 +70,7 @@ func openMachines(id odometer.AgentID, c *meterFlags, before sampler.Previous, l
 			for _, c := range changes {
 				logger.Info("a virtual machine", "instance", c.Instance, "what", c.Kind, "device", c.Device, "detail", c.Detail)
 			}
+			m.vms.Note(changes)
 			m.vms.Update(vms)
 		},
 	})
