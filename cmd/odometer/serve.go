@@ -231,7 +231,7 @@ func (sv *server) open(ctx context.Context) (err error) {
 	sv.ingest = ingest.New(ingest.Options{Ledger: sv.ledger, Receipts: sv.conn, Logger: sv.logger})
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
-	sv.heard = queue.NewLive(sv.conn)
+	sv.heard = queue.NewLive(sv.conn, nil)
 	if c.NoAgent {
 		return nil
 	}
