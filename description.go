@@ -139,6 +139,13 @@ func (d *Description) Valid() error {
 	return nil
 }
 
+// Shorten leaves attributes and devices out, and says so in Cut: for a message
+// that has no room for more.
+func (d *Description) Shorten() {
+	d.Attributes, d.Disks, d.NICs, d.GPUs = nil, []DescribedDisk{}, []DescribedNIC{}, []DescribedDevice{}
+	d.Cut = true
+}
+
 // text returns s as a description may have it.
 func (d *Description) text(s string) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
