@@ -266,6 +266,19 @@ func (d *Directory) conflict(instance odometer.InstanceID, now time.Time) *Confl
 	return conflict
 }
 
+// Agents returns how many instances each agent has that describes any.
+func (d *Directory) Agents() map[odometer.AgentID]int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := map[odometer.AgentID]int{}
+	for id, a := range d.agents {
+		if a.live > 0 {
+			n[id] = a.live
+		}
+	}
+	return n
+}
+
 // Stats are figures about a directory.
 type Stats struct {
 	Instances int    // that are there or unobserved

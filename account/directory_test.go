@@ -351,6 +351,7 @@ func TestAFileThatCannotBeWritten(t *testing.T) {
 	}
 	w.Describe("h", w.now, nil, []odometer.InstanceID{"b"}) // meanwhile
 	refuse(false)
+	w.write(t.Context()) // as Run does each second
 	w.finds(Query{}, "a@h paused", "b@h gone")
 	if got := w.Stats(); got.Err != "" || got.Pending != 0 {
 		t.Errorf("got %+v, want everything written", got)

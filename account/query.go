@@ -63,10 +63,15 @@ type Query struct {
 // batch is how many instances are looked at in one question to the file.
 const batch = 500
 
-// Instances returns those that are asked for. What could not be written yet (see
-// [Directory.Stats]) is not found.
+// Instances returns those that are asked for. While nothing can be written (see
+// [Directory.Stats]) they are as they were written last.
 func (d *Directory) Instances(ctx context.Context, q Query) ([]Instance, error) {
-	d.write(ctx)
+	d.mu.Lock()
+	due := len(d.changed) > 0 && d.failed == nil
+	d.mu.Unlock()
+	if due {
+		d.write(ctx)
+	}
 	list := []Instance{}
 	for {
 		some, last, err := d.some(ctx, q)
