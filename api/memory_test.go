@@ -28,6 +28,7 @@ type InMemory struct {
 	held       map[string]odometer.Event
 	quarantine []quarantined
 	open       []OpenPeriod
+	described  []described
 	counts     map[string]int64
 	// Fails is what every call answers while it is set.
 	Fails error
@@ -306,8 +307,9 @@ func (m *InMemory) Status(context.Context) (Status, error) {
 			Epochs: int64(len(m.epochs)), Instances: int64(len(m.epochs)), Held: int64(len(m.held)),
 			Quarantine: int64(len(m.quarantine)), Counts: m.counts, LastCommit: &Now,
 		},
-		Agents:   []AgentStatus{{ID: "host-1", Spool: "0123456789abcdef0123456789abcdef", Position: 7, LastSeen: &Now, Open: len(m.open)}},
+		Agents:   []AgentStatus{{ID: "host-1", Spool: "0123456789abcdef0123456789abcdef", Position: 7, LastSeen: &Now, Open: len(m.open), Instances: new(len(m.described))}},
 		Pipeline: map[string]uint64{"emitted": 7, "acknowledged": 7, "receipted": 7},
+		Conflicts: m.conflicts(),
 	}, m.Fails
 }
 
@@ -391,7 +393,7 @@ func NewFixture(t *testing.T) *Fixture {
 	f.Deps = Deps{
 		Version: "0.1", Clock: func() time.Time { return Now },
 		Auth:  Tokens{HashToken("admin", "secret"), HashToken("bob", "other")},
-		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory,
+		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
 		QueueURL: func() string { return "nats://127.0.0.1:4222" },
 	}

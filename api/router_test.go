@@ -65,6 +65,8 @@ var decisions = map[string]access{
 	"GET /api/v1/usage":         bearer,
 	"GET /api/v1/usage/instances/{id}/current":         bearer,
 	"GET /api/v1/usage/instances/{id}/history":         bearer,
+	"GET /api/v1/instances":                            bearer,
+	"GET /api/v1/instances/{id}":                       bearer,
 	"GET /api/v1/events":                               bearer,
 	"POST /api/v1/events":                              bearer,
 	"GET /api/v1/quarantine":                           bearer,

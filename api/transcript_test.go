@@ -31,6 +31,7 @@ var update = flag.Bool("update", false, "write what is answered into the transcr
 // and these lines change the server between requests:
 //
 //	! hear vm-1 3            the third period of vm-1 is open
+//	! describe vm-1 host-1 running web rack=r1   its agent says so, with a name and attributes
 //	! fail                   the ledger is unavailable from here on
 //	! breaker open           the circuit breaker is open
 //
@@ -94,6 +95,8 @@ func replay(t *testing.T, text string) string {
 			case "hear":
 				n, _ := strconv.ParseUint(words[2], 10, 64)
 				f.Hear(SampleEvent(odometer.InstanceID(words[1]), n, odometer.Owner{User: "ada", Org: "acme"}), Now.Add(-2*time.Second))
+			case "describe":
+				f.Describe(odometer.InstanceID(words[1]), odometer.AgentID(words[2]), odometer.State(words[3]), words[4], words[5:]...)
 			case "fail":
 				f.Fails = fmt.Errorf("the ledger is closed: %w", odometer.ErrUnavailable)
 				f.Health.Facts.Ledger.Writable = false

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"example.org/odometer"
@@ -39,7 +40,17 @@ type machines struct {
 	sources   []inventory.Source
 	processes inventory.Source // the last of them
 	vms       *sampler.VMs
+	found     atomic.Pointer[[]odometer.VM] // another one when something is different; nil before the first
 	logger    *slog.Logger
+}
+
+// known returns the virtual machines as they were told last: the same list as
+// before while nothing is different. A nil m has none.
+func (m *machines) known() *[]odometer.VM {
+	if m == nil {
+		return nil
+	}
+	return m.found.Load()
 }
 
 // openMachines looks for virtual machines by their processes and in libvirt, and
@@ -72,6 +83,7 @@ func openMachines(id odometer.AgentID, c *meterFlags, before sampler.Previous, l
 			}
 			m.vms.Note(changes)
 			m.vms.Update(vms)
+			m.found.Store(&vms)
 		},
 	})
 	return m, nil
