@@ -147,6 +147,7 @@ type Deps struct {
 	Reversals  EntryAdmin
 	Status     StatusReader
 	Instances  InstanceReader
+	Lifecycle  LifecycleReader
 
 	Health  HealthSource
 	Machine MachineReader
@@ -226,6 +227,7 @@ func (s *server) routes(r *router) []route {
 		{"GET /api/v1/usage/instances/{id}/history", bearer, s.getHistory},
 		{"GET /api/v1/instances", bearer, s.getInstances},
 		{"GET /api/v1/instances/{id}", bearer, s.getInstance},
+		{"GET /api/v1/instances/{id}/lifecycle", bearer, s.getLifecycle},
 		{"GET /api/v1/events", bearer, s.getEvents},
 		{"POST /api/v1/events", bearer, s.postEvents},
 		{"POST /api/v1/entries/{id}/reverse", bearer, s.postReverse},

@@ -67,6 +67,7 @@ var decisions = map[string]access{
 	"GET /api/v1/usage/instances/{id}/history":         bearer,
 	"GET /api/v1/instances":                            bearer,
 	"GET /api/v1/instances/{id}":                       bearer,
+	"GET /api/v1/instances/{id}/lifecycle":             bearer,
 	"GET /api/v1/events":                               bearer,
 	"POST /api/v1/events":                              bearer,
 	"GET /api/v1/quarantine":                           bearer,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -50,7 +51,23 @@ func TestAGuestIsMeteredToItsEnd(t *testing.T) {
 			t.Errorf("%s: got %d, want %d to %d", c.what, c.got, c.truth, c.truth+c.above)
 		}
 	}
+	if got := s.life(g.UUID); !slices.Equal(got, []string{"started", "crashed"}) {
+		t.Errorf("what happened to it: got %q, want that it started and crashed", got)
+	}
 	s.audit()
+}
+
+// life is what happened to an instance.
+func (s *site) life(instance string) (what []string) {
+	s.t.Helper()
+	var answer struct {
+		Lifecycle []struct{ What string }
+	}
+	s.get("/api/v1/instances/"+instance+"/lifecycle", &answer)
+	for _, h := range answer.Lifecycle {
+		what = append(what, h.What)
+	}
+	return what
 }
 
 // processTime is the processor time that a process has used, in steps of 10 ms:

@@ -143,6 +143,18 @@ func (c *Client) Instance(ctx context.Context, id odometer.InstanceID) (api.Inst
 	return a, err
 }
 
+// Lifecycle returns what happened to an instance, in order of time: of more than
+// limit changes the newest. A limit of 0 takes the server's default.
+func (c *Client) Lifecycle(ctx context.Context, id odometer.InstanceID, from, to string, limit int) (api.LifecycleAnswer, error) {
+	most := ""
+	if limit != 0 {
+		most = strconv.Itoa(limit)
+	}
+	var a api.LifecycleAnswer
+	err := c.get(ctx, "/api/v1/instances/"+url.PathEscape(string(id))+"/lifecycle", values("from", from, "to", to, "limit", most), &a)
+	return a, err
+}
+
 // Submit posts a body of CloudEvents of the given content type and returns
 // what became of each event, after the ledger has committed them. When every
 // event was refused the error is a problem with the same answer in it.

@@ -26,7 +26,7 @@ type instanceConfig struct {
 
 func newInstance(s streams) *cobra.Command {
 	parent := &cobra.Command{Use: "instance", Short: "The machines of all hosts", Args: cobra.ArbitraryArgs, RunE: group}
-	parent.AddCommand(newInstanceList(s), newInstanceShow(s))
+	parent.AddCommand(newInstanceList(s), newInstanceShow(s), newInstanceHistory(s))
 	return parent
 }
 
@@ -105,19 +105,8 @@ its last reading, and what is open. INSTANCE is its id, or its name where no oth
 machine has the same.`,
 		Example: `  odometer instance show 5d0c7b0e-9e0f-4b66-8d2b-3c6a0a1f2e01
   odometer instance show web --json`,
-		Args: arguments(cobra.ExactArgs(1)),
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			if len(args) > 0 {
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			}
-			return c.complete(cmd.Context(), func(ctx context.Context, server *client.Client) (words []string, err error) {
-				page, err := server.Instances(ctx, client.InstanceQuery{Limit: api.MaxPage})
-				for _, i := range page.Instances {
-					words = append(words, cobra.CompletionWithDesc(string(i.Description.Instance), cmp.Or(i.Name, string(i.State))))
-				}
-				return words, err
-			})
-		},
+		Args:              arguments(cobra.ExactArgs(1)),
+		ValidArgsFunction: c.completeInstance,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			server, err := c.client()
 			if err != nil {
@@ -155,6 +144,20 @@ func (c *serverFlags) complete(ctx context.Context, ask func(context.Context, *c
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	return words, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeInstance completes the id of an instance.
+func (c *serverFlags) completeInstance(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return c.complete(cmd.Context(), func(ctx context.Context, server *client.Client) (words []string, err error) {
+		page, err := server.Instances(ctx, client.InstanceQuery{Limit: api.MaxPage})
+		for _, i := range page.Instances {
+			words = append(words, cobra.CompletionWithDesc(string(i.Description.Instance), cmp.Or(i.Name, string(i.State))))
+		}
+		return words, err
+	})
 }
 
 // allInstances returns as many instances as q.Limit says, 0 for all.
@@ -195,6 +198,12 @@ func findInstance(ctx context.Context, server *client.Client, word string) (api.
 		return answer, advise(fmt.Errorf("several instances have the name %q", word), "name one by its id: odometer instance list --name %q", word)
 	}
 	return server.Instance(ctx, named.Instances[0].Description.Instance)
+}
+
+// instanceNamed returns the id of the instance that has an id, or else a name.
+func instanceNamed(ctx context.Context, server *client.Client, word string) (odometer.InstanceID, error) {
+	answer, err := findInstance(ctx, server, word)
+	return answer.Description.Instance, err
 }
 
 var instanceColumns = []column{
