@@ -69,6 +69,9 @@
 // time; where the counters were born with the boot, the time before the boot
 // is a gap and the time since it is estimated.
 //
+// What was metered before an agent started, and is gone when it looks, ended
+// sometime since its last reading: that time is a gap, and the end of its epoch.
+//
 // # Crashes
 //
 // Every record carries the checkpoint of its instance right after its event:

@@ -407,6 +407,34 @@ func (m *Meter) Flush(emit func(odometer.Record)) error {
 	return nil
 }
 
+// Gone ends the epoch of an instance of this agent that was found to be gone, at
+// which moment and with nobody knowing since when: the time since its last
+// reading is a gap. Where the epoch has ended, or there is none, nothing happens.
+func (m *Meter) Gone(id odometer.InstanceID, at odometer.Moment, emit func(odometer.Record)) {
+	in := m.instances[m.key(pair{id, m.opts.Agent}, "")]
+	if in == nil || in.ended {
+		return
+	}
+	elapsed := at.Boot - in.last.Boot
+	if m.rebooted(in, at, true) {
+		elapsed = max(at.Wall-in.label, at.Boot)
+	}
+	total := in.total
+	if elapsed <= 0 || in.label+elapsed > maxMicros || !total.Add(odometer.Usage{Vector: odometer.Vector{odometer.GapTime: elapsed}}) {
+		m.end(in, emit)
+		return
+	}
+	if in.open() {
+		m.close(in, in.quality(), emit)
+	}
+	in.total, in.label, in.last, in.bootID = total, in.label+elapsed, at, m.opts.BootID
+	in.tell([]odometer.Change{{Kind: odometer.ChangeDeleted, At: at, Detail: "it was gone when the agent started; nobody knows since when"}})
+	e := m.cut(in, odometer.Gap)
+	e.Final = true
+	m.retire(in)
+	m.emit(in, e, emit)
+}
+
 // Open yields the periods that are open, each as the event that it would be if
 // it closed at its last reading, in the order of the instances' names.
 func (m *Meter) Open(yield func(*odometer.Event) bool) {

@@ -105,6 +105,7 @@ type host struct {
 	self    *measured        // the machine as it is metered, nil where it is not
 	spool   *spool.Spool
 	agent   *agent.Agent
+	before  map[odometer.InstanceID]readAt // metered before, and not known to be here
 	started time.Time
 }
 
@@ -173,7 +174,9 @@ func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logg
 		h.self = &measured{Machine: h.machine, instance: odometer.InstanceID(c.InstanceID)}
 		h.self.name, _ = os.Hostname() // for people: it may be unknown
 		source = append(source, h.self)
+		delete(last, h.self.instance)
 	}
+	h.before = last
 	h.agent, err = agent.New(agent.Options{
 		Source: source,
 		Meter: meter.New(meter.Options{
@@ -192,6 +195,12 @@ func dueAfter(interval time.Duration) time.Duration { return interval - agent.Ti
 func (h *host) run(intake *phase) {
 	if h.vms != nil {
 		intake.run("inventory", h.vms.run)
+		intake.run("instances that are gone", func(ctx context.Context) error {
+			ids := h.vms.left(ctx, h.before)
+			h.agent.Gone(sampler.SystemClock{}.Now(), ids)
+			<-ctx.Done()
+			return nil
+		})
 	}
 	intake.run("agent", h.agent.Run)
 }

@@ -125,6 +125,30 @@ func libvirtIsHere() bool {
 // run watches the machines until ctx is done.
 func (m *machines) run(ctx context.Context) error { return m.watch.Run(ctx) }
 
+// left returns those of the instances that are not here, once every source has
+// said what there is; nothing when ctx ends before.
+func (m *machines) left(ctx context.Context, of map[odometer.InstanceID]readAt) (ids []odometer.InstanceID) {
+	tick := time.NewTicker(processesEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		found := m.found.Load()
+		if found == nil || slices.ContainsFunc(m.watch.Status(), func(s inventory.SourceStatus) bool { return !s.OK }) {
+			continue
+		}
+		for id, r := range of {
+			if !r.Ended && !slices.ContainsFunc(*found, func(v odometer.VM) bool { return v.Instance == id }) {
+				ids = append(ids, id)
+			}
+		}
+		return ids
+	}
+}
+
 func (m *machines) close() error {
 	errs := []error{m.vms.Close()}
 	for _, s := range m.sources {
@@ -160,10 +184,11 @@ func (m *machines) any(ctx context.Context) bool {
 }
 
 // readAt is when an instance was last read: in which boot, and at which boot time
-// in microseconds.
+// in microseconds; and whether it ended then.
 type readAt struct {
 	BootID string `json:"boot_id"`
 	Boot   int64  `json:"boot_us"`
+	Ended  bool   `json:"ended"` // and nothing since
 }
 
 // lastReadings returns when each instance was last read, as the newest of its
