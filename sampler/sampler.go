@@ -80,9 +80,13 @@
 //     and so are files on NFS. What a process sends over the network by itself
 //     (RBD, iSCSI, NBD) is not seen here.
 //   - Storage occupied is the blocks of the files behind the disks that the
-//     machine can write to, each file once, holes and backing files left out,
-//     every 10 s. A block device or a network volume has none that is known
-//     here; where a machine has such a disk beside a file, the file counts.
+//     machine can write to, holes left out, and what the layers of a block
+//     device say: LVM and its snapshots, thin volumes, zvols, loop devices,
+//     disks, see blockLayers. An image that a disk is laid over counts where no
+//     other machine is laid over it or has it for a disk, and not at all where
+//     several share it. Each file and device counts once to a machine, whatever
+//     it is called. Where a machine has a disk of which nobody tells beside one
+//     that is known, that one counts. They are looked at every 10 s.
 //     Provisioned is what the machine sees of those disks. Read-only disks
 //     count in neither.
 //   - A network interface counts what passes it on the host, in the machine's

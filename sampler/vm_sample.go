@@ -40,6 +40,9 @@ func (s *VMs) Sample(emit func(*odometer.Reading)) error {
 		s.images.since = at.Boot
 		s.images.refresh()
 	}
+	if s.images.news.Load() {
+		s.share()
+	}
 	left := false
 	for _, v := range s.list {
 		s.sample(v, at, slept, emit)
@@ -223,7 +226,7 @@ func (s *VMs) Sources() []SourceStatus {
 	for _, v := range s.list {
 		gpus += len(v.def.GPUs)
 		machines.add(v.def.Instance, v.problem)
-		for _, f := range v.files {
+		for _, f := range v.parts {
 			files++
 			if p := f.problem.Load(); p != nil {
 				storage.add(v.def.Instance, *p)
