@@ -94,7 +94,9 @@
 //     end itself and is not turned. Interfaces are known by their index, so
 //     that one that takes over a name is another, and looked for in the network
 //     namespace of the machine's process and in this process's own. Counters
-//     are the kernel's 64 bits; none is taken for one that wraps at 32.
+//     are the kernel's 64 bits; none is taken for one that wraps at 32. Of a
+//     virtual function that was passed on, what the interface of its physical
+//     function says of it every 10 s, in the function's view.
 //   - A GPU, a slice of one (MIG) or a virtual one counts 1 each for as long as
 //     the inventory lists it. A machine that never had one has the gauge unknown.
 //

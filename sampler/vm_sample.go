@@ -255,7 +255,7 @@ func (s *VMs) Sources() []SourceStatus {
 		}
 	}
 	for _, sp := range s.order {
-		network.add("", errors.Join(sp.problem, sp.missed.recent()))
+		network.add("", errors.Join(sp.problem, sp.missed.recent(), sp.functions.problem()))
 	}
 	for _, point := range s.images.hung() {
 		storage = append(storage, point+" does not answer; what its disks last occupied is held")
