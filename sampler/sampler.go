@@ -54,6 +54,11 @@
 //     (nvidia, nouveau, amdgpu, vfio-pci), so that a server's own framebuffer
 //     is not one. Virtual functions do not count beside their physical one.
 //     A machine that never had a GPU has the gauge unknown, not 0.
+//     How busy a GPU was is what its driver observed, where it is this
+//     machine's NVIDIA driver and the program was built with the tag nvml: each
+//     observation stands for the time since the one before. It counts from when
+//     the GPU is first seen by this process, and a gap in the driver's memory
+//     counts as not busy.
 //
 // # What counts of a virtual machine
 //
