@@ -26,13 +26,17 @@ const statPatience = 100 * time.Millisecond
 type diskFile struct {
 	path     string // on the host, below Root
 	block    bool   // the inventory says that it is a block device
+	local    bool   // it lies on a filesystem that only this host has; guarded by VMs.mu
 	occupied atomic.Int64
 	id       atomic.Pointer[fileID] // nil before the first look; another one where it is another file
 	problem  atomic.Pointer[error]
 }
 
-// fileID is what two paths of one file have in common.
+// fileID is what two paths of one file have in common; of a block device its
+// number, without an inode.
 type fileID struct{ device, inode uint64 }
+
+func (id fileID) isDevice() bool { return id.inode == 0 }
 
 // diskPart is a file of a machine's disks.
 type diskPart struct {
@@ -78,12 +82,13 @@ func (m *images) init(stat statFunc, layers blockLayers) {
 }
 
 // replace takes over which files there are, and where filesystems are mounted.
-func (m *images) replace(files []*diskFile, points []string) {
+func (m *images) replace(files []*diskFile, points []mountPoint) {
 	byFS := map[string][]*diskFile{}
 	for _, f := range files {
 		at := f.path
 		if !f.block {
-			at = mountOf(f.path, points)
+			p := mountOf(f.path, points)
+			at, f.local = p.path, p.local
 		}
 		byFS[at] = append(byFS[at], f)
 	}
@@ -106,11 +111,33 @@ func (m *images) replace(files []*diskFile, points []string) {
 	}
 }
 
-// mountOf returns the mount point under which a path lies.
-func mountOf(path string, points []string) string {
-	best := "/"
+// mountPoint is where a filesystem is mounted.
+type mountPoint struct {
+	path  string
+	local bool
+}
+
+// localFilesystems are those that no two hosts have at once, as they have a
+// cluster's or a server's.
+var localFilesystems = map[string]bool{
+	"ext2": true, "ext3": true, "ext4": true, "xfs": true, "btrfs": true, "zfs": true, "bcachefs": true, "f2fs": true, "jfs": true,
+	"overlay": true, "tmpfs": true,
+}
+
+func (s *VMs) mountPoints() []mountPoint {
+	var list []mountPoint
+	for _, m := range parseMounts([]byte(word(filepath.Join(s.root, "proc/self/mountinfo")))) {
+		list = append(list, mountPoint{filepath.Join(s.root, m.point), localFilesystems[m.fstype]})
+	}
+	return list
+}
+
+// mountOf returns the mount point under which a path lies. Of several mounts at
+// one point the last is seen.
+func mountOf(path string, points []mountPoint) mountPoint {
+	best := mountPoint{path: "/"}
 	for _, p := range points {
-		if len(p) > len(best) && strings.HasPrefix(path, p) && (len(path) == len(p) || path[len(p)] == '/') {
+		if len(p.path) >= len(best.path) && strings.HasPrefix(path, p.path) && (p.path == "/" || len(path) == len(p.path) || path[len(p.path)] == '/') {
 			best = p
 		}
 	}
@@ -290,8 +317,10 @@ func (s *VMs) diskParts(v *vm) []diskPart {
 // share decides which files count to which machine. A disk's own counts to the
 // machine that has the disk. An image that disks are laid over counts to their
 // machine where no other one is laid over it or has it for a disk; what several
-// share counts to none of them. A file counts to a machine once, whatever it is
-// called. Of one that was not looked at yet nothing counts.
+// share counts to none of them. Nor does an image count where machines of other
+// hosts may be laid over it: on a block device, which may be a cluster's, and on
+// a filesystem that is not this host's alone. A file counts to a machine once,
+// whatever it is called. Of one that was not looked at yet nothing counts.
 func (s *VMs) share() {
 	s.images.news.Store(false)
 	type use struct {
@@ -328,8 +357,8 @@ func (s *VMs) share() {
 	}
 	for _, v := range s.list {
 		for i := range v.parts {
-			if p := &v.parts[i]; p.below && p.counts && s.images.shared[*p.as] {
-				p.counts = false
+			if p := &v.parts[i]; p.below && p.counts {
+				p.counts = p.local && !p.as.isDevice() && !s.images.shared[*p.as]
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.org/odometer"
+	"golang.org/x/sys/unix"
 )
 
 // disks are the machines of a test by what lies behind their disks: "top",
@@ -125,5 +126,49 @@ func TestVMBackingImageIsShared(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("the images became one file: got %d and %d occupied", r[0].Gauges.Storage, r[1].Gauges.Storage)
 		}
+	}
+}
+
+// TestVMBackingImageOfOtherHosts has images where other hosts may have them
+// too: below a disk they do not count, as a disk they do.
+func TestVMBackingImageOfOtherHosts(t *testing.T) {
+	s := openVMs(t)
+	s.images.init(func(path string, st *unix.Stat_t) error {
+		*st = unix.Stat_t{Mode: unix.S_IFREG, Blocks: 8, Ino: uint64(len(path))}
+		if path == "/volume" {
+			*st = unix.Stat_t{Mode: unix.S_IFBLK, Rdev: unix.Mkdev(8, 1)}
+		}
+		return nil
+	}, blockLayers{root: t.TempDir()})
+	b := &blockTree{t: t, root: s.images.layers.root}
+	b.add("sda/sda1", "8:1", 1000, "partition=1")
+	b.add("sda", "8:0", 2000, "device/")
+	// /sys is no filesystem that keeps a disk: it stands for one that is not local.
+	for _, c := range []struct {
+		chain string
+		want  int64
+	}{
+		{"/a", 4096}, {"/a</bb", 8192}, {"/a</sys/b", 4096}, {"/a</bb</sys/b", 8192}, {"/sys/b", 4096}, {"/sys/b</a", 8192},
+		{"/a</volume", 4096}, {"/volume", 512000}, {"/volume</a", 512000 + 4096},
+	} {
+		s.Update([]odometer.VM{disks("/", "1", c.chain)})
+		if got := only(t, s).Gauges.Storage; got != c.want {
+			t.Errorf("%s: got %d occupied, want %d", c.chain, got, c.want)
+		}
+	}
+	for _, c := range []struct {
+		path string
+		want mountPoint
+	}{
+		{"/x", mountPoint{"/", true}}, {"/srv/x", mountPoint{"/srv", false}}, {"/srv", mountPoint{"/srv", false}},
+		{"/srv2/x", mountPoint{"/", true}}, {"/srv/deep/x", mountPoint{"/srv/deep", true}},
+	} {
+		points := []mountPoint{{"/", false}, {"/srv", false}, {"/", true}, {"/srv/deep", true}}
+		if got := mountOf(c.path, points); got != c.want {
+			t.Errorf("%s: got %+v, want %+v", c.path, got, c.want)
+		}
+	}
+	if got := mountOf("/x", nil); got != (mountPoint{"/", false}) {
+		t.Errorf("no mounts: got %+v", got)
 	}
 }

@@ -51,8 +51,9 @@ type Previous struct {
 //
 // Update, Sources and Close may be called from any goroutine; Sample by one at
 // a time, and what it calls must not call the source. Each machine that runs
-// costs four open files. Two goroutines are kept, one that waits for the ends
-// of machines, and one for each filesystem that has disks; Close ends them.
+// costs four open files. One goroutine waits for the ends of machines, and there
+// is one for each filesystem that has disks, block device that is one, and card
+// whose virtual functions machines have; Close ends them.
 type VMs struct {
 	// Fixed at the start.
 	opt         VMsOptions
@@ -239,10 +240,7 @@ func (s *VMs) Update(vms []odometer.VM) {
 	if files == nil {
 		return
 	}
-	var points []string
-	for _, m := range parseMounts([]byte(word(filepath.Join(s.root, "proc/self/mountinfo")))) {
-		points = append(points, filepath.Join(s.root, m.point))
-	}
+	points := s.mountPoints()
 	s.mu.Lock()
 	s.images.replace(files, points)
 	s.images.refresh()
