@@ -110,7 +110,7 @@ func TestVMBlockDevices(t *testing.T) {
 	mapped(0, 3000, sda, linear(1000), linear(2000))
 	mapped(1, 1<<20, "", mapTarget{length: 1 << 20, kind: "thin", status: "40960 1048575"})
 	mapped(2, 1<<20, "", mapTarget{length: 1 << 20, kind: "thin", status: "Fail"})
-	mapped(3, 1<<20, "", mapTarget{length: 1 << 20, kind: "thin", status: "2097152 1"})
+	mapped(3, 1<<20, "", mapTarget{length: 1 << 20, kind: "thin", status: "9999999999999999999 1"})
 	mapped(4, 1<<20, "", mapTarget{length: 1 << 20, kind: "snapshot", status: "16/2048 16"})
 	mapped(5, 1<<20, "", mapTarget{length: 1 << 20, kind: "snapshot", status: "Invalid"})
 	mapped(6, 1<<20, "virtual/block/dm-1", mapTarget{length: 1<<20 - 4096, kind: "crypt"})
@@ -172,7 +172,7 @@ func TestVMBlockDevices(t *testing.T) {
 		{"LVM, in two pieces", "253:0", 3000 * 512, ""},
 		{"LVM-thin: what is mapped", "253:1", 40960 * 512, ""},
 		{"LVM-thin that has failed", "253:2", 0, `the status of its target thin is "Fail"`},
-		{"LVM-thin of more than its size", "253:3", 0, `the status of its target thin is "2097152 1"`},
+		{"LVM-thin of more than there can be", "253:3", 0, `the status of its target thin is "9999999999999999999 1"`},
 		{"an LVM snapshot: its store", "253:4", 2048 * 512, ""},
 		{"an LVM snapshot that has overflown", "253:5", 0, `the status of its target snapshot is "Invalid"`},
 		{"LUKS on LVM-thin", "253:6", 40960 * 512, ""},

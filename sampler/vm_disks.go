@@ -298,20 +298,21 @@ func (s *VMs) diskParts(v *vm) []diskPart {
 		f.occupied.Store(odometer.Unknown)
 		list = append(list, diskPart{diskFile: f, below: below})
 	}
-	writable := func(d odometer.Disk) bool { return !d.ReadOnly && d.Kind != odometer.DiskNetwork }
-	for _, d := range v.def.Disks {
-		if writable(d) {
-			add(d.Path, d.Kind == odometer.DiskBlock, false)
-		}
+	disks := slices.DeleteFunc(slices.Clone(v.def.Disks), func(d odometer.Disk) bool { return d.ReadOnly || !hasFile(d) })
+	for _, d := range disks {
+		add(d.Path, d.Kind == odometer.DiskBlock, false)
 	}
-	for _, d := range v.def.Disks {
+	for _, d := range disks {
 		for _, path := range d.Backing {
-			if writable(d) {
-				add(path, d.Kind == odometer.DiskBlock, true)
-			}
+			add(path, d.Kind == odometer.DiskBlock, true)
 		}
 	}
 	return list
+}
+
+// hasFile reports whether a disk lies in a file or on a device of this host.
+func hasFile(d odometer.Disk) bool {
+	return d.Kind != odometer.DiskNetwork && filepath.IsAbs(d.Path)
 }
 
 // share decides which files count to which machine. A disk's own counts to the

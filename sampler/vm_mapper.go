@@ -42,7 +42,7 @@ func (t mapTarget) occupied() (n int64, isGiven bool, err error) {
 		return 0, false, nil
 	case "thin":
 		mapped, rest, ok := cutUint([]byte(t.status))
-		if !ok || len(rest) > 0 && rest[0] != ' ' || mapped > t.length {
+		if !ok || len(rest) > 0 && rest[0] != ' ' {
 			return fail() // "Fail", or "-" while it cannot tell
 		}
 		sectors = mapped
