@@ -41,8 +41,9 @@
 //	disks   each once, without optical drives, floppies and flash
 //	NICs    by ifname=, by the tap behind a file that was passed to the process,
 //	        or by the taps that it holds, in their order
-//	GPUs    vfio-pci devices of the PCI classes 0300, 0302, 0380 and 1200, and
-//	        mediated devices of one
+//	GPUs    vfio-pci devices of the PCI classes 0300, 0302, 0380 and 1200, parts
+//	        of one by SR-IOV or as a mediated device, and which of them are
+//	        slices (MIG)
 //
 // A disk's size is the virtual size in the header of a qcow2 image, the length
 // of a raw file, or the size of a block device in sysfs. The images that it is
@@ -73,7 +74,8 @@
 //	      - {name: vdc, path: /dev/vg0/web, format: raw, kind: block, read_only: true}
 //	    nics:
 //	      - {name: net0, link: tap7, mac: "52:54:00:12:34:56"}  # kind: tap
-//	      - {name: net1, kind: vhost-user}                      # macvtap, direct, user
+//	      - {name: net1, kind: vhost-user}                      # macvtap, user
+//	      - {name: net2, kind: direct, address: "0000:3b:02.6"}
 //	    gpus:
 //	      - {name: gpu0, address: "0000:65:00.0"}               # kind: passthrough, vgpu, mig
 //	  - name: cache

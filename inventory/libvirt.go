@@ -73,6 +73,9 @@ type LibvirtOptions struct {
 // than the timeout: the connection is then dropped and made again, at once for
 // one domain that is too slow and after a while for a daemon that is.
 //
+// How large disks are that are files or devices of this host, and what a domain
+// that is off has them laid over, their files and devices tell.
+//
 // List is called by one goroutine at a time. Problems and Close may be called
 // from others meanwhile.
 type Libvirt struct {
@@ -80,6 +83,8 @@ type Libvirt struct {
 	log  *slog.Logger
 	host libvirtHost
 	told chan odometer.Change
+	gate chan struct{}   // see maxWaiting
+	wait time.Duration   // see patience
 	life context.Context // ends with Close
 	end  context.CancelFunc
 
@@ -106,9 +111,11 @@ type knownDomain struct {
 	text      string       // that description
 	described time.Time    // when; zero where that did not succeed since
 	sizes     map[string]diskSize
-	retry     backoff // of the description
-	problem   error   // with it, nil for none
-	unsettled error   // what is missing in it, nil for nothing
+	retry     backoff              // of the description
+	problem   error                // with it, nil for none
+	unsettled error                // what is missing in it, nil for nothing
+	looks     map[string]*diskLook // at the files behind its disks, by path
+	unseen    error                // what they did not tell, nil for nothing
 
 	session   int   // in which it was listed last
 	asked     int   // and described
@@ -152,7 +159,7 @@ func NewLibvirt(opt LibvirtOptions) *Libvirt {
 	}
 	l := &Libvirt{
 		opt: opt, log: opt.Logger, host: libvirtHost{root: opt.Root, run: opt.Run},
-		told:  make(chan odometer.Change, toldKept),
+		told: make(chan odometer.Change, toldKept), gate: make(chan struct{}, maxWaiting), wait: patience,
 		known: map[libvirt.UUID]*knownDomain{}, heard: map[libvirt.UUID]bool{},
 	}
 	l.life, l.end = context.WithCancel(context.Background())
@@ -233,6 +240,7 @@ func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 
 	var problems []string
 	var vms []odometer.VM
+	var domains []*knownDomain // of the same index
 	boot := l.host.bootID()
 	start, describing := time.Now(), true
 	there := make(map[libvirt.UUID]bool, len(records))
@@ -260,13 +268,21 @@ func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 			describing = describing && time.Since(start) < 2*l.opt.Timeout
 		}
 		k.session = l.session
-		for _, err := range [...]error{k.problem, k.unsettled, k.lost} {
-			if err != nil {
-				problems = append(problems, oneLine(err))
-			}
-		}
 		if !k.arriving {
-			vms = append(vms, k.machine(dom, boot))
+			vms, domains = append(vms, k.machine(dom, boot)), append(domains, k)
+		}
+	}
+	l.lookAtDisks(domains)
+	for i, k := range domains {
+		vms[i].Disks = k.disks()
+	}
+	for i := range records {
+		if k := l.known[records[i].Dom.UUID]; there[records[i].Dom.UUID] {
+			for _, err := range [...]error{k.problem, k.unsettled, k.unseen, k.lost} {
+				if err != nil {
+					problems = append(problems, oneLine(err))
+				}
+			}
 		}
 	}
 	for id := range l.known {

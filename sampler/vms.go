@@ -51,8 +51,9 @@ type Previous struct {
 //
 // Update, Sources and Close may be called from any goroutine; Sample by one at
 // a time, and what it calls must not call the source. Each machine that runs
-// costs four open files. Two goroutines are kept, one that waits for the ends
-// of machines, and one for each filesystem that has disks; Close ends them.
+// costs four open files. One goroutine waits for the ends of machines, and there
+// is one for each filesystem that has disks, block device that is one, and card
+// whose virtual functions machines have; Close ends them.
 type VMs struct {
 	// Fixed at the start.
 	opt         VMsOptions
@@ -104,7 +105,7 @@ type vm struct {
 	listed bool
 	hadGPU bool            // then none is 0 and not unknown
 	given  odometer.Gauges // what the definition says: all but memory and storage
-	files  []*diskFile
+	parts  []diskPart
 	def    odometer.VM
 
 	past    string // the name of the run before
@@ -149,7 +150,7 @@ func OpenVMs(opt VMsOptions) *VMs {
 		s.bootID = "process-" + rand.Text()
 	}
 	s.hierarchies = cpuHierarchies(parseMounts([]byte(word(filepath.Join(s.root, "proc/self/mountinfo")))))
-	s.images.init(statFile)
+	s.images.init(statFile, s.blockLayers())
 	if opt.MaxFiles == 0 {
 		s.maxKept = keptRuns()
 	}
@@ -252,16 +253,16 @@ func (s *VMs) Update(vms []odometer.VM) {
 	if files == nil {
 		return
 	}
-	var points []string
-	for _, m := range parseMounts([]byte(word(filepath.Join(s.root, "proc/self/mountinfo")))) {
-		points = append(points, filepath.Join(s.root, m.point))
-	}
+	points := s.mountPoints()
 	s.mu.Lock()
 	s.images.replace(files, points)
 	s.images.refresh()
 	asked := slices.Collect(maps.Values(s.images.byFS))
 	s.mu.Unlock()
 	s.images.wait(asked)
+	s.mu.Lock()
+	s.share()
+	s.mu.Unlock()
 }
 
 // opening is a run that was found to be new, or why it cannot be read.
@@ -358,8 +359,8 @@ func (s *VMs) apply(vms []odometer.VM, found map[odometer.InstanceID]opening) (f
 	}
 	for _, v := range s.list {
 		if !v.listed {
-			changed = changed || len(v.files) > 0
-			v.files = nil
+			changed = changed || len(v.parts) > 0
+			v.parts = nil
 		}
 	}
 	slices.SortFunc(s.list, func(a, b *vm) int { return cmp.Compare(a.def.Instance, b.def.Instance) })
@@ -369,8 +370,11 @@ func (s *VMs) apply(vms []odometer.VM, found map[odometer.InstanceID]opening) (f
 	}
 	files = []*diskFile{}
 	for _, v := range s.list {
-		files = append(files, v.files...)
+		for _, p := range v.parts {
+			files = append(files, p.diskFile)
+		}
 	}
+	s.share()
 	return files
 }
 
@@ -409,7 +413,7 @@ func (s *VMs) update(v *vm, def *odometer.VM, now odometer.Moment) (disks bool) 
 		s.tellEnd(v, false)
 	}
 	if disks = !slices.EqualFunc(old.Disks, v.def.Disks, odometer.Disk.Equal); disks {
-		v.files = s.diskFiles(v)
+		v.parts = s.diskParts(v)
 	}
 	if v.run == nil {
 		return disks

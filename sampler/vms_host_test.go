@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -210,13 +211,14 @@ func TestVMHungFilesystem(t *testing.T) {
 	s := openVMs(t)
 	release := make(chan struct{})
 	var hang atomic.Bool
+	seed := maphash.MakeSeed()
 	s.images.init(func(path string, st *unix.Stat_t) error {
 		if hang.Load() && strings.HasPrefix(path, "/proc/") { // stands for a mount of its own
 			<-release
 		}
-		*st = unix.Stat_t{Mode: unix.S_IFREG, Blocks: 16}
+		*st = unix.Stat_t{Mode: unix.S_IFREG, Blocks: 16, Ino: maphash.String(seed, path)}
 		return nil
-	})
+	}, blockLayers{})
 	vm := func(id odometer.InstanceID, path string) odometer.VM {
 		return odometer.VM{Instance: id, State: odometer.Stopped, Disks: []odometer.Disk{{Kind: odometer.DiskFile, Path: path, Provisioned: odometer.Unknown}}}
 	}

@@ -497,6 +497,14 @@ func TestVMStorageAndMemory(t *testing.T) {
 	if want := (odometer.Gauges{Memory: before.Gauges.Memory, MemoryAllocated: 1 << 30, Storage: 0, StorageProvisioned: 3 << 30, VCPUs: 2, GPUs: 1}); before.Gauges != want || want.Memory <= 0 {
 		t.Errorf("got %+v, want %+v", before.Gauges, want)
 	}
+	for _, st := range s.Sources() {
+		if want := map[string]string{
+			"storage": "1 files and devices; 1 disks elsewhere, of which only the size is known, if that",
+			"gpu":     "1 attached whole, 0 shares of one, 0 slices (MIG)",
+		}[st.Name]; want != "" && st.Detail != want {
+			t.Errorf("%s: got %q, want %q", st.Name, st.Detail, want)
+		}
+	}
 	const bytes = 8 << 20
 	g.do("write %s %d", image, bytes)
 	// The file has its blocks now. While it gets them, what the filesystem

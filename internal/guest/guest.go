@@ -67,6 +67,9 @@ type Options struct {
 	Slots int
 	// Files are executables of the host by their path in the guest.
 	Files map[string]string
+	// Modules are kernel modules to load beside the drivers of what the machine
+	// is given, as "dm_thin_pool", with those that they need.
+	Modules []string
 	// Paused starts the machine without letting its processors run, until
 	// QMP says "cont"; [Guest.Ready] then waits for it.
 	Paused bool
@@ -248,7 +251,7 @@ func prepare(t testing.TB, o Options) *Guest {
 	g := &Guest{Name: o.Name, UUID: o.UUID, t: t, opt: o, parts: p, done: make(chan struct{})}
 	g.undo = newUndo(t)
 	g.dir = g.undo.tempDir()
-	image, err := initramfs(p, o.Files)
+	image, err := initramfs(p, o.Modules, o.Files)
 	if err == nil {
 		err = os.WriteFile(g.path("initramfs"), image, 0o600)
 	}

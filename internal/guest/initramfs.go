@@ -18,9 +18,10 @@ var initScript []byte
 var wantedModules = []string{"virtio_pci", "virtio_blk", "virtio_net", "virtio_balloon"}
 
 // initramfs returns the file system that a guest runs on: busybox, the kernel
-// modules in the order of their names, the init script, and files, which maps
-// paths in the guest to executables of the host.
-func initramfs(p parts, files map[string]string) ([]byte, error) {
+// modules in the order of their names, those of more beside the wanted ones, the
+// init script, and files, which maps paths in the guest to executables of the
+// host.
+func initramfs(p parts, more []string, files map[string]string) ([]byte, error) {
 	var a archive
 	for _, dir := range []string{"bin", "dev", "mem", "modules", "proc", "sys", "tmp"} {
 		a.dir(dir)
@@ -29,7 +30,7 @@ func initramfs(p parts, files map[string]string) ([]byte, error) {
 	if err := a.copy("bin/busybox", p.busybox); err != nil {
 		return nil, err
 	}
-	order, err := p.modules.inOrder(wantedModules...)
+	order, err := p.modules.inOrder(slices.Concat(wantedModules, more)...)
 	if err != nil {
 		return nil, err
 	}
