@@ -100,7 +100,8 @@
 //
 // The end of a run is read when it happens: its process is watched, the exit
 // record tells its processor time (all but what the exit itself takes), and the
-// deletion of its tap the last byte. Disk I/O since the last sample is lost
+// deletion of its tap the last byte. The exit records of its threads tell its
+// disk I/O, since Linux 5.19; before, what it did since the last sample is lost
 // where the process is reaped before it can be read once more.
 //
 // # /get against the earlier service
