@@ -33,13 +33,20 @@ type realVM struct {
 	tally  *tally
 }
 
-// startVM boots a machine under a source that was opened before.
-func startVM(t *testing.T, o qemu.Options) *realVM {
+// needVM is for a test that boots a machine: it runs beside others that do, after
+// the tests that measure this one.
+func needVM(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("a virtual machine takes seconds to boot")
 	}
 	qemu.Need(t)
+	t.Parallel()
+}
+
+// startVM boots a machine under a source that was opened before.
+func startVM(t *testing.T, o qemu.Options) *realVM {
+	t.Helper()
 	v := &realVM{t: t, source: openVMs(t), tally: newTally(t)}
 	var err error
 	if v.found, err = inventory.OpenProcesses(inventory.ProcessesOptions{Agent: "host-1", Clock: SystemClock{}}); err != nil {
@@ -144,15 +151,16 @@ func balloon(t *testing.T, c *qmp.Client, to int64) {
 // moment to its last, with what it says that it did, and with what the kernel
 // tells its parent that it used.
 func TestVMGuest(t *testing.T) {
+	needVM(t)
 	const disk, mib = 32 << 20, 1 << 20
 	raw := filepath.Join(imageDir(t), "vda.raw")
 	if err := writeDirect(raw, disk); err != nil {
 		t.Fatal(err)
 	}
 	o := qemu.Options{
-		Cgroups: []string{newCgroup(t, "cpuacct")},
-		Disks: []qemu.Disk{{Path: raw}, {Path: qemu.Image(t, "qcow2", 256*mib)}},
-		NICs:  []qemu.NIC{{Kind: qemu.TapFD}},
+		Cgroups: []string{newCgroup(t, anyCgroup)},
+		Disks:   []qemu.Disk{{Path: raw}, {Path: qemu.Image(t, "qcow2", 256*mib)}},
+		NICs:    []qemu.NIC{{Kind: qemu.TapFD}},
 	}
 	kinds := []string{"tap as an open file"}
 	if *all {
@@ -264,6 +272,7 @@ func TestVMGuestOnABlockDevice(t *testing.T) {
 	if !*all {
 		t.Skip("only with -all")
 	}
+	needVM(t)
 	const mib = 1 << 20
 	image := filepath.Join(imageDir(t), "disk.raw")
 	if err := writeDirect(image, 32*mib); err != nil {
@@ -315,4 +324,31 @@ func TestVMGPUTime(t *testing.T) {
 	a := qemu.NewAccuracy()
 	a.Between(t, "µs of a GPU, attached", b1-a1, y.usage[odometer.GPU], a2-a1, b2-b1)
 	a.Log(t)
+}
+
+// TestVMOnCgroupV2 runs the tests of what is metered from outside on a host
+// that has cgroup v2 and nothing of v1: a guest, with a kernel of Debian's.
+func TestVMOnCgroupV2(t *testing.T) {
+	needVM(t)
+	g := qemu.Start(t, qemu.Options{
+		// Its clock goes by instructions: what other work takes from it meanwhile
+		// it would charge to whatever runs.
+		Args:   []string{"-icount", "shift=2"},
+		Memory: 256 << 20, Modules: []string{"tun", "veth", "macvtap"},
+		Disks: []qemu.Disk{{Path: qemu.Image(t, "raw", 64<<20)}},
+		Files: map[string]string{"/sampler.test": qemu.TestBinary(t, "example.org/odometer/sampler")},
+	})
+	g.Run("mkdir -p /var/tmp && mke2fs /dev/vda >/dev/null && mount -t ext4 /dev/vda /var/tmp")
+	g.Run("echo '+cpu +io +memory' >/sys/fs/cgroup/cgroup.subtree_control")
+	out, status := g.RunFor("/sampler.test -test.v -test.short -test.run '^TestVM("+strings.Join([]string{
+		"ProcessorTime", "RunsBornAndFound", "Ends", "CgroupIsMadeAgain", "BetweenTwoSamples", "TapIsMadeAgain", "Direction",
+	}, "|")+")$/(cgroup|a_tap)'", 5*time.Minute)
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, "--- ") || strings.Contains(line, "truth ") {
+			t.Log(strings.TrimRight(line, "\n"))
+		}
+	}
+	if status != 0 || strings.Count(out, "\n    --- PASS: TestVMEnds/") < 3 || !strings.Contains(out, "--- PASS: TestVMProcessorTime/its_own_cgroup_of_v2") {
+		t.Errorf("exit status %d\n%s", status, out)
+	}
 }

@@ -195,7 +195,7 @@ func TestVMRunsBornAndFound(t *testing.T) {
 			dir := ""
 			if c.old {
 				before := startGuest(t, 0)
-				dir = before.enter("cpuacct")
+				dir = before.enter(anyCgroup)
 				before.cgroups = nil
 				before.do("burn 200ms")
 				before.kill()
@@ -205,7 +205,7 @@ func TestVMRunsBornAndFound(t *testing.T) {
 			case c.old:
 				g.join(dir)
 			case c.enter:
-				g.enter("cpuacct")
+				g.enter(anyCgroup)
 			}
 			g.do("burn 100ms")
 			if c.late {
@@ -274,9 +274,9 @@ func TestVMEnds(t *testing.T) {
 	}{
 		{name: "by the exit record of its process", threads: true},
 		{name: "by the exit record of a process that never had but one thread more"},
-		{name: "by its cgroup, which is left", enter: "cpuacct", threads: true},
+		{name: "by its cgroup, which is left", enter: anyCgroup, threads: true},
 		{name: "by its cgroup of v2", enter: "unified"},
-		{name: "whose cgroup was removed before it was read", enter: "cpuacct", removed: true, threads: true},
+		{name: "whose cgroup was removed before it was read", enter: anyCgroup, removed: true, threads: true},
 		{name: "in a network namespace of its own", namespace: unix.CLONE_NEWNET},
 		{name: "whose tap is left", persistent: true, namespace: unix.CLONE_NEWNET},
 		{name: "but that is still defined", defined: true},
@@ -444,7 +444,7 @@ func TestVMBetweenTwoSamples(t *testing.T) {
 	y.observe(readings(t, s)...)
 	time.Sleep(20 * time.Millisecond) // a process's start is known to a tick
 	g := startGuest(t, unix.CLONE_NEWNET)
-	g.enter("cpuacct")
+	g.enter(anyCgroup)
 	g.do("tap tap0")
 	g.do("send 100 1000")
 	s.Update([]odometer.VM{machineOf(g, "vm-1", func(v *odometer.VM) {
