@@ -14,6 +14,7 @@ import (
 
 	"example.org/odometer"
 	"example.org/odometer/agent"
+	"example.org/odometer/api"
 	"example.org/odometer/inventory"
 	"example.org/odometer/sampler"
 )
@@ -111,6 +112,18 @@ func libvirtIsHere() bool {
 
 // run watches the machines until ctx is done.
 func (m *machines) run(ctx context.Context) error { return m.watch.Run(ctx) }
+
+// facts are what health says of finding the machines.
+func (m *machines) facts() *api.InventoryFacts {
+	f := &api.InventoryFacts{Machines: len(m.watch.List()), Problems: m.watch.Problems()}
+	for _, s := range m.watch.Status() {
+		if s.Problem != "" {
+			f.Failed = append(f.Failed, s.Name+": "+s.Problem)
+		}
+		f.Problems = append(f.Problems, s.Problems...)
+	}
+	return f
+}
 
 func (m *machines) close() error {
 	errs := []error{m.vms.Close()}
