@@ -82,7 +82,7 @@ type Options struct {
 
 // Disk is a virtio-blk disk of a guest: vda, vdb and so on in their order.
 type Disk struct {
-	Path     string // image or block device
+	Path     string // image or block device; under libvirt also "nbd:" and the socket of a server
 	Format   string // "" for what the name ends in, raw for anything else
 	ReadOnly bool
 }

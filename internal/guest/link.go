@@ -261,6 +261,9 @@ func (l *link) within(f func()) {
 	runtime.UnlockOSThread()
 }
 
+// NICs is how many NICs the guest has had.
+func (g *Guest) NICs() int { return len(g.nics) }
+
 // NIC returns a NIC of the guest, with the names that were picked for it.
 func (g *Guest) NIC(nic int) NIC { return g.nics[nic].NIC }
 
