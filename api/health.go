@@ -47,6 +47,8 @@ const (
 // Facts are what health is computed from. A part that this process does not
 // have is nil. Err is the last error that still stands, "" for none.
 type Facts struct {
+	Inventory *InventoryFacts
+
 	Sampler *SamplerFacts
 	Spool   *SpoolFacts
 	Publish *PublishFacts
@@ -149,6 +151,9 @@ func Judge(f Facts, now time.Time) map[string]Component {
 	parts := make(map[string]Component)
 	if s := f.Sampler; s != nil {
 		parts["sampler"] = judgeSampler(s, now)
+	}
+	if i := f.Inventory; i != nil {
+		parts["inventory"] = judgeInventory(i)
 	}
 	if s := f.Spool; s != nil {
 		parts["spool"] = judgeSpool(s, now)

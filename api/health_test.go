@@ -27,6 +27,11 @@ func TestHealthFromFacts(t *testing.T) {
 		{"ten samples and a minute are over", "sampler", Facts{Sampler: &SamplerFacts{LastSample: ago(71 * time.Second), Interval: time.Second}}, Failed, "1m11s old"},
 		{"a counter cannot be read", "sampler", Facts{Sampler: &SamplerFacts{LastSample: Now, Interval: time.Second, Err: "gpu 0: gone"}}, Degraded, "gpu 0: gone"},
 
+		{"machines that are all known", "inventory", Facts{Inventory: &InventoryFacts{Machines: 2}}, OK, ""},
+		{"a machine that does not answer", "inventory", Facts{Inventory: &InventoryFacts{Machines: 2, Problems: []string{"describe domain web: libvirt does not answer"}}}, OK, "domain web"},
+		{"many machines that do not answer", "inventory", Facts{Inventory: &InventoryFacts{Problems: []string{"1", "2", "3", "4", "5", "6", "7"}}}, OK, "1; 2; 3; 4; 5; and 2 more"},
+		{"a source that cannot be listed", "inventory", Facts{Inventory: &InventoryFacts{Failed: []string{"libvirt: it has not answered for 6s"}}}, Degraded, "libvirt: it has not"},
+
 		{"an empty spool", "spool", Facts{Spool: &SpoolFacts{Limit: 1000}}, OK, ""},
 		{"a young backlog", "spool", Facts{Spool: &SpoolFacts{Records: 9, Oldest: ago(5 * time.Minute)}}, OK, ""},
 		{"an old backlog", "spool", Facts{Spool: &SpoolFacts{Records: 9, Oldest: ago(6 * time.Minute)}}, Degraded, "9 records wait for a receipt, the oldest for 6m0s"},

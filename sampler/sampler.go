@@ -110,9 +110,11 @@
 // older cgroup, or a tap that another used, is taken as it was found.
 //
 // The end of a run is read when it happens: its process is watched, the exit
-// record tells its processor time (all but what the exit itself takes), and the
-// deletion of its tap the last byte. Disk I/O since the last sample is lost
-// where the process is reaped before it can be read once more.
+// record tells its processor time (all but what the exit itself takes, some
+// 0.1 ms a MiB, which only a cgroup counts), and the deletion of its tap the last
+// byte. The records of its threads tell its disk I/O, each in whole KiB, since
+// Linux 5.19; before, what it did since the last sample is lost where the process
+// is reaped before it can be read once more.
 //
 // # /get against the earlier service
 //

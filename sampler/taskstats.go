@@ -28,6 +28,11 @@ type taskExit struct {
 	id    uint32 // of the process where group is set, of the thread otherwise
 	group bool   // all threads of the process together, dead ones included
 	cpu   uint64 // ns that ran, without what a hypervisor took: sum_exec_runtime
+
+	// Of a thread only, and since Linux 5.19: whose it was, and how many bytes it
+	// had the storage layer read and write. process is 0 where that is not told.
+	process     uint32
+	read, wrote uint64
 }
 
 // taskPatience is how long an answer may take. The kernel makes it while it
@@ -130,7 +135,7 @@ func (t *taskSocket) ask(request []byte) ([]byte, error) {
 	}
 }
 
-var errNoTask = errors.New("taskstats answered about another process")
+var errNoTask = errors.New("taskstats answered about another process, or in a form that is not understood")
 
 // cpu returns the processor time of all threads of a process so far, dead
 // ones included, in nanoseconds.

@@ -218,9 +218,16 @@ func cutAttribute(b []byte) (kind uint16, value, rest []byte, ok bool) {
 	return binary.NativeEndian.Uint16(b[2:]) & attributeTypes, b[4:size], b[min((size+3)&^3, len(b)):], true
 }
 
-// taskVirtualAt is where cpu_run_virtual_total lies in struct taskstats since
-// its first version, see linux/taskstats.h.
-const taskVirtualAt = 72
+// Where struct taskstats has what is read of it, see linux/taskstats.h.
+const (
+	taskVirtualAt = 72  // cpu_run_virtual_total
+	taskReadAt    = 248 // read_bytes, write_bytes behind it
+	taskProcessAt = 368 // ac_tgid, since version 12
+
+	// The version of Linux 6.14 has other fields in between, which the one after
+	// moved to the end.
+	taskShifted = 15
+)
 
 // walkTask goes through the payload of a taskstats message and calls each for
 // every process and thread of which it has the processor time.
@@ -251,7 +258,15 @@ func parseTask(b []byte) (e taskExit, ok bool) {
 			e.id = binary.NativeEndian.Uint32(value)
 			known |= 1
 		case kind == unix.TASKSTATS_TYPE_STATS && len(value) >= taskVirtualAt+8:
+			if binary.NativeEndian.Uint16(value) == taskShifted {
+				return e, false
+			}
 			e.cpu = binary.NativeEndian.Uint64(value[taskVirtualAt:])
+			if len(value) >= taskProcessAt+4 {
+				e.process = binary.NativeEndian.Uint32(value[taskProcessAt:])
+				e.read = binary.NativeEndian.Uint64(value[taskReadAt:])
+				e.wrote = binary.NativeEndian.Uint64(value[taskReadAt+8:])
+			}
 			known |= 2
 		}
 		b = rest

@@ -222,6 +222,10 @@ func TestParseLinkMsg(t *testing.T) {
 func taskPayload(kind uint16, id uint32, cpu uint64) []byte {
 	stats := make([]byte, 328)
 	binary.NativeEndian.PutUint64(stats[taskVirtualAt:], cpu)
+	return taskMessage(kind, id, stats)
+}
+
+func taskMessage(kind uint16, id uint32, stats []byte) []byte {
 	inner := append(attribute(kind-unix.TASKSTATS_TYPE_AGGR_PID+unix.TASKSTATS_TYPE_PID, binary.NativeEndian.AppendUint32(nil, id)), attribute(unix.TASKSTATS_TYPE_STATS, stats)...)
 	return attribute(kind, inner)
 }
@@ -232,8 +236,23 @@ func TestWalkTask(t *testing.T) {
 	b = append(b, taskPayload(unix.TASKSTATS_TYPE_AGGR_TGID, 4, 300)...)
 	var got []taskExit
 	walkTask(b, func(e taskExit) { got = append(got, e) })
-	if want := []taskExit{{5, false, 100}, {4, true, 300}}; !reflect.DeepEqual(got, want) {
+	if want := []taskExit{{id: 5, cpu: 100}, {id: 4, group: true, cpu: 300}}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+	got = nil
+	stats := make([]byte, 480)
+	for at, n := range map[int]uint64{0: 16, taskVirtualAt: 7, taskReadAt: 8, taskReadAt + 8: 9, taskProcessAt: 3} {
+		binary.NativeEndian.PutUint64(stats[at:], n)
+	}
+	walkTask(append(make([]byte, unix.GENL_HDRLEN), taskMessage(unix.TASKSTATS_TYPE_AGGR_PID, 5, stats)...), func(e taskExit) { got = append(got, e) })
+	if want := []taskExit{{id: 5, cpu: 7, process: 3, read: 8, wrote: 9}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	got = nil
+	binary.NativeEndian.PutUint64(stats, taskShifted)
+	walkTask(append(make([]byte, unix.GENL_HDRLEN), taskMessage(unix.TASKSTATS_TYPE_AGGR_PID, 5, stats)...), func(e taskExit) { got = append(got, e) })
+	if len(got) > 0 {
+		t.Errorf("got %+v of Linux 6.14, where the fields lie elsewhere", got)
 	}
 	got = nil
 	walkTask(b[:40], func(e taskExit) { got = append(got, e) })

@@ -55,6 +55,7 @@ type run struct {
 	// counted before; below 0 what the process used before it was in the cgroup.
 	offset int64
 	exit   uint64 // the process's own at its end, as the exit record has it
+	ended  endedThreads
 }
 
 // cpuSource says where processor time is read.
@@ -400,6 +401,7 @@ func (s *VMs) finish(r *run) {
 		r.cpu.max = r.atLeast(r.exit)
 	}
 	s.lookIO(r)
+	r.read.max, r.wrote.max = max(r.read.max, r.ended.read), max(r.wrote.max, r.ended.wrote)
 	r.ioKnown = r.read.begun
 	r.cpuKnown = r.cpu.begun
 	for i := range r.nics {

@@ -95,6 +95,7 @@ func (s *VMs) sample(v *vm, at odometer.Moment, slept bool, emit func(*odometer.
 		}
 		switch {
 		case !there, r.strayed && r.exited():
+			s.drain() // its end may have been told since the sample began
 			s.finishRun(v, at)
 		case r.strayed:
 			s.rehome(v, at)

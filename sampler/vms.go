@@ -450,6 +450,7 @@ func (s *VMs) begin(v *vm, o opening, now odometer.Moment) {
 	n, err := s.readCPU(r)
 	s.tookCPU(r, n, err)
 	s.lookIO(r)
+	s.lookEndedIO(r)
 	s.lookMemory(r)
 	r.memoryAt = now.Boot + int64(r.pid%int(memoryEvery.Seconds())+1)*odometer.SecondMicros
 	r.compareAt = now.Boot + int64(r.pid%int(compareEvery.Seconds())+1)*odometer.SecondMicros
@@ -571,6 +572,12 @@ func (m mishap) recent() error {
 func (s *VMs) takeExit(e taskExit) {
 	if v := s.byPID[int(e.id)]; v != nil && v.run != nil {
 		v.run.exit = max(v.run.exit, e.cpu)
+	}
+	if e.group {
+		return
+	}
+	if v := s.byPID[int(e.process)]; v != nil && v.run != nil {
+		v.run.ended.add(e)
 	}
 }
 

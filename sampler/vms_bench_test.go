@@ -35,7 +35,7 @@ func newPark(b *testing.B, n int) *park {
 		missingFor(b, err.Error())
 	}
 	p := &park{sys: b.TempDir()}
-	root := newCgroup(b, "cpuacct")
+	root := newCgroup(b, anyCgroup)
 	b.Cleanup(func() {
 		_ = unix.Unmount(p.sys, unix.MNT_DETACH)
 		for _, pid := range p.pids {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -195,7 +196,7 @@ func TestVMRunsBornAndFound(t *testing.T) {
 			dir := ""
 			if c.old {
 				before := startGuest(t, 0)
-				dir = before.enter("cpuacct")
+				dir = before.enter(anyCgroup)
 				before.cgroups = nil
 				before.do("burn 200ms")
 				before.kill()
@@ -205,7 +206,7 @@ func TestVMRunsBornAndFound(t *testing.T) {
 			case c.old:
 				g.join(dir)
 			case c.enter:
-				g.enter("cpuacct")
+				g.enter(anyCgroup)
 			}
 			g.do("burn 100ms")
 			if c.late {
@@ -274,9 +275,9 @@ func TestVMEnds(t *testing.T) {
 	}{
 		{name: "by the exit record of its process", threads: true},
 		{name: "by the exit record of a process that never had but one thread more"},
-		{name: "by its cgroup, which is left", enter: "cpuacct", threads: true},
+		{name: "by its cgroup, which is left", enter: anyCgroup, threads: true},
 		{name: "by its cgroup of v2", enter: "unified"},
-		{name: "whose cgroup was removed before it was read", enter: "cpuacct", removed: true, threads: true},
+		{name: "whose cgroup was removed before it was read", enter: anyCgroup, removed: true, threads: true},
 		{name: "in a network namespace of its own", namespace: unix.CLONE_NEWNET},
 		{name: "whose tap is left", persistent: true, namespace: unix.CLONE_NEWNET},
 		{name: "but that is still defined", defined: true},
@@ -293,6 +294,9 @@ func TestVMEnds(t *testing.T) {
 			} else {
 				g.do("tap %s", tap)
 			}
+			image := filepath.Join(imageDir(t), "disk.img")
+			g.do("write %s %d", image, 1<<20)
+			g.do("threads 1 1ms") // which may have written
 			s := openVMs(t)
 			m := machineOf(g, "vm-1", func(v *odometer.VM) {
 				v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: tap}}
@@ -305,7 +309,9 @@ func TestVMEnds(t *testing.T) {
 			g.do("burn 100ms")
 			g.do("send %d %d", frames, size)
 			g.do("receive %d %d", 10, size)
+			g.do("write %s %d", image, 3<<20)
 			truth := g.do("ready") - start
+			_, wrote := processIO(t, g.pid())
 			at := s.clock.Now().Boot
 			if c.removed {
 				// The end is taken in only when the cgroup is gone.
@@ -357,6 +363,9 @@ func TestVMEnds(t *testing.T) {
 				if got := counter(last, q, "net0").Value - counter(first, q, "net0").Value; got != want {
 					t.Errorf("%s: got %d, want exactly %d", q, got, want)
 				}
+			}
+			if got := counter(last, odometer.DiskWrite, "").Value; got != wrote || wrote < 4<<20 {
+				t.Errorf("disk written: got %d, want exactly %d", got, wrote)
 			}
 			if c.defined {
 				if r := only(t, s); r.State != odometer.Stopped || r.Final || len(r.Counters) > 0 || r.Gauges.Memory != 0 {
@@ -436,7 +445,7 @@ func TestVMBetweenTwoSamples(t *testing.T) {
 	y.observe(readings(t, s)...)
 	time.Sleep(20 * time.Millisecond) // a process's start is known to a tick
 	g := startGuest(t, unix.CLONE_NEWNET)
-	g.enter("cpuacct")
+	g.enter(anyCgroup)
 	g.do("tap tap0")
 	g.do("send 100 1000")
 	s.Update([]odometer.VM{machineOf(g, "vm-1", func(v *odometer.VM) {
@@ -471,12 +480,7 @@ func TestVMBetweenTwoSamples(t *testing.T) {
 // is counted.
 func TestVMStorageAndMemory(t *testing.T) {
 	needRoot(t)
-	dir, err := os.MkdirTemp("/var/tmp", "odometer-disk-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	image := filepath.Join(dir, "disk.img")
+	image := filepath.Join(imageDir(t), "disk.img")
 	if err := os.WriteFile(image, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -527,6 +531,65 @@ func TestVMStorageAndMemory(t *testing.T) {
 	}
 	if p := problemOf(s, "storage"); p != "" {
 		t.Errorf("got problem %q", p)
+	}
+}
+
+// imageDir makes a directory that does not lie in memory.
+func imageDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "odometer-disk-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// processIO is what a process had the storage layer read and write.
+func processIO(t *testing.T, pid int) (read, wrote uint64) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
+	if err == nil {
+		read, wrote, err = parseProcessIO(b)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return read, wrote
+}
+
+// killingClock ends a guest when it is asked for the time.
+type killingClock struct {
+	SystemClock
+	victim atomic.Pointer[guest]
+}
+
+func (c *killingClock) Now() odometer.Moment {
+	if g := c.victim.Swap(nil); g != nil {
+		g.kill()
+	}
+	return c.SystemClock.Now()
+}
+
+// TestVMEndsDuringASample kills a guest after a sample has looked for ends and
+// before it reads the guest. What it used is told as if it had ended before.
+func TestVMEndsDuringASample(t *testing.T) {
+	needRoot(t)
+	clock := &killingClock{}
+	s := openVMs(t, func(o *VMsOptions) { o.Clock = clock })
+	g := startGuest(t, 0)
+	s.Update([]odometer.VM{machineOf(g, "vm-1")})
+	first, start := only(t, s), g.do("ready")
+	truth := g.do("burn 100ms") - start
+	clock.victim.Store(g)
+	list := readings(t, s)
+	s.Update(nil)
+	list = append(list, readings(t, s)...)
+	if len(list) != 1 || !list[0].Final {
+		t.Fatalf("got %+v, want the last reading", list)
+	}
+	if got := cpuOf(list[0]).Value - cpuOf(first).Value; got+1e6 < truth {
+		t.Errorf("measured %v of %v", time.Duration(got), time.Duration(truth))
 	}
 }
 

@@ -64,6 +64,9 @@ func (p *parts) Facts(ctx context.Context) api.Facts {
 			f.Spool.Accepted = time.UnixMicro(last.Span.End)
 		}
 		f.Clock = clockFacts()
+		if h.vms != nil {
+			f.Inventory = h.vms.facts()
+		}
 	}
 	if p.publish != nil {
 		st := p.publish()

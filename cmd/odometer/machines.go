@@ -15,6 +15,7 @@ import (
 
 	"example.org/odometer"
 	"example.org/odometer/agent"
+	"example.org/odometer/api"
 	"example.org/odometer/inventory"
 	"example.org/odometer/sampler"
 )
@@ -147,6 +148,18 @@ func (m *machines) left(ctx context.Context, of map[odometer.InstanceID]readAt) 
 		}
 		return ids
 	}
+}
+
+// facts are what health says of finding the machines.
+func (m *machines) facts() *api.InventoryFacts {
+	f := &api.InventoryFacts{Machines: len(m.watch.List()), Problems: m.watch.Problems()}
+	for _, s := range m.watch.Status() {
+		if s.Problem != "" {
+			f.Failed = append(f.Failed, s.Name+": "+s.Problem)
+		}
+		f.Problems = append(f.Problems, s.Problems...)
+	}
+	return f
 }
 
 func (m *machines) close() error {
