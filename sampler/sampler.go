@@ -78,7 +78,10 @@
 //     through the page cache it is the pages that were not read or dirty
 //     already. Blocks of stacked devices are counted once, unlike in a cgroup,
 //     and so are files on NFS. What a process sends over the network by itself
-//     (RBD, iSCSI, NBD) is not seen here.
+//     (RBD, iSCSI, NBD) is not seen here. It is read six times in a period and
+//     every 5 s at most, at the first sample of each UTC hour, where the owner or
+//     the state changes, and at the end; readings in between repeat it. Where no
+//     exit record tells it at the end, each sample reads it.
 //   - Storage occupied is the blocks of the files behind the disks that the
 //     machine can write to, each file once, holes and backing files left out,
 //     every 10 s. A block device or a network volume has none that is known
