@@ -395,6 +395,14 @@ func (a *Agent) Live() LiveState {
 	return l
 }
 
+// Sampled returns [LiveState.Sampled] without making up the rest, which takes
+// a copy of every open period.
+func (a *Agent) Sampled() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.live.Sampled
+}
+
 type realClock struct{}
 
 func (realClock) Now() time.Time { return time.Now() }

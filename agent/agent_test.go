@@ -114,7 +114,7 @@ func TestLiveShowsTheOpenPeriods(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if l := a.Live(); len(l.Open) != 0 || !l.Sampled.IsZero() || l.Last != nil {
+		if l := a.Live(); len(l.Open) != 0 || !l.Sampled.IsZero() || l.Last != nil || !a.Sampled().IsZero() {
 			t.Errorf("before the start: %+v", l)
 		}
 		ctx, stop := context.WithCancel(t.Context())
@@ -126,8 +126,8 @@ func TestLiveShowsTheOpenPeriods(t *testing.T) {
 		if len(l.Open) != 2 || l.Open[0].Instance != "vm-1" || l.Open[0].Sequence != 1 || l.Open[0].Usage.Vector[odometer.CPU] != 1e6 {
 			t.Errorf("after 2 s: %+v", l.Open)
 		}
-		if time.Since(l.Sampled) > time.Second {
-			t.Errorf("last sampled at %v, it is %v", l.Sampled, time.Now())
+		if time.Since(l.Sampled) > time.Second || !a.Sampled().Equal(l.Sampled) {
+			t.Errorf("last sampled at %v and %v, it is %v", l.Sampled, a.Sampled(), time.Now())
 		}
 		l.Open[0].Sequence = 99 // the caller's
 		time.Sleep(30 * time.Second)

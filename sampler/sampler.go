@@ -83,7 +83,10 @@
 //     through the page cache it is the pages that were not read or dirty
 //     already. Blocks of stacked devices are counted once, unlike in a cgroup,
 //     and so are files on NFS. What a process sends over the network by itself
-//     (RBD, iSCSI, NBD) is not seen here.
+//     (RBD, iSCSI, NBD) is not seen here. It is read six times in a period and
+//     every 5 s at most, at the first sample of each UTC hour, where the owner or
+//     the state changes, and at the end; readings in between repeat it. Where no
+//     exit record tells it at the end, each sample reads it.
 //   - Storage occupied is the blocks of the files behind the disks that the
 //     machine can write to, holes left out, and what the layers of a block
 //     device say: LVM and its snapshots, thin volumes, zvols, loop devices,

@@ -153,6 +153,20 @@ func (t *taskSocket) cpu(pid int) (uint64, error) {
 	return t.saw.cpu, nil
 }
 
+// tellsProcess reports whether this kernel says of a thread that ends which
+// process it was of, and so what that had read and written.
+func (t *taskSocket) tellsProcess() bool {
+	pid := unix.Getpid()
+	family := binary.NativeEndian.Uint16(t.request[4:])
+	b, err := t.ask(genericRequest(make([]byte, len(t.request)), family, unix.TASKSTATS_CMD_GET, unix.TASKSTATS_CMD_ATTR_PID, binary.NativeEndian.AppendUint32(nil, uint32(pid))))
+	if err != nil {
+		return false
+	}
+	t.saw = taskExit{}
+	walkTask(b, t.sawFunc)
+	return t.saw.process == uint32(pid)
+}
+
 // taskExits hears of every process and thread of the host that ends, with the
 // processor time it came to.
 type taskExits struct {

@@ -52,18 +52,20 @@ type hostLink struct {
 
 // nic is an interface of a machine.
 type nic struct {
-	def   odometer.NIC
-	space *space    // nil while it is not known where
-	host  *hostLink // nil while there is none
-	base  string    // the incarnation: boot and index
-	name  string    // the same, and "#n" behind it from the nth time on that the counters started anew
-	turn  bool      // what the host receives, the machine sent
+	// What every sample touches comes first, so that it lies close together.
+	host   *hostLink // nil while there is none
+	turn   bool      // what the host receives, the machine sent
+	born   bool      // they count from 0 since the last reading
+	search bool      // it is looked for in the next sample
+	leaves bool      // the machine has it no more; it is told once more
 	// What the machine received and sent, held through small steps back.
 	in, out ratchet
+	name    string // the incarnation: base, and "#n" behind it from the nth time on that the counters started anew
+	def     odometer.NIC
+
+	space   *space // nil while it is not known where
+	base    string // boot and index
 	anew    int
-	born    bool // they count from 0 since the last reading
-	search  bool // it is looked for in the next sample
-	leaves  bool // the machine has it no more; it is told once more
 	problem error
 }
 

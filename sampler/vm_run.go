@@ -16,24 +16,26 @@ import (
 // run is one run of a machine: the process of its hypervisor from start to
 // end, and the open files that its counters are read from.
 type run struct {
-	// What every sample touches comes first, so that it lies close together.
+	// What every sample touches comes first, so that it lies close together:
+	// fetching it from memory costs as much as all arithmetic.
 
 	// Open while loose is false; otherwise opened for each sample.
-	files    [4]counterFile // see the indexes
+	files    [4]int                       // see the indexes; -1 where one is not open
+	parse    func([]byte) (uint64, error) // of the cgroup's file
+	cpuFrom  cpuSource
 	loose    bool
 	strayed  bool // the process is in another cgroup now
 	cpuKnown bool // this sample read it
 	cpuBorn  bool // it counts from 0 since the last reading
-	ioKnown  bool
-	cpuFrom  cpuSource
-	parse    func([]byte) (uint64, error) // of the cgroup's file
+	ioKnown  bool // the last look at it did
 
 	cpu         ratchet
 	read, wrote ratchet
-	memoryAt    int64 // boot time of the next look at it
-	compareAt   int64
-	memory      int64 // bytes, Unknown
 	nics        []nic
+	ioAt        int64 // boot time of the next look at it
+	memoryAt    int64
+	compareAt   int64
+	memory      int64  // bytes, Unknown
 	cpuName     string // incarnation of the processor time
 	device      string // incarnation of what counts with the process
 
@@ -43,10 +45,11 @@ type run struct {
 	instance odometer.InstanceID
 	name     string // as the inventory calls it, "" where it does not
 	pid      int
-	pidfd    int    // -1 where there is none
-	started  uint64 // when the process began, in ticks since boot
-	began    int64  // the same in microseconds, or as the inventory knows it
-	born     bool   // it began since the instance was last read
+	pidfd    int       // -1 where there is none
+	started  uint64    // when the process began, in ticks since boot
+	began    int64     // the same in microseconds, or as the inventory knows it
+	born     bool      // it began since the instance was last read
+	paths    [4]string // of files
 
 	cgroup      cpuCgroup
 	cgroupError error // why there is no cgroup
@@ -59,7 +62,7 @@ type run struct {
 }
 
 // cpuSource says where processor time is read.
-type cpuSource int
+type cpuSource uint8
 
 const (
 	cpuFromCgroup cpuSource = iota
@@ -75,50 +78,47 @@ const (
 	fileStat // only where processor time comes from it, or while a run is opened
 )
 
-// counterFile is a file of /proc or of a cgroup that counts.
-type counterFile struct {
-	fd   int // -1 where it is not open
-	path string
-}
-
-func (f *counterFile) open(path string) error {
+// open opens one of a run's files.
+func (r *run) open(file int, path string) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		f.fd = -1
+		r.files[file] = -1
 		return &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	f.fd, f.path = fd, path
+	r.files[file], r.paths[file] = fd, path
 	return nil
 }
 
-func (f *counterFile) close() {
-	if f.fd >= 0 {
-		_ = unix.Close(f.fd) // only ever read
-		f.fd = -1
+func (r *run) close(file int) {
+	if r.files[file] >= 0 {
+		_ = unix.Close(r.files[file]) // only ever read
+		r.files[file] = -1
 	}
 }
 
 var errNotOpen = errors.New("it could not be opened")
 
-// get reads the file's beginning with one system call.
-func (f *counterFile) get(buf []byte) ([]byte, error) {
-	if f.fd < 0 {
+// get reads the beginning of one of a run's files with one system call.
+func (r *run) get(file int, buf []byte) ([]byte, error) {
+	fd := r.files[file]
+	if fd < 0 {
 		return nil, errNotOpen
 	}
 	for {
-		n, err := unix.Pread(f.fd, buf, 0)
+		n, err := unix.Pread(fd, buf, 0)
 		switch err {
 		case nil:
 			return buf[:n], nil
 		case unix.EINTR:
 			continue
 		}
-		return nil, &fs.PathError{Op: "read", Path: f.path, Err: err}
+		return nil, &fs.PathError{Op: "read", Path: r.paths[file], Err: err}
 	}
 }
 
 // What costs much or changes little is read now and then only; runs take turns.
 const (
+	ioEvery      = 5 * time.Second // at most, see [VMsOptions.Period]
 	memoryEvery  = 30 * time.Second
 	compareEvery = 2 * time.Minute // how far the cgroup is ahead of the process
 )
@@ -131,7 +131,7 @@ var errAnother = errors.New("the process is another one: its number was used aga
 func (s *VMs) openRun(def *odometer.VM, loose bool) (*run, error) {
 	r := &run{loose: loose, instance: def.Instance, name: def.Run, pid: def.PID, began: def.Began, pidfd: -1, memory: odometer.Unknown}
 	for i := range r.files {
-		r.files[i].fd = -1
+		r.files[i] = -1
 	}
 	buf := make([]byte, 4096)
 	if err := s.openFiles(r, buf); err != nil {
@@ -157,11 +157,10 @@ func (s *VMs) openRun(def *odometer.VM, loose bool) (*run, error) {
 // openFiles opens a run's files, all of the same process.
 func (s *VMs) openFiles(r *run, buf []byte) error {
 	dir := filepath.Join(s.root, "proc", strconv.Itoa(r.pid))
-	stat := &r.files[fileStat]
-	if err := stat.open(filepath.Join(dir, "stat")); err != nil {
+	if err := r.open(fileStat, filepath.Join(dir, "stat")); err != nil {
 		return err
 	}
-	st, err := readStat(stat, buf)
+	st, err := r.readStat(buf)
 	if err != nil {
 		return err
 	}
@@ -177,33 +176,33 @@ func (s *VMs) openFiles(r *run, buf []byte) error {
 			r.pidfd, r.loose = -1, true // its end is not told, so each sample has to look
 		}
 	}
-	if err := r.files[fileIO].open(filepath.Join(dir, "io")); err != nil {
+	if err := r.open(fileIO, filepath.Join(dir, "io")); err != nil {
 		s.note(&r.ioProblem, r.instance, "disk I/O", err)
 	}
-	if err := r.files[fileStatus].open(filepath.Join(dir, "status")); err != nil {
+	if err := r.open(fileStatus, filepath.Join(dir, "status")); err != nil {
 		s.note(&r.memoryProblem, r.instance, "memory", err)
 	}
 	// The first file is bound to the process it was opened of. That it still
 	// answers says that the others, opened since, are of the same one.
-	_, err = readStat(stat, buf)
+	_, err = r.readStat(buf)
 	return err
 }
 
-func readStat(f *counterFile, buf []byte) (processStat, error) {
-	b, err := f.get(buf)
+func (r *run) readStat(buf []byte) (processStat, error) {
+	b, err := r.get(fileStat, buf)
 	if err != nil {
 		return processStat{}, err
 	}
 	st, err := parseProcessStat(b)
 	if err != nil {
-		return processStat{}, fmt.Errorf("%s: %w", f.path, err)
+		return processStat{}, fmt.Errorf("%s: %w", r.paths[fileStat], err)
 	}
 	return st, nil
 }
 
 func (s *VMs) closeFiles(r *run) {
 	for i := range r.files {
-		r.files[i].close()
+		r.close(i)
 	}
 	if r.pidfd >= 0 {
 		_ = unix.Close(r.pidfd) // holds nothing
@@ -215,9 +214,9 @@ func (s *VMs) closeFiles(r *run) {
 // and reads it for the first time.
 func (s *VMs) chooseCPU(r *run) {
 	r.cpu, r.cpuKnown = ratchet{}, false
-	r.files[fileCPU].close()
+	r.close(fileCPU)
 	if r.cgroup, r.cgroupError = findCgroup(s.root, s.hierarchies, r.pid); r.cgroupError == nil {
-		r.cgroupError = r.files[fileCPU].open(r.cgroup.path)
+		r.cgroupError = r.open(fileCPU, r.cgroup.path)
 	}
 	switch {
 	case r.cgroupError == nil:
@@ -228,7 +227,7 @@ func (s *VMs) chooseCPU(r *run) {
 		r.cpuFrom, r.cpuName = cpuFromStat, r.device
 	}
 	if r.cpuFrom != cpuFromStat && !r.loose && s.tasks != nil {
-		r.files[fileStat].close()
+		r.close(fileStat)
 	}
 }
 
@@ -240,13 +239,13 @@ func (s *VMs) readCPU(r *run) (uint64, error) {
 	case cpuFromStat:
 		return s.processCPU(r)
 	}
-	b, err := r.files[fileCPU].get(s.buf)
+	b, err := r.get(fileCPU, s.buf)
 	if err != nil {
 		return 0, err
 	}
 	n, err := r.parse(b)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", r.files[fileCPU].path, err)
+		return 0, fmt.Errorf("%s: %w", r.paths[fileCPU], err)
 	}
 	return n, nil
 }
@@ -256,13 +255,12 @@ func (s *VMs) processCPU(r *run) (uint64, error) {
 	if s.tasks != nil {
 		return s.tasks.cpu(r.pid)
 	}
-	f := &r.files[fileStat]
-	if f.fd < 0 {
-		if err := f.open(filepath.Join(s.root, "proc", strconv.Itoa(r.pid), "stat")); err != nil {
+	if r.files[fileStat] < 0 {
+		if err := r.open(fileStat, filepath.Join(s.root, "proc", strconv.Itoa(r.pid), "stat")); err != nil {
 			return 0, err
 		}
 	}
-	st, err := readStat(f, s.buf)
+	st, err := r.readStat(s.buf)
 	if err == nil && st.started != r.started {
 		err = errAnother
 	}
@@ -294,14 +292,23 @@ func (s *VMs) findStrayed(r *run) {
 	if r.cpuFrom != cpuFromCgroup || r.loose {
 		return
 	}
-	was := r.offset
-	if s.compare(r); r.offset+beyondDoubt < was {
-		r.offset, r.strayed = was, true
+	own, err := s.processCPU(r)
+	if err != nil || !r.cpuKnown {
+		return
+	}
+	// What this sample read of the cgroup is older than what is known of the
+	// process, so that the cgroup is at least that far ahead.
+	if offset := int64(r.cpu.max) - int64(own); offset+beyondDoubt < r.offset {
+		r.strayed = true
+	} else {
+		r.offset = offset
 	}
 }
 
-// look reads all counters of a run. It reports whether the process is there.
-func (s *VMs) look(r *run, at odometer.Moment) bool {
+// look reads the counters of a run: processor time always, the others where
+// they are due or everything is asked for. It reports whether the process is
+// there.
+func (s *VMs) look(r *run, at odometer.Moment, everything bool) bool {
 	if r.loose {
 		defer s.closeFiles(r)
 		if err := s.reopen(r); err != nil {
@@ -314,7 +321,9 @@ func (s *VMs) look(r *run, at odometer.Moment) bool {
 	}
 	r.strayed = r.cpuFrom == cpuFromCgroup && errors.Is(err, unix.ENODEV)
 	s.tookCPU(r, n, err)
-	s.lookIO(r)
+	if everything || s.ioEvery == 0 || due(&r.ioAt, at, s.ioEvery) {
+		s.lookIO(r)
+	}
 	if due(&r.memoryAt, at, memoryEvery) {
 		s.lookMemory(r)
 	}
@@ -351,19 +360,19 @@ func (s *VMs) reopen(r *run) error {
 	if r.cpuFrom != cpuFromCgroup {
 		return nil
 	}
-	return r.files[fileCPU].open(r.cgroup.path)
+	return r.open(fileCPU, r.cgroup.path)
 }
 
 func (s *VMs) lookIO(r *run) {
 	r.ioKnown = false
-	if r.files[fileIO].fd < 0 {
+	if r.files[fileIO] < 0 {
 		return // why is known since it was opened
 	}
-	b, err := r.files[fileIO].get(s.buf)
+	b, err := r.get(fileIO, s.buf)
 	var read, wrote uint64
 	if err == nil {
 		if read, wrote, err = parseProcessIO(b); err != nil {
-			err = fmt.Errorf("%s: %w", r.files[fileIO].path, err)
+			err = fmt.Errorf("%s: %w", r.paths[fileIO], err)
 		}
 	}
 	if r.ioKnown = err == nil; r.ioKnown {
@@ -376,13 +385,13 @@ func (s *VMs) lookIO(r *run) {
 }
 
 func (s *VMs) lookMemory(r *run) {
-	if r.files[fileStatus].fd < 0 {
+	if r.files[fileStatus] < 0 {
 		return // why is known since it was opened
 	}
-	b, err := r.files[fileStatus].get(s.buf)
+	b, err := r.get(fileStatus, s.buf)
 	if err == nil {
 		if r.memory, err = parseProcessStatus(b); err != nil {
-			err = fmt.Errorf("%s: %w", r.files[fileStatus].path, err)
+			err = fmt.Errorf("%s: %w", r.paths[fileStatus], err)
 		}
 	}
 	if err != nil {

@@ -43,9 +43,13 @@ func (s *VMs) Sample(emit func(*odometer.Reading)) error {
 	if s.images.news.Load() {
 		s.share()
 	}
+	// Periods close at UTC hours, and what was used is told by the hour.
+	hour := odometer.Hour(at.Wall)
+	everything := hour != s.hour
+	s.hour = hour
 	left := false
 	for _, v := range s.list {
-		s.sample(v, at, slept, emit)
+		s.sample(v, at, slept, everything, emit)
 		left = left || !v.listed
 	}
 	if left {
@@ -83,13 +87,13 @@ func (s *VMs) searchNICs() {
 
 // sample tells what happened to a machine since the last sample, and what it
 // comes to now.
-func (s *VMs) sample(v *vm, at odometer.Moment, slept bool, emit func(*odometer.Reading)) {
+func (s *VMs) sample(v *vm, at odometer.Moment, slept, everything bool, emit func(*odometer.Reading)) {
 	switch r := v.run; {
 	case r == nil:
 	case !v.listed:
 		s.finishRun(v, at)
 	default:
-		there := s.look(r, at)
+		there := s.look(r, at, everything)
 		if there && due(&r.compareAt, at, compareEvery) {
 			s.findStrayed(r)
 		}

@@ -29,6 +29,11 @@ type VMsOptions struct {
 	Agent odometer.AgentID
 	// Previous is what this agent read before it was started.
 	Previous Previous
+	// Period is how long the periods are that are made of the readings. Disk
+	// I/O, which is the dearest counter to read, is read six times in each, and
+	// every 5 s at most. It is read by each sample where Period is 0, and where
+	// no exit record tells what a machine came to after the last look.
+	Period time.Duration
 	// MaxFiles bounds how many files are kept open; 0 is what the process may
 	// have open, less what the rest of it needs.
 	MaxFiles int
@@ -73,6 +78,7 @@ type VMs struct {
 	ownSpace    uint64
 	ends        *endWatch
 	maxKept     int
+	ioEvery     time.Duration // 0 is at each sample
 
 	updating sync.Mutex // one Update at a time; before mu
 
@@ -92,6 +98,7 @@ type VMs struct {
 	refused   []string                                  // why machines of the last list are not metered
 	overrun   mishap                                    // of the exit records
 	noted     map[odometer.InstanceID][]odometer.Change // for the next reading to tell
+	hour      int64                                     // of the last sample
 	tookExit  func(taskExit)
 	reading   odometer.Reading
 }
@@ -163,6 +170,9 @@ func OpenVMs(opt VMsOptions) *VMs {
 			}
 		}
 		s.exits, s.exitProblem = openExits("/sys/devices/system/cpu/possible")
+		if s.exits != nil && s.tasks != nil && s.tasks.tellsProcess() {
+			s.ioEvery = min(ioEvery, opt.Period/6)
+		}
 		s.ownSpace, _ = namespaceOf(selfNamespace)
 		if _, err := s.space(selfNamespace); err != nil {
 			s.log.Warn("network counters cannot be read", "err", err)
@@ -418,6 +428,9 @@ func (s *VMs) update(v *vm, def *odometer.VM, now odometer.Moment) (disks bool) 
 	if v.run == nil {
 		return disks
 	}
+	if old.Owner != def.Owner || old.State != def.State {
+		v.run.ioAt = 0 // so that what is told by owner and state is as of now
+	}
 	if !slices.Equal(old.NICs, v.def.NICs) {
 		s.replaceNICs(v.run, v.def.NICs, false)
 	}
@@ -452,8 +465,10 @@ func (s *VMs) begin(v *vm, o opening, now odometer.Moment) {
 	s.lookIO(r)
 	s.lookEndedIO(r)
 	s.lookMemory(r)
-	r.memoryAt = now.Boot + int64(r.pid%int(memoryEvery.Seconds())+1)*odometer.SecondMicros
-	r.compareAt = now.Boot + int64(r.pid%int(compareEvery.Seconds())+1)*odometer.SecondMicros
+	turn := func(every time.Duration) int64 {
+		return now.Boot + (int64(r.pid)%max(1, int64(every/time.Second))+1)*odometer.SecondMicros
+	}
+	r.ioAt, r.memoryAt, r.compareAt = turn(s.ioEvery), turn(memoryEvery), turn(compareEvery)
 	if r.born {
 		e := edge{at: moment(now, r.began), state: v.state(), gauges: v.gauges()}
 		cpu := odometer.Counter{Quantity: odometer.CPU, Incarnation: r.cpuName, Value: uint64(max(0, ahead)), Born: ahead <= 0}

@@ -52,7 +52,7 @@ func TestVMFilesRunOut(t *testing.T) {
 	open := 0
 	for _, v := range s.list {
 		for _, f := range v.run.files {
-			if f.fd >= 0 {
+			if f >= 0 {
 				open++
 			}
 		}

@@ -88,6 +88,9 @@ func (c *console) run(ctx context.Context, w watched) error {
 		case <-tick.C:
 		}
 		c.recorded(w)
+		if said && !c.tty {
+			continue // what is open is told once, and a look at it copies all of it
+		}
 		open := w.open()
 		if len(open) == 0 {
 			continue

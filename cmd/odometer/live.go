@@ -54,6 +54,9 @@ func (h *host) tellLive(ctx context.Context, conn *queue.Conn) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
+			if h.agent.Sampled().Equal(told) {
+				continue
+			}
 			// The position before the open periods: one that closes in
 			// between is then in neither, and not in both.
 			m := liveMessage{Agent: conn.Agent(), At: now.UnixMicro(), Spool: h.spool.ID(), Position: h.spool.Stats().Last}

@@ -75,7 +75,7 @@ func openMachines(id odometer.AgentID, c *meterFlags, before sampler.Previous, l
 		m.sources, watched = append(m.sources, s), append(watched, w)
 	}
 	m.processes = m.sources[len(m.sources)-1]
-	m.vms = sampler.OpenVMs(sampler.VMsOptions{Agent: id, Previous: before, Logger: logger})
+	m.vms = sampler.OpenVMs(sampler.VMsOptions{Agent: id, Previous: before, Period: c.Interval, Logger: logger})
 	m.watch = inventory.NewWatch(inventory.WatchOptions{
 		Sources: watched, Agent: id, Clock: sampler.SystemClock{}, Logger: logger,
 		Changed: func(vms []odometer.VM, changes []odometer.Change) {
