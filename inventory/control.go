@@ -81,6 +81,7 @@ type control struct {
 	now      *live // what it said last, nil before that
 	problem  string
 	holding  string          // the socket that is held here, "" for none
+	others   bool            // another client held it when it was last looked for
 	closed   <-chan struct{} // when all that came over it was read
 	because  saying          // why its machine is about to end
 }
@@ -146,11 +147,19 @@ func (c *control) said() (now *live, state odometer.State, problem string) {
 	return c.now, c.state, c.problem
 }
 
+// left reports whether the monitor is left to another client.
+func (c *control) left() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.others
+}
+
 // answered takes in what the hypervisor said. turns was read before it was asked
 // for the state, of which an event may have told something newer meanwhile.
 func (c *control) answered(now *live, state odometer.State, turns int) {
 	c.retry, c.heldSince = backoff{}, time.Time{}
 	c.mu.Lock()
+	c.others = false
 	different := c.problem != ""
 	if c.now == nil || !reflect.DeepEqual(c.now, now) {
 		c.now, different = now, true

@@ -84,6 +84,10 @@ func (p *Processes) askOf(m *machine, dir process) {
 	switch g.source {
 	case qemu:
 		c.asks, c.ask = "its monitor "+where, askMonitor(g)
+	case cloudHypervisor:
+		c.asks, c.ask = "its API "+where, askAPI(describeCloud(g))
+	case firecracker:
+		c.asks, c.ask = "its API "+where, askAPI(describeFirecracker)
 	}
 	m.control = c
 	p.ask.add(c)

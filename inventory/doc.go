@@ -60,6 +60,18 @@
 //	QEMU    whether it runs, vCPUs, memory (what the balloon leaves of it), disks
 //	        with their sizes and the images below them, interfaces, and devices of
 //	        the host; events tell a pause, its end, a reboot and why a machine ends
+//	Cloud Hypervisor
+//	        GET /api/v1/vm.info at its API socket: its state, vCPUs, memory (what
+//	        the balloon leaves of it), disks, interfaces, devices of the host
+//	Firecracker
+//	        GET / and /vm/config at its API socket: its state, and all that its
+//	        configuration file would have, which of a machine that was made over
+//	        the API nothing else tells
+//
+// The two APIs have no events: a pause is seen within ten seconds, a reboot not at
+// all. What reads them is tested with answers of their format, and not with the
+// programs. A machine that they have created and not started, or shut down while
+// the process remains, is paused.
 //
 // QEMU's monitor serves one client at a time. It is held while nobody else wants
 // it, since only a client that is connected is told of a reboot. The kernel's table

@@ -182,3 +182,22 @@ func TestWhichMonitorsAreAsked(t *testing.T) {
 		})
 	}
 }
+
+// FuzzDrives lays any two drives over a command line: none is counted twice, and
+// nothing goes that has no id.
+func FuzzDrives(f *testing.F) {
+	command := recognise([]string{"qemu-system-x86_64", "-drive", "file=/a,if=none,id=d", "-device", "virtio-blk-pci,drive=d,id=x", "-drive", "file=/b,if=virtio"}, "")
+	f.Add("d", "/machine/peripheral/x/virtio-backend", "/a", "virtio0", "/machine/peripheral-anon/device[0]/virtio-backend", "/over")
+	f.Add("", "x", `json:{"driver":"qcow2","file":{"driver":"file","filename":"/a"}}`, "virtio0", "/machine/unattached/device[9]", "rbd:p/i")
+	f.Fuzz(func(t *testing.T, name1, qdev1, file1, name2, qdev2, file2 string) {
+		l := live{vcpus: odometer.Unknown, memory: odometer.Unknown, drives: []qmp.Drive{drive(name1, qdev1, "n1", file1, 1), drive(name2, qdev2, "n2", file2, 2)}}
+		g := l.over(command)
+		sizes := map[int64]int{}
+		for _, d := range g.disks {
+			sizes[d.Provisioned]++
+		}
+		if sizes[1] > 1 || sizes[2] > 1 || len(g.disks) < 2 || len(g.disks) > 4 || !slices.ContainsFunc(g.disks, func(d guestDisk) bool { return d.Name == "virtio0" }) {
+			t.Errorf("got %s", devicesOf(g))
+		}
+	})
+}

@@ -29,6 +29,11 @@ func askMonitor(command *guest) func(context.Context, *control) time.Duration {
 		if !errors.Is(err, errLine) {
 			lines = 0
 		}
+		if !errors.Is(err, errHeld) {
+			c.mu.Lock()
+			c.others = false
+			c.mu.Unlock()
+		}
 		switch {
 		case errors.Is(err, errHeld):
 			return c.leave()
@@ -77,6 +82,9 @@ func (c *control) leave() time.Duration {
 	if c.heldSince.IsZero() {
 		c.heldSince = time.Now()
 	}
+	c.mu.Lock()
+	c.others = true
+	c.mu.Unlock()
 	if time.Since(c.heldSince) >= c.pace.held {
 		c.failed(errHeld)
 	}

@@ -42,6 +42,9 @@ func follow(t *testing.T) *follower {
 	done := make(chan error)
 	go func() { done <- f.w.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
+	for !f.w.Status()[0].OK { // what comes after that has started
+		time.Sleep(time.Millisecond)
+	}
 	return f
 }
 
@@ -102,9 +105,14 @@ func (f *follower) told(id string) []string {
 	return list
 }
 
-// problem waits until a problem of a machine is named, or none is where text is
-// "".
-func (f *follower) problem(pid int, text string) {
+// problem waits until this problem of a machine and no other is named, or none
+// is where text is "".
+func (f *follower) problem(pid int, text string) { f.t.Helper(); f.problems(pid, text, true) }
+
+// problemWith waits until this problem of a machine is named among others.
+func (f *follower) problemWith(pid int, text string) { f.t.Helper(); f.problems(pid, text, false) }
+
+func (f *follower) problems(pid int, text string, alone bool) {
 	f.t.Helper()
 	who := fmt.Sprintf("process %d ", pid)
 	var mine []string
@@ -115,7 +123,8 @@ func (f *follower) problem(pid int, text string) {
 				mine = append(mine, p)
 			}
 		}
-		if text == "" && len(mine) == 0 || text != "" && len(mine) == 1 && strings.Contains(mine[0], text) {
+		named := slices.ContainsFunc(mine, func(p string) bool { return text != "" && strings.Contains(p, text) })
+		if named == (text != "") && (!alone || len(mine) < 2 && named == (len(mine) == 1)) {
 			return
 		}
 	}
@@ -194,6 +203,7 @@ func TestARealQEMUIsFollowed(t *testing.T) {
 	f.until(g.UUID, "the balloon", func(v *odometer.VM) bool { return v.Memory == 240<<20 })
 	f.forget(g.UUID) // on its way it has any size
 	f.happens(g.UUID, do(t, g, "quit", nil), "stopped ended over its monitor; its process exited")
+	<-g.Done()
 }
 
 // TestAMonitorIsShared has other clients come to the monitor that is held here,

@@ -159,6 +159,28 @@ func (p *Processes) Problems() []string {
 	return list
 }
 
+// Asked returns how many of the machines in the last list have a hypervisor
+// that is asked what has become of them, how many of those answer, and how many
+// are left to another client that holds their monitor.
+func (p *Processes) Asked() (asked, answer, held int) {
+	p.listing.Lock()
+	defer p.listing.Unlock()
+	for _, v := range p.list {
+		m := p.machines[v.PID]
+		if m == nil || m.control == nil {
+			continue
+		}
+		asked++
+		switch now, _, problem := m.control.said(); {
+		case m.control.left():
+			held++
+		case now != nil && problem == "":
+			answer++
+		}
+	}
+	return asked, answer, held
+}
+
 // List looks for processes that have come and gone. It reads the command line
 // of a process once, and again while it is young; when nothing has changed it
 // allocates nothing.
