@@ -123,6 +123,7 @@ type knownDomain struct {
 	state     odometer.State
 	process   hypervisor // of this run; zero while it is not found
 	lost      error      // why it is not
+	defined   bool       // it was seen while it was off
 	arriving  bool       // it is being started here, or comes from a host where it still runs
 	migrating bool       // it comes from one
 }
@@ -218,8 +219,8 @@ func (l *Libvirt) deafen() {
 // An error says that nothing is known of any; it wraps [fs.ErrNotExist] where
 // there is no libvirt on the host.
 //
-// A domain that is being started, or moved here from another host, is in the
-// list from when it runs here.
+// A domain that is being started, or moved here from another host, is stopped
+// until it runs here, and is not in the list where it was not before.
 func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 	l.listing.Lock()
 	defer l.listing.Unlock()
@@ -268,7 +269,7 @@ func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 			describing = describing && time.Since(start) < 2*l.opt.Timeout
 		}
 		k.session = l.session
-		if !k.arriving {
+		if !k.arriving || k.defined {
 			vms, domains = append(vms, k.machine(dom, boot)), append(domains, k)
 		}
 	}
@@ -434,6 +435,7 @@ func (l *Libvirt) follow(k *knownDomain, dom libvirt.Domain, state libvirt.Domai
 		}
 	}
 	if dom.ID < 0 {
+		k.defined = true
 		k.state = odometer.Stopped
 		if before != odometer.Stopped && before != "" && k.session != l.session {
 			l.hint(dom, shutoff[libvirt.DomainShutoffReason(reason)]) // its event was told to nobody
@@ -485,15 +487,18 @@ func (l *Libvirt) describe(ctx context.Context, k *knownDomain, dom libvirt.Doma
 	return err
 }
 
-// machine is what the domain is now.
+// machine is what the domain is now. One that arrives does not run yet.
 func (k *knownDomain) machine(dom libvirt.Domain, boot string) odometer.VM {
 	vm := odometer.VM{VCPUs: odometer.Unknown, Memory: odometer.Unknown}
 	if k.vm != nil {
 		vm = *k.vm
 	}
 	vm.Instance, vm.Name, vm.Source, vm.State = instanceOf(dom), dom.Name, "libvirt", k.state
+	if k.arriving {
+		vm.State = odometer.Stopped
+	}
 	switch {
-	case k.state == odometer.Stopped:
+	case vm.State == odometer.Stopped:
 	case k.process.pid == 0:
 		vm.Run = fmt.Sprintf("%s/domain/%d", boot, dom.ID)
 	default:

@@ -274,6 +274,18 @@ func checkMachines(ctx context.Context) []finding {
 			}
 		}
 		out = append(out, f)
+		if p, ok := s.(*inventory.Processes); ok {
+			if asked, answer, held := p.Asked(); asked > 0 {
+				f := finding{"asks hypervisors", checkOK, fmt.Sprintf("%d of %d answer at their control sockets", answer, asked), ""}
+				if held > 0 {
+					f.Detail += fmt.Sprintf("; %d monitors are another client's, as an agent that runs is one", held)
+				}
+				if answer+held < asked {
+					f.Status = checkWarn
+				}
+				out = append(out, f)
+			}
+		}
 		if len(all) == 0 {
 			all = vms
 		}
