@@ -307,8 +307,8 @@ func (m *InMemory) Status(context.Context) (Status, error) {
 			Epochs: int64(len(m.epochs)), Instances: int64(len(m.epochs)), Held: int64(len(m.held)),
 			Quarantine: int64(len(m.quarantine)), Counts: m.counts, LastCommit: &Now,
 		},
-		Agents:   []AgentStatus{{ID: "host-1", Spool: "0123456789abcdef0123456789abcdef", Position: 7, LastSeen: &Now, Open: len(m.open), Instances: new(len(m.described))}},
-		Pipeline: map[string]uint64{"emitted": 7, "acknowledged": 7, "receipted": 7},
+		Agents:    []AgentStatus{{ID: "host-1", Spool: "0123456789abcdef0123456789abcdef", Position: 7, LastSeen: &Now, Open: len(m.open), Instances: new(len(m.described))}},
+		Pipeline:  map[string]uint64{"emitted": 7, "acknowledged": 7, "receipted": 7},
 		Conflicts: m.conflicts(),
 	}, m.Fails
 }
