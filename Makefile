@@ -9,6 +9,7 @@ test:
 	./scripts/prepare
 	$(MAKE) --no-print-directory lint
 	go test -timeout 15m ./...
+	go test -tags nvml -run NVML ./sampler
 	$(MAKE) --no-print-directory race
 	FUZZTIME=2s ./scripts/fuzz
 	$(MAKE) --no-print-directory proof
@@ -16,6 +17,7 @@ test:
 lint:
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
 	go vet ./...
+	go vet -tags nvml ./sampler
 	go tool staticcheck ./...
 	./scripts/vuln
 

@@ -106,7 +106,7 @@ func (e *Event) binarySafe() (quality int, ok bool) {
 	for quality < 3 && binQualities[quality] != e.Quality {
 		quality++
 	}
-	if quality == 3 || e.Version != Version11 || len(e.Epoch) != 32 || len(e.Extra) > 0 || e.FirstSequence > e.Sequence {
+	if quality == 3 || e.Version != Version11 || len(e.Epoch) != 32 || len(e.Extra) > 0 || len(e.Lifecycle) > 0 || e.FirstSequence > e.Sequence {
 		return 0, false
 	}
 	for _, s := range [...]string{string(e.Instance), string(e.Agent), string(e.Owner.User), string(e.Owner.Org)} {

@@ -50,6 +50,7 @@ func checkEvent(e *Event) error {
 	p.labels(e, false)
 	if e.Integral() {
 		p.integral(e)
+		p.lifecycle(e)
 		p.amounts(inUsage, &e.Usage, false)
 		p.readings(e)
 	} else if len(p) == 0 {
@@ -72,6 +73,7 @@ func checkEntry(entry *Entry) error {
 		p.add("kind: %q is none of usage, recovered, correction", clip(string(entry.Kind)))
 	}
 	p.time("booked_at", entry.BookedAt, SecondMicros)
+	p.lifecycle(e)
 	if e.Integral() {
 		p.integral(e)
 	} else {

@@ -25,7 +25,7 @@ type eventDecoder struct {
 
 	usedAt int64
 
-	late  [4]lateMember // one for each bit of late11
+	late  [5]lateMember // one for each bit of late11
 	lates int
 }
 
@@ -159,7 +159,7 @@ func (d *eventDecoder) take(m int) {
 				e.Version = string(v)
 			}
 		}
-	case mID, mAgent, mQuality, mFinal:
+	case mID, mAgent, mQuality, mFinal, mLifecycle:
 		d.peek()
 		from := d.pos
 		d.value()
@@ -307,6 +307,8 @@ func (d *eventDecoder) lateMember(m int) {
 		default:
 			d.wrong("true or false")
 		}
+	case mLifecycle:
+		d.lifecycle()
 	}
 }
 

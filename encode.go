@@ -108,6 +108,7 @@ func (e *Event) appendMembers(b []byte, entry bool) []byte {
 		if e.Final {
 			b = append(b, `,"final":true`...)
 		}
+		b = e.appendLifecycle(b)
 		b = append(b, `,"span":{"start_us":`...)
 		b = appendInt(b, e.Span.Start)
 		b = append(b, `,"end_us":`...)

@@ -43,6 +43,11 @@ type Event struct {
 	Quality Quality
 	Final   bool // the epoch ends with this event
 
+	// Lifecycle is what happened to the instance, as far as this event tells
+	// it, in order of time; not part of the content. Each [Change] is of the
+	// event's instance and leaves its own empty.
+	Lifecycle []Change
+
 	// The plan's fields, derived from the integers (see package meter), or in
 	// version 1.0 all there is.
 	Timestamp int64 // Unix seconds, the end of the period

@@ -35,6 +35,7 @@ const (
 	mSpan
 	mUsage
 	mReadings
+	mLifecycle
 	mEntryID
 	mSource
 	mKind
@@ -45,7 +46,7 @@ const (
 
 var eventNames = [...]string{
 	"event_type", "version", "id", "timestamp", "instance_id", "user_id", "org_id", "agent_id", "metrics", "period",
-	"epoch", "epoch_start_us", "sequence", "first_sequence", "quality", "final", "span", "usage", "readings",
+	"epoch", "epoch_start_us", "sequence", "first_sequence", "quality", "final", "span", "usage", "readings", "lifecycle",
 	"entry_id", "source_event_id", "kind", "used_at", "booked_at", "cause",
 }
 
@@ -66,7 +67,7 @@ const (
 	required11 = required10 | integral11 | 1<<mID | 1<<mAgent | 1<<mQuality
 	// Members that version 1.0 does not know but which do not make an event
 	// integral: without the rest they are as unknown as any other.
-	late11 = 1<<mID | 1<<mAgent | 1<<mQuality | 1<<mFinal
+	late11 = 1<<mID | 1<<mAgent | 1<<mQuality | 1<<mFinal | 1<<mLifecycle
 
 	requiredEntry = 1<<mEntryID | 1<<mSource | 1<<mKind | 1<<mUsedAt | 1<<mBookedAt | 1<<mSpan | 1<<mUsage | 1<<mQuality | 1<<mID
 )
@@ -122,6 +123,8 @@ func memberOf(name []byte) int {
 		return mUsage
 	case "readings":
 		return mReadings
+	case "lifecycle":
+		return mLifecycle
 	case "entry_id":
 		return mEntryID
 	case "source_event_id":

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 )
 
 // Merge makes e the coalescence of itself and next, the event that follows it
 // in the same epoch: the identity from e's first to next's last sequence, the
 // usage of both over the span of both. Whole seconds are summed and the other
-// metrics computed anew from the integers. The quality is the one they share
+// metrics computed anew from the integers. The changes of both are told, as far
+// as there is room. The quality is the one they share
 // and otherwise estimated. Of Extra remains what both say alike.
 //
 // It fails, and leaves e as it was, with an error wrapping [ErrInvalid] when
@@ -53,6 +55,9 @@ func (e *Event) Merge(next *Event) error {
 		e.Quality = Estimated
 	}
 	e.Extra = common(e.Extra, next.Extra)
+	if len(next.Lifecycle) > 0 {
+		e.Lifecycle = Lifecycle(slices.Concat(e.Lifecycle, next.Lifecycle))
+	}
 	e.Derive(0, 0)
 	e.Metrics.CPUSeconds, e.Metrics.GPUSeconds = cpu, gpu
 	return nil

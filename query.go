@@ -76,6 +76,20 @@ type UsageRow struct {
 	Recovered Sum
 }
 
+// LifecycleQuery asks what happened to an instance: of more changes than Limit
+// the newest.
+type LifecycleQuery struct {
+	Instance InstanceID
+	From, To int64 // microseconds of the wall clock, [From, To); To 0 for no end
+	Limit    int
+}
+
+// Happening is a change as it was told by an agent.
+type Happening struct {
+	Change
+	Agent AgentID
+}
+
 // EntryQuery asks for entries in the order in which they were booked.
 type EntryQuery struct {
 	After    string // cursor of the last page, "" for the beginning

@@ -56,7 +56,10 @@ type Reading struct {
 	// observed: the agent was down. Gauges over it are estimates.
 	Unwatched bool
 	// Final says that the instance has ended or left: its epoch closes here.
-	Final    bool
+	Final bool
+	// Changes is what happened since the previous reading of the instance,
+	// which ends the open period. The receiver may keep it.
+	Changes  []Change
 	Counters []Counter
 	Gauges   Gauges
 }

@@ -146,6 +146,26 @@ func (s *scanner) member(first *bool) ([]byte, bool) {
 	return name, true
 }
 
+// element goes to the next element of an array, and returns false behind the
+// last.
+func (s *scanner) element(first *bool) bool {
+	c := s.peek()
+	if c == ']' {
+		s.pos++
+		s.depth--
+		return false
+	}
+	if !*first {
+		if c != ',' {
+			s.unexpected("a comma or a closing bracket")
+			return false
+		}
+		s.pos++
+	}
+	*first = false
+	return s.err == nil
+}
+
 func (s *scanner) unexpected(due string) {
 	if s.peek() == 0 {
 		s.fail("the text ends where %s is due", due)
@@ -396,23 +416,8 @@ func (s *scanner) value() {
 		if !s.open('[') {
 			return
 		}
-		if s.peek() == ']' {
-			s.pos++
-			s.depth--
-			return
-		}
-		for s.err == nil {
+		for first := true; s.element(&first); {
 			s.value()
-			switch s.peek() {
-			case ',':
-				s.pos++
-			case ']':
-				s.pos++
-				s.depth--
-				return
-			default:
-				s.unexpected("a comma or a closing bracket")
-			}
 		}
 	default:
 		s.literal()

@@ -69,6 +69,8 @@ type NIC struct {
 	Kind NICKind // what is behind it, which decides the direction of its counters
 	Link string  // name of the interface on the host, "" where there is none
 	MAC  string  // "" unknown
+	// Address is the PCI address of what was passed on, "0000:3b:02.6"; "" for none.
+	Address string
 }
 
 // NICKind says what is behind a network interface, and with that whose view
@@ -101,6 +103,7 @@ const (
 )
 
 // Change is something that happened to a [VM]: one line of its lifecycle log.
+// See lifecycle.go for its form in JSON.
 type Change struct {
 	Instance InstanceID
 	Kind     ChangeKind

@@ -29,6 +29,8 @@ type Meter interface {
 	// one that the server kept, in a new epoch.
 	Restore(checkpoint json.RawMessage) error
 	Adopt(checkpoint json.RawMessage, emit func(odometer.Record)) error
+	// Gone ends the epoch of an instance that was found to be gone.
+	Gone(id odometer.InstanceID, at odometer.Moment, emit func(odometer.Record))
 	// Open yields the open periods as the events they would be now.
 	Open(yield func(*odometer.Event) bool)
 }
@@ -98,8 +100,10 @@ type Agent struct {
 	// metering guards the meter: Run holds it for one reading at a time.
 	metering sync.Mutex
 
-	mu   sync.Mutex // guards live
-	live LiveState
+	mu     sync.Mutex // guards what follows
+	live   LiveState
+	gone   []odometer.InstanceID
+	goneAt odometer.Moment
 }
 
 // LiveState is an agent at one moment.
@@ -214,6 +218,32 @@ func (a *Agent) restore(ctx context.Context) {
 	a.mu.Unlock()
 }
 
+// Gone says that instances which were metered before this agent started were
+// found to be gone. Those that it read since are not.
+func (a *Agent) Gone(at odometer.Moment, ids []odometer.InstanceID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gone, a.goneAt = ids, at
+}
+
+// retire ends the epochs of instances that are gone.
+func (a *Agent) retire() {
+	a.mu.Lock()
+	ids, at := a.gone, a.goneAt
+	a.gone = nil
+	a.mu.Unlock()
+	for _, id := range ids {
+		if !a.unwatched[id] {
+			continue
+		}
+		delete(a.unwatched, id)
+		a.log.Info("an instance that was metered before is gone", "instance", id)
+		a.metering.Lock()
+		a.opts.Meter.Gone(id, at, a.collect)
+		a.metering.Unlock()
+	}
+}
+
 // tick samples once and stores what follows.
 func (a *Agent) tick() {
 	readings, before := int64(0), len(a.pending)
@@ -221,6 +251,7 @@ func (a *Agent) tick() {
 		readings++
 		a.observe(r)
 	})
+	a.retire()
 	a.mu.Lock()
 	if err != nil && a.live.SampleErr == nil {
 		a.log.Error("sampling failed", "err", err)

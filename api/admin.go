@@ -35,14 +35,16 @@ type QuarantineAnswer struct {
 
 // Status is the body of GET /api/v1/status: what `odometer status` shows.
 type Status struct {
-	Version       string            `json:"version"`
-	StartedAt     time.Time         `json:"started_at"`
-	UptimeSeconds int64             `json:"uptime_seconds"`
-	DataDir       string            `json:"data_dir,omitempty"`
-	Ledger        LedgerStatus      `json:"ledger"`
-	Agents        []AgentStatus     `json:"agents"`
-	Pipeline      map[string]uint64 `json:"pipeline"` // emitted, acknowledged, receipted … of this process
-	Health        Health            `json:"health"`
+	Version       string        `json:"version"`
+	StartedAt     time.Time     `json:"started_at"`
+	UptimeSeconds int64         `json:"uptime_seconds"`
+	DataDir       string        `json:"data_dir,omitempty"`
+	Ledger        LedgerStatus  `json:"ledger"`
+	Agents        []AgentStatus `json:"agents"`
+	// Conflicts are the instances that several agents say run with them now.
+	Conflicts []InstanceConflict `json:"conflicts"`
+	Pipeline  map[string]uint64  `json:"pipeline"` // emitted, acknowledged, receipted … of this process
+	Health    Health             `json:"health"`
 }
 
 // LedgerStatus is the ledger's part of [Status].
@@ -80,6 +82,9 @@ type AgentStatus struct {
 	Position uint64           `json:"position"` // of the spool, committed
 	LastSeen *time.Time       `json:"last_seen"`
 	Open     int              `json:"open_periods"`
+	// Instances that it described last, gone ones left out; null where it
+	// describes none.
+	Instances *int `json:"instances"`
 }
 
 // QueueAnswer is the body of GET /api/v1/queue: where an agent reaches the
@@ -211,6 +216,9 @@ func (s *server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	status.StartedAt = s.router.started.UTC()
 	if status.Agents == nil {
 		status.Agents = []AgentStatus{}
+	}
+	if status.Conflicts == nil {
+		status.Conflicts = []InstanceConflict{}
 	}
 	return writeJSON(w, http.StatusOK, status)
 }

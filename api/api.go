@@ -146,6 +146,8 @@ type Deps struct {
 	Quarantine QuarantineAdmin
 	Reversals  EntryAdmin
 	Status     StatusReader
+	Instances  InstanceReader
+	Lifecycle  LifecycleReader
 
 	Health  HealthSource
 	Machine MachineReader
@@ -223,6 +225,9 @@ func (s *server) routes(r *router) []route {
 		{"GET /api/v1/usage", bearer, s.getUsage},
 		{"GET /api/v1/usage/instances/{id}/current", bearer, s.getCurrent},
 		{"GET /api/v1/usage/instances/{id}/history", bearer, s.getHistory},
+		{"GET /api/v1/instances", bearer, s.getInstances},
+		{"GET /api/v1/instances/{id}", bearer, s.getInstance},
+		{"GET /api/v1/instances/{id}/lifecycle", bearer, s.getLifecycle},
 		{"GET /api/v1/events", bearer, s.getEvents},
 		{"POST /api/v1/events", bearer, s.postEvents},
 		{"POST /api/v1/entries/{id}/reverse", bearer, s.postReverse},

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"example.org/odometer"
 )
 
 // HealthStatus is one of three words, in order of gravity.
@@ -39,11 +41,14 @@ const (
 	feedOld      = 5 * time.Minute
 	pendingMany  = 10_000          // messages: more than a second's work for the ledger
 	clockOff     = 5 * time.Minute // what lies further ahead is held by the ledger
+	conflictOld  = time.Minute     // a machine that is moved may be seen twice for a moment
 )
 
 // Facts are what health is computed from. A part that this process does not
 // have is nil. Err is the last error that still stands, "" for none.
 type Facts struct {
+	Inventory *InventoryFacts
+
 	Sampler *SamplerFacts
 	Spool   *SpoolFacts
 	Publish *PublishFacts
@@ -51,6 +56,8 @@ type Facts struct {
 	Ledger  *LedgerFacts
 	Feed    *FeedFacts
 	Clock   *ClockFacts
+
+	Instances *InstanceFacts
 }
 
 // SamplerFacts are about reading the counters.
@@ -113,6 +120,15 @@ type ClockFacts struct {
 	Ahead        time.Duration // of the server's, where both are known
 }
 
+// InstanceFacts are about the directory of instances.
+type InstanceFacts struct {
+	Instances int
+	Pending   int // changes that its file does not have yet
+	Conflicts []InstanceConflict
+	Err       string // why its file takes nothing
+	Absent    string // why there is no directory, "" where there is one
+}
+
 // Component is one part's health: the earlier system's shape, with the facts
 // added.
 type Component struct {
@@ -136,6 +152,9 @@ func Judge(f Facts, now time.Time) map[string]Component {
 	if s := f.Sampler; s != nil {
 		parts["sampler"] = judgeSampler(s, now)
 	}
+	if i := f.Inventory; i != nil {
+		parts["inventory"] = judgeInventory(i)
+	}
 	if s := f.Spool; s != nil {
 		parts["spool"] = judgeSpool(s, now)
 	}
@@ -153,6 +172,9 @@ func Judge(f Facts, now time.Time) map[string]Component {
 	}
 	if c := f.Clock; c != nil {
 		parts["clock"] = judgeClock(c)
+	}
+	if i := f.Instances; i != nil {
+		parts["instances"] = judgeInstances(i, now)
 	}
 	return parts
 }
@@ -327,6 +349,54 @@ func judgeClock(c *ClockFacts) Component {
 		v.note("nothing is known to keep the clock right")
 	}
 	return v.component(time.Time{})
+}
+
+// conflictsNamed is how many conflicts are named in a sentence.
+const conflictsNamed = 3
+
+func judgeInstances(f *InstanceFacts, now time.Time) Component {
+	v := newVerdict("")
+	v.facts["instances"] = f.Instances
+	v.facts["conflicts"] = len(f.Conflicts)
+	v.facts["pending_changes"] = f.Pending
+	if f.Absent != "" {
+		v.complain(Failed, "%s", f.Absent)
+	}
+	if f.Err != "" {
+		v.complain(Degraded, "%s", f.Err)
+	}
+	named, more := []string{}, 0
+	for _, c := range f.Conflicts {
+		if now.Sub(c.Since) <= conflictOld {
+			continue
+		}
+		if len(named) == conflictsNamed {
+			more++
+			continue
+		}
+		named = append(named, fmt.Sprintf("%s runs on %s at once since %s", c.Instance, joinAgents(c.Agents), c.Since.UTC().Format(time.RFC3339)))
+	}
+	if more > 0 {
+		named = append(named, fmt.Sprintf("and %d more", more))
+	}
+	if len(named) > 0 {
+		v.complain(Degraded, "%s", strings.Join(named, ", "))
+	}
+	return v.component(time.Time{})
+}
+
+func joinAgents(agents []odometer.AgentID) string {
+	var b strings.Builder
+	for i, a := range agents {
+		switch {
+		case i > 0 && i == len(agents)-1:
+			b.WriteString(" and ")
+		case i > 0:
+			b.WriteString(", ")
+		}
+		b.WriteString(string(a))
+	}
+	return b.String()
 }
 
 // vital are the parts without which a process does not do what it is for: the

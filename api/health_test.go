@@ -2,9 +2,12 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"example.org/odometer"
 )
 
 func TestHealthFromFacts(t *testing.T) {
@@ -23,6 +26,11 @@ func TestHealthFromFacts(t *testing.T) {
 		{"three samples and the grace are over", "sampler", Facts{Sampler: &SamplerFacts{LastSample: ago(9 * time.Second), Interval: time.Second}}, Degraded, "9s old"},
 		{"ten samples and a minute are over", "sampler", Facts{Sampler: &SamplerFacts{LastSample: ago(71 * time.Second), Interval: time.Second}}, Failed, "1m11s old"},
 		{"a counter cannot be read", "sampler", Facts{Sampler: &SamplerFacts{LastSample: Now, Interval: time.Second, Err: "gpu 0: gone"}}, Degraded, "gpu 0: gone"},
+
+		{"machines that are all known", "inventory", Facts{Inventory: &InventoryFacts{Machines: 2}}, OK, ""},
+		{"a machine that does not answer", "inventory", Facts{Inventory: &InventoryFacts{Machines: 2, Problems: []string{"describe domain web: libvirt does not answer"}}}, OK, "domain web"},
+		{"many machines that do not answer", "inventory", Facts{Inventory: &InventoryFacts{Problems: []string{"1", "2", "3", "4", "5", "6", "7"}}}, OK, "1; 2; 3; 4; 5; and 2 more"},
+		{"a source that cannot be listed", "inventory", Facts{Inventory: &InventoryFacts{Failed: []string{"libvirt: it has not answered for 6s"}}}, Degraded, "libvirt: it has not"},
 
 		{"an empty spool", "spool", Facts{Spool: &SpoolFacts{Limit: 1000}}, OK, ""},
 		{"a young backlog", "spool", Facts{Spool: &SpoolFacts{Records: 9, Oldest: ago(5 * time.Minute)}}, OK, ""},
@@ -61,6 +69,12 @@ func TestHealthFromFacts(t *testing.T) {
 		{"a clock that nobody is known to keep", "clock", Facts{Clock: &ClockFacts{Set: true}}, OK, "nothing is known"},
 		{"a clock that was never set", "clock", Facts{Clock: &ClockFacts{}}, Failed, "never set"},
 		{"a clock that is ahead", "clock", Facts{Clock: &ClockFacts{Set: true, Synchronised: true, Ahead: 6 * time.Minute}}, Degraded, "6m0s"},
+		{"a directory of instances", "instances", Facts{Instances: &InstanceFacts{Instances: 7}}, OK, ""},
+		{"a directory that cannot be written", "instances", Facts{Instances: &InstanceFacts{Err: "no space left on device"}}, Degraded, "no space"},
+		{"a directory that is damaged", "instances", Facts{Instances: &InstanceFacts{Absent: "damaged; move it away"}}, Failed, "move it away"},
+		{"a machine that is moved", "instances", Facts{Instances: &InstanceFacts{Conflicts: conflicts(1, ago(30*time.Second))}}, OK, ""},
+		{"a machine on two hosts", "instances", Facts{Instances: &InstanceFacts{Conflicts: conflicts(1, ago(2*time.Minute))}}, Degraded, "vm-0 runs on h1, h2 and h3 at once since 2026-01-02T15:02:05Z"},
+		{"many machines on two hosts", "instances", Facts{Instances: &InstanceFacts{Conflicts: conflicts(5, ago(2*time.Minute))}}, Degraded, "and 2 more"},
 		{"a clock that is behind", "clock", Facts{Clock: &ClockFacts{Set: true, Synchronised: true, Ahead: -6 * time.Minute}}, Degraded, "-6m0s"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -162,4 +176,11 @@ func TestUptimeCountsFromTheStart(t *testing.T) {
 	if got.UptimeSeconds != 90 || got.Version != "0.1" {
 		t.Errorf("got %d s of version %q, want 90 of 0.1", got.UptimeSeconds, got.Version)
 	}
+}
+
+func conflicts(n int, since time.Time) (list []InstanceConflict) {
+	for i := range n {
+		list = append(list, InstanceConflict{odometer.InstanceID(fmt.Sprint("vm-", i)), []odometer.AgentID{"h1", "h2", "h3"}, since})
+	}
+	return list
 }

@@ -28,6 +28,7 @@ type InMemory struct {
 	held       map[string]odometer.Event
 	quarantine []quarantined
 	open       []OpenPeriod
+	described  []described
 	counts     map[string]int64
 	// Fails is what every call answers while it is set.
 	Fails error
@@ -216,6 +217,24 @@ func (m *InMemory) Entries(ctx context.Context, q odometer.EntryQuery) ([]odomet
 	return page, next, nil
 }
 
+// Lifecycle tells what the booked events tell.
+func (m *InMemory) Lifecycle(_ context.Context, q odometer.LifecycleQuery) ([]odometer.Happening, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.Fails != nil {
+		return nil, m.Fails
+	}
+	var list []odometer.Happening
+	for _, e := range m.entries {
+		for _, c := range e.Event.Lifecycle {
+			if c.Instance = e.Event.Instance; c.Instance == q.Instance && c.At.Wall >= q.From && (q.To == 0 || c.At.Wall < q.To) {
+				list = append(list, odometer.Happening{Change: c, Agent: e.Event.Agent})
+			}
+		}
+	}
+	return list[max(0, len(list)-q.Limit):], nil
+}
+
 func (m *InMemory) Quarantine(_ context.Context, limit int) ([]QuarantineItem, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -306,8 +325,9 @@ func (m *InMemory) Status(context.Context) (Status, error) {
 			Epochs: int64(len(m.epochs)), Instances: int64(len(m.epochs)), Held: int64(len(m.held)),
 			Quarantine: int64(len(m.quarantine)), Counts: m.counts, LastCommit: &Now,
 		},
-		Agents:   []AgentStatus{{ID: "host-1", Spool: "0123456789abcdef0123456789abcdef", Position: 7, LastSeen: &Now, Open: len(m.open)}},
-		Pipeline: map[string]uint64{"emitted": 7, "acknowledged": 7, "receipted": 7},
+		Agents:    []AgentStatus{{ID: "host-1", Spool: "0123456789abcdef0123456789abcdef", Position: 7, LastSeen: &Now, Open: len(m.open), Instances: new(len(m.described))}},
+		Pipeline:  map[string]uint64{"emitted": 7, "acknowledged": 7, "receipted": 7},
+		Conflicts: m.conflicts(),
 	}, m.Fails
 }
 
@@ -391,7 +411,7 @@ func NewFixture(t *testing.T) *Fixture {
 	f.Deps = Deps{
 		Version: "0.1", Clock: func() time.Time { return Now },
 		Auth:  Tokens{HashToken("admin", "secret"), HashToken("bob", "other")},
-		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory,
+		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
 		QueueURL: func() string { return "nats://127.0.0.1:4222" },
 	}

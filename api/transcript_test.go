@@ -27,10 +27,12 @@ var update = flag.Bool("update", false, "write what is answered into the transcr
 //
 //	@event(vm-1 2 ada acme)  is the second event of vm-1, owned by ada of acme
 //	@changed(vm-1 2)         is the same with another content
+//	@lived(vm-1 1)           tells what happened, too
 //
 // and these lines change the server between requests:
 //
 //	! hear vm-1 3            the third period of vm-1 is open
+//	! describe vm-1 host-1 running web rack=r1   its agent says so, with a name and attributes
 //	! fail                   the ledger is unavailable from here on
 //	! breaker open           the circuit breaker is open
 //
@@ -94,6 +96,8 @@ func replay(t *testing.T, text string) string {
 			case "hear":
 				n, _ := strconv.ParseUint(words[2], 10, 64)
 				f.Hear(SampleEvent(odometer.InstanceID(words[1]), n, odometer.Owner{User: "ada", Org: "acme"}), Now.Add(-2*time.Second))
+			case "describe":
+				f.Describe(odometer.InstanceID(words[1]), odometer.AgentID(words[2]), odometer.State(words[3]), words[4], words[5:]...)
 			case "fail":
 				f.Fails = fmt.Errorf("the ledger is closed: %w", odometer.ErrUnavailable)
 				f.Health.Facts.Ledger.Writable = false
@@ -108,7 +112,7 @@ func replay(t *testing.T, text string) string {
 	return strings.Join(out, "\n") + "\n"
 }
 
-var macro = regexp.MustCompile(`@(event|changed)\(([^)]*)\)`)
+var macro = regexp.MustCompile(`@(event|changed|lived)\(([^)]*)\)`)
 
 // exchange makes one request and returns the lines of the answer.
 func exchange(t *testing.T, h http.Handler, lines []string) []string {
@@ -125,6 +129,12 @@ func exchange(t *testing.T, h http.Handler, lines []string) []string {
 		if m[1] == "changed" {
 			e.Usage.Vector[odometer.CPU]++
 			e.Readings.End.Vector[odometer.CPU]++
+		}
+		if m[1] == "lived" {
+			e.Lifecycle = []odometer.Change{
+				{Kind: odometer.ChangeStarted, At: odometer.Moment{Boot: 1_000_000, Wall: e.Span.Start}},
+				{Kind: odometer.ChangeDeviceAdded, At: odometer.Moment{Boot: 9_500_000, Wall: e.Span.Start + 8_500_000}, Device: "vdb", Detail: "20 GiB"},
+			}
 		}
 		return string(e.AppendJSON(nil))
 	})

@@ -221,7 +221,7 @@ func (a *audit) partitions(ctx context.Context) (list []int64, err error) {
 		return nil
 	}, `SELECT partition FROM journal UNION SELECT partition FROM epochs UNION SELECT id >> 37 FROM state UNION SELECT partition FROM counts UNION SELECT partition FROM quarantine
 		UNION SELECT partition FROM held UNION SELECT partition FROM coverage UNION SELECT partition FROM checkpoints UNION SELECT partition FROM digests
-		UNION SELECT partition FROM reversals UNION SELECT partition FROM handovers UNION SELECT partition FROM feed ORDER BY 1`)
+		UNION SELECT partition FROM reversals UNION SELECT partition FROM handovers UNION SELECT partition FROM lifecycle UNION SELECT partition FROM feed ORDER BY 1`)
 	if err != nil {
 		return nil, fmt.Errorf("list the partitions: %w", err)
 	}

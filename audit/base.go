@@ -138,7 +138,8 @@ var signedTables = [][2]string{
 	{"counts", "outcome, n"},
 	{"generations", "generation, position, entry"},
 	{"reversals", "entry, by_entry, recovered"},
-	{"handovers", "epoch, instance, agent, until_us, successor"},
+	{"handovers", "epoch, instance, agent, until_us, sequence, successor"},
+	{"lifecycle", "instance, at_us, what, device, agent, boot_us, detail"},
 }
 
 // stateHash works out what a head signs of the base: SHA-256 over each table's
@@ -203,7 +204,7 @@ func (p *replay) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, part := range []func(context.Context, map[int64]int64) error{p.startHours, p.startAside, p.startCoverage, p.startReversals, p.startHandovers, p.startRest} {
+	for _, part := range []func(context.Context, map[int64]int64) error{p.startHours, p.startAside, p.startCoverage, p.startReversals, p.startHandovers, p.startLifecycle, p.startRest} {
 		if err := part(ctx, numbers); err != nil {
 			return fmt.Errorf("read the base: %w", err)
 		}

@@ -95,6 +95,9 @@ var baseForgeries = []struct {
 	{"what was reversed", "head", func(t *testing.T, base, _ *sql.DB) {
 		statement(t, base, `UPDATE reversals SET entry = entry + 1 WHERE rowid = (SELECT min(rowid) FROM reversals)`)
 	}},
+	{"what happened", "head", func(t *testing.T, base, _ *sql.DB) {
+		statement(t, base, `UPDATE lifecycle SET at_us = at_us + 1 WHERE rowid = (SELECT min(rowid) FROM lifecycle)`)
+	}},
 	{"what the head says", "head", func(t *testing.T, base, _ *sql.DB) {
 		statement(t, base, `UPDATE heads SET body = CAST(replace(CAST(body AS TEXT), '"recorded":', '"recorded":1') AS BLOB)`)
 	}},

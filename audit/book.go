@@ -57,8 +57,8 @@ func (p *replay) book(r *row, b booking, src *source, end bool) error {
 		w.byTime = !src.ev.Integral()
 		w.position = src.at.position
 	}
-	if w.until != 0 && ev.Span.End > w.until && !r.byPerson {
-		rep.find("superseded", "entry %s books epoch %s beyond %d µs, from where another goes on", e.ID, ev.Epoch, w.until)
+	if w.limited && ev.Sequence > w.limit && !r.byPerson {
+		rep.find("superseded", "entry %s books epoch %s beyond sequence %d, from where another goes on", e.ID, ev.Epoch, w.limit)
 	}
 	p.move(w, e)
 	if src != nil && end {

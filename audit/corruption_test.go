@@ -257,7 +257,7 @@ func TestCleanLedger(t *testing.T) {
 	}
 	want := audit.Report{
 		Events: 600, Instances: 8, Epochs: 11, Conflicts: 2, Quarantined: 6, GapSeconds: 150,
-		Received: 612, Recorded: 600, Covered: 1, Duplicates: 4, Held: 1, Corrections: 3,
+		Received: 613, Recorded: 600, Covered: 1, Duplicates: 5, Held: 1, Corrections: 3,
 	}
 	for _, c := range []struct {
 		name      string
@@ -311,7 +311,7 @@ type corruption struct {
 	forge func(*forger)
 }
 
-var corruptions = slices.Concat(reversalCorruptions, handoverCorruptions, []corruption{
+var corruptions = slices.Concat(reversalCorruptions, handoverCorruptions, lifecycleCorruptions, []corruption{
 	{"an event of version 1.0 is booked again instead of being a duplicate", "booked_twice", func(f *forger) {
 		r := f.find(`"source_event_id":"vm-8/`)
 		var result map[string]json.RawMessage

@@ -248,7 +248,15 @@ func (s *teller) story() {
 	end := newOdo("vm-3", hostTwo, two.at)
 	last := end.next(400_000, 3) // it lived 0.4 s
 	last.Final = true
+	last.Lifecycle = []odometer.Change{
+		{Kind: odometer.ChangeStarted, At: odometer.Moment{Boot: 1, Wall: last.Span.Start}},
+		{Kind: odometer.ChangeDeviceAdded, At: odometer.Moment{Boot: 2, Wall: last.Span.Start + 1}, Device: "vdb", Detail: "20 GiB"},
+		{Kind: odometer.ChangeCrashed, At: odometer.Moment{Boot: 400_001, Wall: last.Span.End}, Detail: "killed by signal 9"},
+	}
 	s.send(hostTwo, []string{"recorded", "quarantined"}, last, end.next(sec, 1))
+	again := *last
+	again.Lifecycle = append(slices.Clone(last.Lifecycle[:1]), odometer.Change{Kind: odometer.ChangeCrashed, At: odometer.Moment{Wall: last.Span.End}, Detail: "otherwise"})
+	s.send(hostTwo, []string{"duplicate"}, &again)
 	s.commit(s.frame(hostOne, odometer.Record{Checkpoint: json.RawMessage(`{"instance":"vm-9"}`)}), "checkpoint")
 
 	// Version 1.0, and what cannot be opened.

@@ -10,7 +10,7 @@ import (
 
 // An agent that had lost its state was told where an epoch stands: a decision of
 // the journal. From when an epoch of the same instance and agent appears that
-// starts at that time, nothing that ends later of the first is booked but on a
+// starts at that time, nothing that comes later in the first is booked but on a
 // person's word: it would be the same time twice. A second one that starts there
 // tells nothing but that time again.
 
@@ -24,30 +24,31 @@ type offer struct {
 type handover struct {
 	instance  odometer.InstanceID
 	agent     odometer.AgentID
+	sequence  uint64         // where it stood
 	successor odometer.Epoch // "" for none yet
 }
 
 // offer follows the decision of r: the epoch stands there, or an event of it
 // that is held ends there.
 func (p *replay) offer(r *row) {
-	d := *r.offers
+	d, sequence := *r.offers, r.offered
 	w := p.epochs[d.epoch]
-	stands := w != nil && !w.byTime && w.sequence > 0 && w.end == d.until
+	stands := w != nil && !w.byTime && w.sequence > 0 && w.sequence == sequence && w.end == d.until
 	for _, h := range p.held {
-		stands = stands || h.epoch == d.epoch && h.end == d.until
+		stands = stands || h.epoch == d.epoch && h.sequence == sequence && h.end == d.until
 	}
 	if w == nil || !stands {
 		p.a.report.find("handovers", "%s offers epoch %s at %d µs, where it does not stand", r, d.epoch, d.until)
 		return
 	}
-	p.handedOver(d, handover{w.opened.instance, w.opened.agent, ""})
+	p.handedOver(d, handover{w.opened.instance, w.opened.agent, sequence, ""})
 }
 
 func (p *replay) handedOver(d offer, h handover) {
 	p.handovers[d] = h
 	p.successors[identity{h.instance, h.agent, "vector", d.until}] = d.epoch
-	if w := p.epoch(d.epoch); h.successor != "" && (w.until == 0 || d.until < w.until) {
-		w.until = d.until
+	if w := p.epoch(d.epoch); h.successor != "" && (!w.limited || h.sequence < w.limit) {
+		w.limited, w.limit = true, h.sequence
 	}
 }
 
@@ -62,7 +63,7 @@ func (p *replay) goOn(id odometer.Epoch, w *watermark) {
 	if h.successor == "" {
 		h.successor = id
 	} else {
-		d.epoch = id
+		d.epoch, h.sequence = id, 0
 	}
 	p.handedOver(d, h)
 }
@@ -94,10 +95,10 @@ func eachHandover(ctx context.Context, from *snapshot, partition int64, each fun
 	err := from.each(ctx, func(rows *sql.Rows) error {
 		var d offer
 		var h handover
-		err := rows.Scan(&d.epoch, &h.instance, &h.agent, &d.until, &h.successor)
+		err := rows.Scan(&d.epoch, &h.instance, &h.agent, &d.until, &h.sequence, &h.successor)
 		each(d, h)
 		return err
-	}, `SELECT epoch, instance, agent, until_us, successor FROM handovers WHERE partition = ?`, partition)
+	}, `SELECT epoch, instance, agent, until_us, sequence, successor FROM handovers WHERE partition = ?`, partition)
 	if err != nil {
 		return fmt.Errorf("read the handovers: %w", err)
 	}

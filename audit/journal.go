@@ -32,6 +32,7 @@ type row struct {
 	booked              []booking // by entry number
 	reverses            *reversal // the entry that a person decided to reverse; nil for other records
 	offers              *offer    // the epoch that an agent was told the end of; nil for other records
+	offered             uint64    // and the sequence there
 	byPerson            bool      // a person decided to release what it books
 	marks               []mark    // of the frame's events; nil where they were not asked for
 }

@@ -30,6 +30,7 @@ type replay struct {
 	checkpoints map[[2]string]place // by agent and instance
 	taken       map[spoolKey]uint64 // how far each spool has come
 	coverage    *balance            // rows as keys
+	lifecycle   map[happening]particulars
 	handovers   map[offer]handover
 	successors  map[identity]odometer.Epoch // of an epoch that was offered: by what goes on from it
 	reversals   map[uint64]reversed         // by the number of the entry that was reversed
@@ -56,7 +57,8 @@ type watermark struct {
 	end      int64
 	vector   odometer.Usage
 	closed   bool
-	until    int64 // nothing that ends later is booked; 0 for no limit
+	limited  bool
+	limit    uint64 // where it is limited, nothing later is booked
 	position int64
 	total    odometer.Usage // sum of the bookings' usage
 	memory   uint64         // of digests, see remember
@@ -111,6 +113,7 @@ func (a *audit) newReplay(partition int64) *replay {
 		epochs: map[odometer.Epoch]*watermark{},
 		once:   newOnce(&a.o), coverage: newBalance(&a.o),
 		counts: map[string]int64{}, held: map[place]heldEvent{}, quarantined: map[place]*kept{}, checkpoints: map[[2]string]place{}, taken: map[spoolKey]uint64{},
+		lifecycle: map[happening]particulars{},
 		handovers: map[offer]handover{}, successors: map[identity]odometer.Epoch{},
 		reversals: map[uint64]reversed{}, recovers: map[uint64]bool{},
 	}
@@ -265,6 +268,7 @@ func (p *replay) outcome(r *row, index int, outcome, reason, detail string, plai
 	p.counts[outcome]++
 	p.place(r, index, ev)
 	if ev != nil {
+		p.happened(ev)
 		if w := p.epoch(epochOf(r, ev)); w.opened == (identity{}) {
 			w.opened = identityOf(r, ev)
 			p.goOn(epochOf(r, ev), w)

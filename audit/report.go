@@ -93,6 +93,7 @@ var raises = map[string]func(*Report) *int64{
 	"released":         unreconciled, // an outcome changed that was not held or quarantined
 	"entry":            unreconciled, // a booking contradicts the event that it books
 	"handovers":        unreconciled, // an agent was told another end of an epoch than it has, or the table says something else
+	"lifecycle":        unreconciled, // the log of what happened is not what the events tell
 	"reversal":         unreconciled, // a correction is not the negation of an entry that somebody decided to reverse
 	"reversal_table":   unreconciled, // the table says otherwise than the journal what was reversed
 	"elapsed":          unreconciled, // measured, estimated and gap time are not the span

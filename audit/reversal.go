@@ -31,6 +31,7 @@ func (r *row) readDecision() (err error) {
 		Actor    string          `json:"actor"`
 		Cause    string          `json:"cause"`
 		Epoch    odometer.Epoch  `json:"epoch"`
+		Sequence uint64          `json:"sequence"`
 		Until    int64           `json:"until_us"`
 	}
 	if err := json.Unmarshal(r.body, &d); err != nil {
@@ -44,7 +45,7 @@ func (r *row) readDecision() (err error) {
 		e, err = odometer.DecodeEntry(d.Entry)
 		r.reverses = &reversal{e, d.Actor, d.Cause}
 	case "offered":
-		r.offers = &offer{d.Epoch, d.Until}
+		r.offers, r.offered = &offer{d.Epoch, d.Until}, d.Sequence
 	case "released":
 		r.byPerson = true
 	}
@@ -91,11 +92,11 @@ func (p *replay) reverse(ctx context.Context, r *row) error {
 	return nil
 }
 
-// essence is what an entry says, without the members that nobody knows: they
-// are not reversed.
+// essence is what an entry says of usage, without what happened to its instance
+// and the members that nobody knows: they are not reversed.
 func essence(e *odometer.Entry) []byte {
 	known := *e
-	known.Event.Extra = nil
+	known.Event.Extra, known.Event.Lifecycle = nil, nil
 	return known.AppendJSON(nil)
 }
 
@@ -109,7 +110,7 @@ func opposite(old *odometer.Entry, r *row, cause string) *odometer.Entry {
 	for q := range ev.Usage.Vector {
 		ev.Usage.Vector[q] *= -1
 	}
-	ev.Metrics, ev.Readings, ev.Final, ev.Extra = odometer.Metrics{}, odometer.Readings{}, false, nil
+	ev.Metrics, ev.Readings, ev.Final, ev.Extra, ev.Lifecycle = odometer.Metrics{}, odometer.Readings{}, false, nil, nil
 	return c
 }
 

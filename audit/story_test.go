@@ -17,7 +17,7 @@ import (
 // order, and expects an honest ledger to pass: a checker that cries wolf is
 // worth nothing.
 func TestRandomStories(t *testing.T) {
-	stories := 8
+	stories := 12
 	if testing.Short() {
 		stories = 3
 	}
@@ -91,6 +91,9 @@ func (n *novelist) make() *odometer.Event {
 		e = o.unseen(1 + n.r.Int64N(hour))
 	} else {
 		e = o.next(1+n.r.Int64N(2*hour), n.r.Int64N(1_000_000_000))
+	}
+	if n.r.IntN(5) == 0 {
+		e.Lifecycle = []odometer.Change{{Kind: pick(n.r, odometer.ChangeKinds), At: odometer.Moment{Boot: o.at, Wall: e.Span.End - e.Span.End%(60*sec)}, Detail: fmt.Sprint(n.r.IntN(3))}}
 	}
 	if n.r.IntN(40) == 0 {
 		e.Final = true

@@ -185,11 +185,12 @@ func sameDisk(a, b odometer.Disk) bool {
 // sameNIC reports whether two interfaces of one name may be one: what is not
 // known of one of them tells them not apart.
 func sameNIC(a, b odometer.NIC) bool {
-	return (a.Link == b.Link || a.Link == "" || b.Link == "") && (a.MAC == b.MAC || a.MAC == "" || b.MAC == "")
+	agree := func(x, y string) bool { return x == y || x == "" || y == "" }
+	return agree(a.Link, b.Link) && agree(a.MAC, b.MAC) && agree(a.Address, b.Address)
 }
 
 func describeNIC(n odometer.NIC) string {
-	return strings.TrimSpace(string(n.Kind) + " " + n.Link)
+	return strings.TrimSpace(string(n.Kind) + " " + first(n.Link, n.Address))
 }
 
 // bytesText writes a size for a person, exactly.

@@ -90,6 +90,11 @@ func TestDifference(t *testing.T) {
 			v.Disks = []odometer.Disk{{Name: "vda", Kind: odometer.DiskBlock, Path: "/dev/b", Provisioned: 10 << 30}}
 		})}, want: "a device_removed at 100 vda file /a\na device_added at 100 vda block /dev/b"},
 		{name: "what an interface is becomes known", before: vms{with(a, func(v *odometer.VM) { v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICTap}} })}, after: vms{a}},
+		{name: "a function is another one", before: vms{with(a, func(v *odometer.VM) {
+			v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICDirect, Address: "0000:3b:02.5"}}
+		})}, after: vms{with(a, func(v *odometer.VM) {
+			v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICDirect, Address: "0000:3b:02.6"}}
+		})}, want: "a device_removed at 100 net0 direct 0000:3b:02.5\na device_added at 100 net0 direct 0000:3b:02.6"},
 		{name: "an interface is another one", before: vms{a}, after: vms{with(a, func(v *odometer.VM) { v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: "tap9"}} })},
 			want: "a device_removed at 100 net0 tap tap0\na device_added at 100 net0 tap tap9"},
 		{name: "another source knows it better, and calls its disk otherwise", before: vms{a}, after: vms{with(a, func(v *odometer.VM) { v.Source, v.Disks = "libvirt", []odometer.Disk{{Name: "drive0"}} })}},

@@ -21,6 +21,7 @@ func parseCloudHypervisor(args []string) *guest {
 		g.socket = o.get("path")
 	}
 	if g.socket != "" {
+		g.monitors = []string{g.socket}
 		base := path.Base(g.socket)
 		g.label = strings.TrimSuffix(base, path.Ext(base))
 	}
@@ -49,31 +50,39 @@ func parseCloudHypervisor(args []string) *guest {
 	g.memory = cloudMemory(g, values)
 	for i, v := range values["disk"] {
 		o := bracketed(v, "")
-		d := guestDisk{Disk: odometer.Disk{Name: first(o.get("id"), nth("disk", i)), Provisioned: odometer.Unknown, Kind: odometer.DiskUnknown}}
-		d.Path, d.ReadOnly = o.get("path"), o.on("readonly")
-		d.look = d.Path != ""
-		if !d.look {
-			g.problem("disk %s: what lies behind its socket is not known", d.Name)
-		}
+		d := cloudDisk(first(o.get("id"), nth("disk", i)), o.get("path"), o.on("readonly"), g)
+		d.id = o.get("id")
 		g.disks = append(g.disks, d)
 	}
 	for i, v := range values["net"] {
 		o := bracketed(v, "")
-		n := guestNIC{NIC: odometer.NIC{Name: first(o.get("id"), nth("net", i)), Kind: odometer.NICTap, MAC: strings.ToLower(o.get("mac"))}, fd: -1}
-		n.Link = o.get("tap")
-		switch {
-		case o.on("vhost_user"):
-			n.Kind, n.Link = odometer.NICVhost, ""
-		case n.Link == "":
-			n.open = true
-		}
+		n := cloudNIC(first(o.get("id"), nth("net", i)), o.get("tap"), o.get("mac"), o.on("vhost_user"))
+		n.id = o.get("id")
 		g.nics = append(g.nics, n)
 	}
 	for i, v := range values["device"] {
 		o := bracketed(v, "")
-		g.devices = append(g.devices, hostDevice{name: first(o.get("id"), nth("vfio", i)), sysfs: o.get("path")})
+		g.devices = append(g.devices, hostDevice{name: first(o.get("id"), nth("vfio", i)), sysfs: o.get("path"), plug: plug{id: o.get("id")}})
 	}
 	return g
+}
+
+func cloudDisk(name, path string, readOnly bool, g *guest) guestDisk {
+	d := guestDisk{Disk: odometer.Disk{Name: name, Provisioned: odometer.Unknown, Kind: odometer.DiskUnknown, Path: path, ReadOnly: readOnly}}
+	if d.look = path != ""; !d.look {
+		g.problem("disk %s: what lies behind its socket is not known", name)
+	}
+	return d
+}
+
+// cloudNIC is an interface whose tap Cloud Hypervisor made itself where none is
+// named.
+func cloudNIC(name, tap, mac string, vhostUser bool) guestNIC {
+	n := guestNIC{NIC: odometer.NIC{Name: name, Kind: odometer.NICTap, Link: tap, MAC: strings.ToLower(mac)}, fd: -1, open: tap == ""}
+	if vhostUser {
+		n.Kind, n.Link, n.open = odometer.NICVhost, "", false
+	}
+	return n
 }
 
 // cloudMemory is --memory size=, or the zones where that is 0, with what of

@@ -41,17 +41,51 @@
 //	disks   each once, without optical drives, floppies and flash
 //	NICs    by ifname=, by the tap behind a file that was passed to the process,
 //	        or by the taps that it holds, in their order
-//	GPUs    vfio-pci devices of the PCI classes 0300, 0302, 0380 and 1200, and
-//	        mediated devices of one
+//	GPUs    vfio-pci devices of the PCI classes 0300, 0302, 0380 and 1200, parts
+//	        of one by SR-IOV or as a mediated device, and which of them are
+//	        slices (MIG)
 //
 // A disk's size is the virtual size in the header of a qcow2 image, the length
 // of a raw file, or the size of a block device in sysfs. The images that it is
 // laid over are its [odometer.Disk.Backing]. Paths are those of the host; where
 // it has none for a file that the process sees, they lead through /proc/PID/root.
 //
-// Of a machine that is paused or was changed while it runs (vCPUs, memory and
-// devices that were plugged in later) the command line tells nothing: State is
-// running, and the rest is as at the start.
+// # What has become of a machine
+//
+// A machine that is paused, reboots, is resized or has devices plugged in and out
+// looks the same in /proc. Its hypervisor is asked over its control socket, by a
+// goroutine of its own for each, at the first look and every ten seconds after
+// that. What it says of devices is laid over the command line: a device goes when
+// QEMU does not list its id any more, and one that came is added, under its id.
+//
+//	QEMU    whether it runs, vCPUs, memory (what the balloon leaves of it), disks
+//	        with their sizes and the images below them, interfaces, and devices of
+//	        the host; events tell a pause, its end, a reboot and why a machine ends
+//	Cloud Hypervisor
+//	        GET /api/v1/vm.info at its API socket: its state, vCPUs, memory (what
+//	        the balloon leaves of it), disks, interfaces, devices of the host
+//	Firecracker
+//	        GET / and /vm/config at its API socket: its state, and all that its
+//	        configuration file would have, which of a machine that was made over
+//	        the API nothing else tells
+//
+// The two APIs have no events: a pause is seen within ten seconds, a reboot not at
+// all. What reads them is tested with answers of their format, and not with the
+// programs. A machine that they have created and not started, or shut down while
+// the process remains, is paused.
+//
+// QEMU's monitor serves one client at a time. It is held while nobody else wants
+// it, since only a client that is connected is told of a reboot. The kernel's table
+// of unix sockets, /proc/net/unix, is read every second: somebody who waits in
+// line gets the monitor within that, and for an hour after that it is only visited,
+// for milliseconds every ten seconds, and a reboot in between is not seen. One that
+// another client holds is left alone, which is a problem after half a minute.
+// Never touched are libvirt's own monitor, one at which QEMU waits for who started
+// it (wait=on, its default), and a socket at which another process listens.
+//
+// One that does not answer within three seconds is a problem, is tried again
+// after a time that doubles up to a minute, and delays nothing: the machine stands
+// as it said last, or as its command line has it.
 //
 // # The file of machines
 //
@@ -73,7 +107,8 @@
 //	      - {name: vdc, path: /dev/vg0/web, format: raw, kind: block, read_only: true}
 //	    nics:
 //	      - {name: net0, link: tap7, mac: "52:54:00:12:34:56"}  # kind: tap
-//	      - {name: net1, kind: vhost-user}                      # macvtap, direct, user
+//	      - {name: net1, kind: vhost-user}                      # macvtap, user
+//	      - {name: net2, kind: direct, address: "0000:3b:02.6"}
 //	    gpus:
 //	      - {name: gpu0, address: "0000:65:00.0"}               # kind: passthrough, vgpu, mig
 //	  - name: cache

@@ -65,7 +65,8 @@ func TestTheDocumentedFile(t *testing.T) {
 				{Name: "vdb", Kind: odometer.DiskNetwork, Path: "rbd:vms/web", Provisioned: 100 << 30},
 				{Name: "vdc", Kind: odometer.DiskBlock, Path: "/dev/vg0/web", Format: "raw", Provisioned: unknown, ReadOnly: true},
 			},
-			NICs: []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: "tap7", MAC: "52:54:00:12:34:56"}, {Name: "net1", Kind: odometer.NICVhost}},
+			NICs: []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: "tap7", MAC: "52:54:00:12:34:56"}, {Name: "net1", Kind: odometer.NICVhost},
+				{Name: "net2", Kind: odometer.NICDirect, Address: "0000:3b:02.6"}},
 			GPUs: []odometer.GPUDevice{{Name: "gpu0", Kind: odometer.GPUWhole, Address: "0000:65:00.0"}},
 		},
 		{
@@ -109,6 +110,11 @@ func TestStaticFileRefuses(t *testing.T) {
 		{"one process twice", "vms:\n- {name: a, pid: 7}\n- {name: b, pid: 7}\n", "f:3: vms[1] has the pid 7, which vms[0] has"},
 		{"a disk of two machines", "vms:\n- {name: a, disks: [{name: d, path: /d}]}\n- {name: b, disks: [{name: d, path: /x/../d}]}\n", "f:3: vms[1].disks[0] has the disk /d, which vms[0].disks[0] has"},
 		{"an interface of two machines", "vms:\n- {name: a, nics: [{name: n, link: t}]}\n- {name: b, nics: [{name: n, link: t}]}\n", "f:3: vms[1].nics[0] has the link t, which vms[0].nics[0] has"},
+		{"a function of two machines", "vms:\n- {name: a, nics: [{name: n, kind: direct, address: '0000:01:00.1'}]}\n- {name: b, nics: [{name: n, kind: direct, address: '0000:01:00.1'}]}\n",
+			"f:3: vms[1].nics[0] has the interface 0000:01:00.1, which vms[0].nics[0] has"},
+		{"interfaces that have no address", "vms:\n- {name: a, nics: [{name: n, kind: direct, address: eth0}, {name: o, link: t, address: '0000:01:00.1'}]}\n",
+			"f:2: vms[0].nics[0] has the address eth0; only kind direct has one, of PCI (0000:3b:02.6)\n" +
+				"f:2: vms[0].nics[1] has the address 0000:01:00.1; only kind direct has one, of PCI (0000:3b:02.6)"},
 		{"a GPU of two machines", "vms:\n- {name: a, gpus: [{name: n, address: '0000:01:00.0'}]}\n- {name: b, gpus: [{name: n, address: '0000:01:00.0'}]}\n",
 			"f:3: vms[1].gpus[0] has the GPU 0000:01:00.0, which vms[0].gpus[0] has"},
 		{"two disks of one name", "vms:\n- {name: a, disks: [{name: d, path: /d}, {name: d, path: /e}]}\n", "f:2: vms[0] has the disk d twice"},

@@ -34,8 +34,9 @@ func parseFirecracker(args []string) *guest {
 		}
 	}
 	g.socket = first(last("api-sock"), firecrackerSocket)
+	g.monitors = []string{g.socket}
 	if _, ok := values["no-api"]; ok {
-		g.socket = ""
+		g.socket, g.monitors = "", nil
 	}
 	g.label = last("id")
 	if g.label == nobodysID {

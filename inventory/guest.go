@@ -13,19 +13,21 @@ import (
 // not tell (sizes of files, names of interfaces that were passed as open files)
 // is looked up by whoever knows the process.
 type guest struct {
-	source  string // see odometer.VM
-	uuid    string
-	name    string
-	label   string // stands for the name in the identity: a jail's id, the base name of a socket
-	socket  string // of QMP or the API, as the process sees its path
-	id      string // an operator's own, as an attribute
-	idName  string // of that attribute
-	config  string // a file that has the rest, as the process sees its path
-	vcpus   int64
-	memory  int64
-	disks   []guestDisk
-	nics    []guestNIC
-	devices []hostDevice
+	source string // see odometer.VM
+	uuid   string
+	name   string
+	label  string // stands for the name in the identity: a jail's id, the base name of a socket
+	socket string // of QMP or the API, as the process sees its path
+	// monitors are the sockets that may be asked, the first that is free.
+	monitors []string
+	id       string // an operator's own, as an attribute
+	idName   string // of that attribute
+	config   string // a file that has the rest, as the process sees its path
+	vcpus    int64
+	memory   int64
+	disks    []guestDisk
+	nics     []guestNIC
+	devices  []hostDevice
 
 	daemonize bool // the process that was started goes on as its child
 	probe     bool // a question to the hypervisor's binary, no machine
@@ -38,7 +40,9 @@ type guest struct {
 type guestDisk struct {
 	odometer.Disk
 	look    bool // Path is a file or block device, as the process sees it
-	chained bool // Backing is what the command line says, whatever the file says
+	chained bool // Backing is what the hypervisor says, whatever the file says
+	sized   bool // Provisioned is what the hypervisor says
+	plug
 }
 
 // guestNIC is an interface before its tap was looked up.
@@ -46,12 +50,19 @@ type guestNIC struct {
 	odometer.NIC
 	fd   int  // of /dev/net/tun or /dev/tapN in the process; -1 none
 	open bool // the process opened the tap itself: one of its open files
+	plug
 }
+
+// plug is how QEMU calls a device that was named on its command line: the id of
+// the device, without which it cannot be unplugged, and what it is joined to, of
+// its -drive, -blockdev or -netdev.
+type plug struct{ id, back string }
 
 // hostDevice is a device of the host that was passed on: a PCI device by its
 // address, or a directory of sysfs.
 type hostDevice struct {
 	name, address, sysfs string
+	plug
 }
 
 func newGuest(source string) *guest {

@@ -73,6 +73,9 @@ type LibvirtOptions struct {
 // than the timeout: the connection is then dropped and made again, at once for
 // one domain that is too slow and after a while for a daemon that is.
 //
+// How large disks are that are files or devices of this host, and what a domain
+// that is off has them laid over, their files and devices tell.
+//
 // List is called by one goroutine at a time. Problems and Close may be called
 // from others meanwhile.
 type Libvirt struct {
@@ -80,6 +83,8 @@ type Libvirt struct {
 	log  *slog.Logger
 	host libvirtHost
 	told chan odometer.Change
+	gate chan struct{}   // see maxWaiting
+	wait time.Duration   // see patience
 	life context.Context // ends with Close
 	end  context.CancelFunc
 
@@ -106,9 +111,11 @@ type knownDomain struct {
 	text      string       // that description
 	described time.Time    // when; zero where that did not succeed since
 	sizes     map[string]diskSize
-	retry     backoff // of the description
-	problem   error   // with it, nil for none
-	unsettled error   // what is missing in it, nil for nothing
+	retry     backoff              // of the description
+	problem   error                // with it, nil for none
+	unsettled error                // what is missing in it, nil for nothing
+	looks     map[string]*diskLook // at the files behind its disks, by path
+	unseen    error                // what they did not tell, nil for nothing
 
 	session   int   // in which it was listed last
 	asked     int   // and described
@@ -116,6 +123,7 @@ type knownDomain struct {
 	state     odometer.State
 	process   hypervisor // of this run; zero while it is not found
 	lost      error      // why it is not
+	defined   bool       // it was seen while it was off
 	arriving  bool       // it is being started here, or comes from a host where it still runs
 	migrating bool       // it comes from one
 }
@@ -152,7 +160,7 @@ func NewLibvirt(opt LibvirtOptions) *Libvirt {
 	}
 	l := &Libvirt{
 		opt: opt, log: opt.Logger, host: libvirtHost{root: opt.Root, run: opt.Run},
-		told:  make(chan odometer.Change, toldKept),
+		told: make(chan odometer.Change, toldKept), gate: make(chan struct{}, maxWaiting), wait: patience,
 		known: map[libvirt.UUID]*knownDomain{}, heard: map[libvirt.UUID]bool{},
 	}
 	l.life, l.end = context.WithCancel(context.Background())
@@ -211,8 +219,8 @@ func (l *Libvirt) deafen() {
 // An error says that nothing is known of any; it wraps [fs.ErrNotExist] where
 // there is no libvirt on the host.
 //
-// A domain that is being started, or moved here from another host, is in the
-// list from when it runs here.
+// A domain that is being started, or moved here from another host, is stopped
+// until it runs here, and is not in the list where it was not before.
 func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 	l.listing.Lock()
 	defer l.listing.Unlock()
@@ -233,6 +241,7 @@ func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 
 	var problems []string
 	var vms []odometer.VM
+	var domains []*knownDomain // of the same index
 	boot := l.host.bootID()
 	start, describing := time.Now(), true
 	there := make(map[libvirt.UUID]bool, len(records))
@@ -260,13 +269,21 @@ func (l *Libvirt) List(ctx context.Context) ([]odometer.VM, error) {
 			describing = describing && time.Since(start) < 2*l.opt.Timeout
 		}
 		k.session = l.session
-		for _, err := range [...]error{k.problem, k.unsettled, k.lost} {
-			if err != nil {
-				problems = append(problems, oneLine(err))
-			}
+		if !k.arriving || k.defined {
+			vms, domains = append(vms, k.machine(dom, boot)), append(domains, k)
 		}
-		if !k.arriving {
-			vms = append(vms, k.machine(dom, boot))
+	}
+	l.lookAtDisks(domains)
+	for i, k := range domains {
+		vms[i].Disks = k.disks()
+	}
+	for i := range records {
+		if k := l.known[records[i].Dom.UUID]; there[records[i].Dom.UUID] {
+			for _, err := range [...]error{k.problem, k.unsettled, k.unseen, k.lost} {
+				if err != nil {
+					problems = append(problems, oneLine(err))
+				}
+			}
 		}
 	}
 	for id := range l.known {
@@ -418,6 +435,7 @@ func (l *Libvirt) follow(k *knownDomain, dom libvirt.Domain, state libvirt.Domai
 		}
 	}
 	if dom.ID < 0 {
+		k.defined = true
 		k.state = odometer.Stopped
 		if before != odometer.Stopped && before != "" && k.session != l.session {
 			l.hint(dom, shutoff[libvirt.DomainShutoffReason(reason)]) // its event was told to nobody
@@ -469,15 +487,18 @@ func (l *Libvirt) describe(ctx context.Context, k *knownDomain, dom libvirt.Doma
 	return err
 }
 
-// machine is what the domain is now.
+// machine is what the domain is now. One that arrives does not run yet.
 func (k *knownDomain) machine(dom libvirt.Domain, boot string) odometer.VM {
 	vm := odometer.VM{VCPUs: odometer.Unknown, Memory: odometer.Unknown}
 	if k.vm != nil {
 		vm = *k.vm
 	}
 	vm.Instance, vm.Name, vm.Source, vm.State = instanceOf(dom), dom.Name, "libvirt", k.state
+	if k.arriving {
+		vm.State = odometer.Stopped
+	}
 	switch {
-	case k.state == odometer.Stopped:
+	case vm.State == odometer.Stopped:
 	case k.process.pid == 0:
 		vm.Run = fmt.Sprintf("%s/domain/%d", boot, dom.ID)
 	default:

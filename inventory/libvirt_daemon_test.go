@@ -168,6 +168,7 @@ func (d *libvirtd) source() *Libvirt {
 		Clock:  realClock{},
 		Socket: d.path("sock/libvirt-sock-ro"), Run: d.path("run/libvirt/qemu"), Timeout: time.Second,
 	})
+	l.wait = time.Minute // a slow machine's filesystem hangs no less than another's
 	d.t.Cleanup(func() { l.Close() })
 	return l
 }

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"example.org/odometer"
 	"github.com/digitalocean/go-libvirt"
+	"golang.org/x/sys/unix"
 )
 
 // diskSize is what libvirt was asked about a disk that a description only
@@ -58,7 +61,7 @@ func (l *Libvirt) read(ctx context.Context, k *knownDomain, dom libvirt.Domain) 
 	}
 	for i := range d.vm.Disks {
 		disk := &d.vm.Disks[i]
-		if disk.Kind != odometer.DiskNetwork || disk.Provisioned != odometer.Unknown {
+		if !askedFor(disk) {
 			continue
 		}
 		size, known := k.sizes[disk.Path]
@@ -87,6 +90,121 @@ func (l *Libvirt) read(ctx context.Context, k *knownDomain, dom libvirt.Domain) 
 	}
 	k.vm, k.text, k.sizes, k.unsettled, k.described = &d.vm, text, sizes, unsettled, time.Now()
 	return nil
+}
+
+// askedFor reports whether the size of a disk has to be asked for: it is not on
+// this host, or in a layout of which only the header has it.
+func askedFor(d *odometer.Disk) bool {
+	if d.Provisioned != odometer.Unknown {
+		return false
+	}
+	switch layout := first(d.Format, "raw"); d.Kind {
+	case odometer.DiskNetwork:
+		return true
+	case odometer.DiskBlock:
+		return layout != "raw"
+	case odometer.DiskFile:
+		return layout != "raw" && layout != "qcow2"
+	}
+	return false
+}
+
+// diskLook is a look at the file or device behind a disk.
+type diskLook struct {
+	lookout[image]
+	due time.Time // when to look again
+}
+
+// diskLookEvery is how often files and devices behind disks are looked at: one
+// may have grown, or become part of a chain.
+const diskLookEvery = time.Duration(lookEvery) * time.Microsecond
+
+// looksAt reports whether a disk's file or device is looked at on this host.
+func looksAt(d *odometer.Disk) bool {
+	return (d.Kind == odometer.DiskFile || d.Kind == odometer.DiskBlock) && filepath.IsAbs(d.Path)
+}
+
+// lookAtDisks looks at what lies behind the disks of domains, where that is due,
+// and waits for the first look at each, all together no longer than a list has
+// patience for. A filesystem that hangs costs its disks.
+func (l *Libvirt) lookAtDisks(domains []*knownDomain) {
+	now := time.Now()
+	for _, k := range domains {
+		looks := map[string]*diskLook{}
+		for i := 0; k.vm != nil && i < len(k.vm.Disks); i++ {
+			d := &k.vm.Disks[i]
+			if !looksAt(d) {
+				continue
+			}
+			// Where no format is said libvirt takes raw, and looks for none.
+			format := first(d.Format, "raw")
+			look := k.looks[d.Path]
+			if look == nil {
+				look = &diskLook{}
+			}
+			looks[d.Path] = look
+			if look.answer == nil && !now.Before(look.due) {
+				look.due = now.Add(diskLookEvery)
+				look.begin(l.gate, func() image { return l.host.inspect(d.Path, format) })
+			}
+		}
+		k.looks = looks
+	}
+	for _, k := range domains {
+		var unseen []error
+		for i := 0; k.vm != nil && i < len(k.vm.Disks); i++ {
+			d := &k.vm.Disks[i]
+			look := k.looks[d.Path]
+			deadline := now
+			if look != nil && look.due == now.Add(diskLookEvery) { // it was begun by this list
+				deadline = now.Add(l.wait)
+			}
+			switch {
+			case look == nil:
+			case !look.wait(deadline):
+				unseen = append(unseen, fmt.Errorf("domain %s: disk %s: the filesystem of %s does not answer", k.vm.Name, d.Name, d.Path))
+			case look.last.problem != nil && d.Provisioned == odometer.Unknown:
+				unseen = append(unseen, fmt.Errorf("domain %s: disk %s: %w", k.vm.Name, d.Name, look.last.problem))
+			}
+		}
+		k.unseen = errors.Join(unseen...)
+	}
+}
+
+// inspect looks at a file or device as this host sees it.
+func (h *libvirtHost) inspect(name, format string) image {
+	root, err := unix.Open(first(h.root, "/"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return image{kind: odometer.DiskUnknown, size: odometer.Unknown, problem: fmt.Errorf("open %s: %w", h.root, err)}
+	}
+	defer unix.Close(root)
+	return view{root: root, host: "/", sys: filepath.Join(h.root, "sys"), base: h.root}.inspect(name, format, true)
+}
+
+// disks are the domain's with what looking at them told: the size, and where the
+// description has no chain, as of a domain that is off, the images below.
+func (k *knownDomain) disks() []odometer.Disk {
+	if k.vm == nil {
+		return nil
+	}
+	list := slices.Clone(k.vm.Disks)
+	for i := range list {
+		d := &list[i]
+		look := k.looks[d.Path]
+		if look == nil || !look.known {
+			continue
+		}
+		if look.last.kind != odometer.DiskUnknown {
+			d.Kind = look.last.kind
+		}
+		if look.last.size != odometer.Unknown {
+			d.Provisioned = look.last.size
+		}
+		if d.Backing == nil {
+			d.Backing = look.last.backing
+		}
+	}
+	return list
 }
 
 // sizesAge reports whether a size is due to be asked for again.

@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -113,10 +111,9 @@ func belongs(args []byte, name string, id odometer.InstanceID) bool {
 	return false
 }
 
-// settle adds to a domain what only the host knows: which of the devices that
-// are passed to it are GPUs, network interfaces and disks, and what is behind
-// an interface that somebody else made. A device of which the host says
-// nothing is left out, and named in the error.
+// settle adds to a domain what only the host knows: what the devices are that
+// are passed to it, see [hostDevice.place], and what is behind an interface that
+// somebody else made. What the host does not say is named in the error.
 func (h *libvirtHost) settle(d *domain) error {
 	var problems []error
 	for i := range d.vm.NICs {
@@ -125,55 +122,12 @@ func (h *libvirtHost) settle(d *domain) error {
 			n.Kind = odometer.NICMacvtap
 		}
 	}
-	for _, dev := range d.hostdevs {
-		address, kind := dev.address, odometer.GPUWhole
-		if dev.mediated {
-			var err error
-			if address, kind, err = h.mediated(dev.address); err != nil {
-				problems = append(problems, fmt.Errorf("see what %s of domain %s is: %w", dev.name, d.vm.Name, err))
-				continue
-			}
-		} else if h.there("sys/bus/pci/devices", address, "physfn") {
-			kind = odometer.GPUVGPU // a function of a device that is shared out
-		}
-		class, err := h.read("sys/bus/pci/devices", address, "class")
-		switch {
-		case err != nil:
-			problems = append(problems, fmt.Errorf("see what %s of domain %s is: %w", dev.name, d.vm.Name, err))
-		case isGPU(class):
-			d.vm.GPUs = append(d.vm.GPUs, odometer.GPUDevice{Name: dev.name, Kind: kind, Address: dev.address})
-		case strings.HasPrefix(class, "0x02") && !dev.mediated:
-			d.vm.NICs = append(d.vm.NICs, odometer.NIC{Name: dev.name, Kind: odometer.NICDirect})
-		case strings.HasPrefix(class, "0x01") && !dev.mediated: // NVMe and other controllers, with what is behind them
-			d.vm.Disks = append(d.vm.Disks, odometer.Disk{
-				Name: dev.name, Kind: odometer.DiskUnknown, Path: "pci:" + address, Provisioned: odometer.Unknown,
-			})
+	for _, dev := range d.devices {
+		if err := dev.place(filepath.Join(h.root, "sys"), &d.vm); err != nil {
+			problems = append(problems, fmt.Errorf("domain %s: %w", d.vm.Name, err))
 		}
 	}
 	return errors.Join(problems...)
-}
-
-// migSlice is what only types of NVIDIA's vGPU that stand on a slice of the
-// device (MIG) have in their names: the slice's size, "A100-3-20C".
-var migSlice = regexp.MustCompile(`-\d+-\d+[A-Z]`)
-
-// mediated returns the PCI device of which a mediated device is a part, and
-// which kind of part. See the kernel's vfio-mediated-device.rst: the device
-// lies in its parent's directory.
-func (h *libvirtHost) mediated(uuid string) (address string, kind odometer.GPUKind, err error) {
-	to, err := os.Readlink(filepath.Join(h.root, "sys/bus/mdev/devices", uuid))
-	if err != nil {
-		return "", "", err
-	}
-	kind = odometer.GPUVGPU
-	name, err := h.read("sys/bus/mdev/devices", uuid, "mdev_type/name")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", "", err
-	}
-	if migSlice.MatchString(name) {
-		kind = odometer.GPUMIG
-	}
-	return filepath.Base(filepath.Dir(to)), kind, nil
 }
 
 func (h *libvirtHost) read(path ...string) (string, error) {

@@ -64,8 +64,8 @@ func TestLibvirt(t *testing.T) {
 			"openstack.project": "acme", "openstack.project_id": "p1",
 		},
 		Disks: []odometer.Disk{
-			{Name: "vda", Kind: odometer.DiskFile, Path: vda, Format: "qcow2", Provisioned: odometer.Unknown},
-			{Name: "sda", Kind: odometer.DiskFile, Path: cd, Format: "raw", Provisioned: odometer.Unknown, ReadOnly: true},
+			{Name: "vda", Kind: odometer.DiskFile, Path: vda, Format: "qcow2", Provisioned: 64 << 20},
+			{Name: "sda", Kind: odometer.DiskFile, Path: cd, Format: "raw", Provisioned: sizeOf(t, cd), ReadOnly: true},
 		},
 		NICs: []odometer.NIC{
 			{Name: "net0", Kind: odometer.NICUser, MAC: "52:54:00:00:00:01"},
@@ -556,4 +556,13 @@ func (w *libvirtWatch) hung() {
 		t.Errorf("a host without libvirt: got %v", err)
 	}
 	none.Close()
+}
+
+func sizeOf(t *testing.T, path string) int64 {
+	t.Helper()
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.Size()
 }

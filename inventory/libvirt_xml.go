@@ -18,16 +18,8 @@ type domain struct {
 	// vm has no state and no process, and none of what stands below.
 	vm odometer.VM
 
-	hostdevs []hostdev
-	volumes  []volume
-}
-
-// hostdev is a device of the host that is passed to the domain. Only the host
-// knows what it is.
-type hostdev struct {
-	name     string
-	address  string // PCI address, or UUID of a mediated device
-	mediated bool
+	devices []hostDevice // passed to it; only the host knows what they are
+	volumes []volume
 }
 
 // volume is a disk of which the XML names only the storage pool that it lies in.
@@ -118,10 +110,11 @@ type (
 		Backing *backingXML `xml:"backingStore"`
 	}
 	interfaceXML struct {
-		Type   string  `xml:"type,attr"`
-		Target nameXML `xml:"target"`
-		Alias  nameXML `xml:"alias"`
-		MAC    struct {
+		Type    string      `xml:"type,attr"`
+		Address *addressXML `xml:"source>address"` // of a function that is passed on
+		Target  nameXML     `xml:"target"`
+		Alias   nameXML     `xml:"alias"`
+		MAC     struct {
 			Address string `xml:"address,attr"`
 		} `xml:"mac"`
 	}
@@ -153,9 +146,11 @@ func parseDomain(b []byte) (domain, error) {
 	}
 	for i := range x.Interfaces {
 		n := &x.Interfaces[i]
-		d.vm.NICs = append(d.vm.NICs, odometer.NIC{
-			Name: named(n.Alias.Name, "net", i), Kind: nicKind(n.Type), Link: n.Target.Dev, MAC: strings.ToLower(n.MAC.Address),
-		})
+		nic := odometer.NIC{Name: named(n.Alias.Name, "net", i), Kind: nicKind(n.Type), Link: n.Target.Dev, MAC: strings.ToLower(n.MAC.Address)}
+		if n.Address != nil {
+			nic.Address, _ = n.Address.pci()
+		}
+		d.vm.NICs = append(d.vm.NICs, nic)
 	}
 	for i, h := range x.Hostdevs {
 		if h.Mode != "subsystem" || h.Address == nil {
@@ -165,14 +160,14 @@ func parseDomain(b []byte) (domain, error) {
 		switch h.Type {
 		case "pci":
 			if address, ok := h.Address.pci(); ok {
-				d.hostdevs = append(d.hostdevs, hostdev{name: name, address: address})
+				d.devices = append(d.devices, hostDevice{name: name, address: address})
 			}
 		case "mdev":
 			if h.Model != "" && h.Model != "vfio-pci" {
 				continue // a channel or a crypto adapter
 			}
 			if uuid := strings.ToLower(h.Address.UUID); uuid != "" {
-				d.hostdevs = append(d.hostdevs, hostdev{name: name, address: uuid, mediated: true})
+				d.devices = append(d.devices, hostDevice{name: name, sysfs: uuid})
 			}
 		}
 	}

@@ -86,7 +86,7 @@ func TestDomains(t *testing.T) {
 			},
 			NICs: []odometer.NIC{
 				{Name: "net0", Kind: odometer.NICTap, Link: "tap9a3b0d0c-2b", MAC: "fa:16:3e:11:22:33"},
-				{Name: "hostdev0", Kind: odometer.NICDirect, MAC: "fa:16:3e:44:55:66"},
+				{Name: "hostdev0", Kind: odometer.NICDirect, MAC: "fa:16:3e:44:55:66", Address: "0000:3b:02.5"},
 				{Name: "net2", Kind: odometer.NICVhost, Link: "vhua1b2c3d4-5e", MAC: "fa:16:3e:77:88:99"},
 				{Name: "net3", Kind: odometer.NICMacvtap, Link: "macvtap4", MAC: "fa:16:3e:aa:bb:cc"},
 			},
@@ -131,13 +131,16 @@ func TestDomains(t *testing.T) {
 		{tree: "gpus", want: odometer.VM{
 			Instance: "6a5b4c3d-0000-4000-8000-00000000000a", Name: "gpus", VCPUs: 1, Memory: 1 << 30,
 			Disks: []odometer.Disk{disk("hostdev7", odometer.DiskUnknown, "pci:0000:0d:00.0", "")},
-			NICs:  []odometer.NIC{{Name: "hostdev2", Kind: odometer.NICDirect}},
+			NICs:  []odometer.NIC{{Name: "hostdev2", Kind: odometer.NICDirect, Address: "0000:3b:02.6"}},
 			GPUs: []odometer.GPUDevice{
 				{Name: "hostdev0", Kind: odometer.GPUMIG, Address: "00000000-0000-4000-8000-0000000000a1"},
 				{Name: "hostdev1", Kind: odometer.GPUVGPU, Address: "0001:c1:1f.7"},
 				{Name: "hostdev3", Kind: odometer.GPUWhole, Address: "0000:0b:00.0"},
 			},
-		}, problems: []string{"what hostdev5 of domain gpus is", "what hostdev6 of domain gpus is"}},
+		}, problems: []string{
+			"domain gpus: device hostdev5: what it is is not known", "domain gpus: device hostdev6: what it is is not known",
+			"domain gpus: disk hostdev7: the size of a disk that was passed through is not known",
+		}},
 		{tree: "ovirt", want: odometer.VM{
 			Instance: "3b0e9e7a-4c29-4f3a-8a0e-5f0d3a9c7b21", Name: "accounting", VCPUs: 2, Memory: 4 << 30,
 			Disks: []odometer.Disk{disk("sda", odometer.DiskBlock, "/rhev/data-center/mnt/blockSD/8825/images/89f0/626a", "qcow2",

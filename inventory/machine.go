@@ -21,7 +21,11 @@ type machine struct {
 	pid     int
 	stat    procStat
 	cmdline string
-	guest   *guest
+	guest   *guest   // as it is now
+	command *guest   // as its command line has it
+	control *control // asks what has become of that, nil where nobody can be asked
+	live    *live    // what was said of that, nil for nothing
+	state   odometer.State
 	run     string
 	pidfd   int // -1 where stat tells the end
 	statFD  int // -1 where pidfd tells it
@@ -104,12 +108,16 @@ const (
 // tell, and composes it anew.
 func (p *Processes) look(m *machine, dir process, deadline time.Time) {
 	v := odometer.VM{
-		Source: m.guest.source, State: odometer.Running, Run: m.run, PID: m.pid,
+		Source: m.guest.source, Run: m.run, PID: m.pid,
 		Began: int64(m.stat.start) * tickMicros,
 	}
 	m.problems = m.problems[:0]
 	root, viewErr := p.view(m, dir)
 	m.looked = true
+	if m.control != nil {
+		m.listen(deadline)
+	}
+	v.State = m.state
 	if m.guest.config != "" && viewErr == nil && !m.config.known {
 		p.readConfig(m, root, dir, deadline)
 	}
@@ -149,7 +157,7 @@ func (p *Processes) look(m *machine, dir process, deadline time.Time) {
 			if !d.chained {
 				d.Backing = im.backing
 			}
-			if im.problem != nil {
+			if im.problem != nil && !(d.sized && im.size == odometer.Unknown) {
 				m.problems = append(m.problems, fmt.Sprintf("disk %s: %v", d.Name, im.problem))
 			}
 		}
@@ -272,6 +280,34 @@ func (p *Processes) readConfig(m *machine, root view, dir process, deadline time
 	}
 	m.config.last.content = nil
 	m.disks = newLookouts(m.guest)
+}
+
+// listen takes in what the hypervisor has said of the machine, waiting at most
+// until the deadline for the first time that it does.
+func (m *machine) listen(deadline time.Time) {
+	if !m.control.wait(deadline) {
+		m.looked = false
+		m.problems = append(m.problems, m.control.asks+" has not answered yet")
+	}
+	m.control.fresh.Store(false)
+	now, state, problem := m.control.said()
+	m.state = state
+	if problem != "" {
+		m.problems = append(m.problems, problem)
+	}
+	if now == nil || now == m.live {
+		return
+	}
+	before, disks := m.guest, m.disks
+	m.live, m.guest = now, now.over(m.command)
+	m.disks = newLookouts(m.guest)
+	for i, d := range m.guest.disks {
+		for j, b := range before.disks {
+			if d.look && b.look && d.Name == b.Name && d.Path == b.Path && d.chained == b.chained {
+				m.disks[i] = disks[j] // what it saw
+			}
+		}
+	}
 }
 
 func newLookouts(g *guest) []*lookout[image] {

@@ -181,7 +181,7 @@ func TestQEMU(t *testing.T) {
 				t.Errorf("interfaces: got %+v, want %+v", nics, c.nics)
 			}
 			c.want.source = qemu
-			g.disks, g.nics = nil, nil
+			g.disks, g.nics, g.monitors = nil, nil, nil // see TestWhichMonitorsAreAsked
 			if !reflect.DeepEqual(*g, c.want) {
 				t.Errorf("got %+v, want %+v", *g, c.want)
 			}

@@ -56,6 +56,7 @@ type Processes struct {
 	told chan odometer.Change
 	gate chan struct{} // see maxWaiting
 	wait time.Duration // see patience
+	ask  *controls     // nil where nobody is asked
 
 	// listing is held through a whole List and guards all that follows.
 	listing  sync.Mutex
@@ -103,6 +104,7 @@ func OpenProcesses(opt ProcessesOptions) (*Processes, error) {
 	if p.root == "/" {
 		// Without it the end of a process is found by reading its stat.
 		p.ends, _ = watchEnds(p.ended)
+		p.ask = newControls(p.root, opt.Clock, p.told)
 	}
 	return p, nil
 }
@@ -124,6 +126,9 @@ func (p *Processes) Close() error {
 	for _, m := range p.machines {
 		p.forget(m)
 	}
+	if p.ask != nil {
+		p.ask.close()
+	}
 	if p.proc >= 0 {
 		_ = unix.Close(p.proc) // only ever read
 		p.proc = -1
@@ -132,7 +137,9 @@ func (p *Processes) Close() error {
 }
 
 // Told tells the end of each machine's process when it comes, and how it
-// ended where the kernel says so. It needs pidfds, Linux 5.3.
+// ended where the kernel says so. It needs pidfds, Linux 5.3. Of a machine whose
+// hypervisor can be asked it tells as well when that is paused, goes on or
+// reboots.
 func (p *Processes) Told() <-chan odometer.Change { return p.told }
 
 // Problems names what is not known of the machines in the last list, and why.
@@ -150,6 +157,28 @@ func (p *Processes) Problems() []string {
 		list = append(list, fmt.Sprintf("%d processes may not be read: machines among them are not found", hidden))
 	}
 	return list
+}
+
+// Asked returns how many of the machines in the last list have a hypervisor
+// that is asked what has become of them, how many of those answer, and how many
+// are left to another client that holds their monitor.
+func (p *Processes) Asked() (asked, answer, held int) {
+	p.listing.Lock()
+	defer p.listing.Unlock()
+	for _, v := range p.list {
+		m := p.machines[v.PID]
+		if m == nil || m.control == nil {
+			continue
+		}
+		asked++
+		switch now, _, problem := m.control.said(); {
+		case m.control.left():
+			held++
+		case now != nil && problem == "":
+			answer++
+		}
+	}
+	return asked, answer, held
 }
 
 // List looks for processes that have come and gone. It reads the command line
@@ -171,7 +200,7 @@ func (p *Processes) List(ctx context.Context) ([]odometer.VM, error) {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
 	for _, m := range p.machines {
-		if m.next <= now && p.lookAgain(m, now, deadline) {
+		if (m.next <= now || m.control != nil && m.control.fresh.Load()) && p.lookAgain(m, now, deadline) {
 			changed = true
 		}
 	}
@@ -314,7 +343,7 @@ func (p *Processes) examine(pid int, inode uint64, now int64) (changed bool) {
 		return changed
 	}
 	fresh := &machine{
-		pid: pid, stat: st, cmdline: cmdline, guest: g, run: RunName(p.boot, pid, st.start),
+		pid: pid, stat: st, cmdline: cmdline, guest: g, command: g, state: odometer.Running, run: RunName(p.boot, pid, st.start),
 		pidfd: -1, statFD: -1, config: &lookout[configFile]{}, disks: newLookouts(g),
 	}
 	if err := p.watch(fresh, dir); err != nil {
@@ -326,6 +355,7 @@ func (p *Processes) examine(pid int, inode uint64, now int64) (changed bool) {
 		return changed
 	}
 	p.machines[pid] = fresh
+	p.askOf(fresh, dir)
 	return true
 }
 
@@ -392,6 +422,9 @@ func (p *Processes) release(m *machine) {
 		_ = unix.Close(m.statFD) // only ever read
 	}
 	m.pidfd, m.statFD = -1, -1
+	if m.control != nil {
+		p.ask.remove(m.control)
+	}
 	delete(p.dead, m.pid)
 }
 
@@ -419,6 +452,9 @@ func (p *Processes) tell(m *machine, at odometer.Moment) {
 	m.told = true
 	c := odometer.Change{Instance: p.list[i].Instance, At: at}
 	c.Kind, c.Detail = howEnded(p.exit(m))
+	if m.control != nil {
+		m.control.ended(&c)
+	}
 	select {
 	case p.told <- c:
 	default: // nobody listens: the next list tells
@@ -490,8 +526,12 @@ func (p *Processes) compose() {
 	}
 	problems := distinct(p.opt.Agent, list)
 	for i := range list {
-		for _, s := range p.machines[list[i].PID].problems {
+		m := p.machines[list[i].PID]
+		for _, s := range m.problems {
 			p.problems = append(p.problems, whose(&list[i])+": "+s)
+		}
+		if m.control != nil {
+			m.control.called(list[i].Instance)
 		}
 	}
 	p.problems = append(p.problems, problems...)

@@ -45,7 +45,7 @@ type qemuLine struct {
 	nics     []options // -nic
 	nets     []options // -net, of before 2018
 	chardevs map[string]options
-	monitors []options
+	mons     []options
 	backends map[string]options // -object memory-backend-*
 	devices  []options
 	steps    int // taken from node to node for the disk at hand
@@ -150,10 +150,14 @@ func (q *qemuLine) take(name, value string) error {
 	case "chardev":
 		err = keyed(q.chardevs, "backend", "id")
 	case "mon":
-		err = add(&q.monitors, "chardev")
+		err = add(&q.mons, "chardev")
 	case "qmp", "qmp-pretty":
-		if p, ok := strings.CutPrefix(value, "unix:"); ok && q.socket == "" {
-			q.socket, _ = cutComma(p)
+		if p, ok := strings.CutPrefix(value, "unix:"); ok {
+			var o options
+			if o, err = parseOptions(p, "path"); err == nil {
+				q.socket = first(q.socket, o.get("path"))
+				q.monitor(o)
+			}
 		}
 	case "object":
 		err = keyed(q.backends, "qom-type", "id")
@@ -249,17 +253,28 @@ func smpCPUs(o options) (int64, bool) {
 	return product, true
 }
 
-// control finds the first QMP socket that waits for others to connect.
+// control finds the QMP sockets that wait for others to connect.
 func (q *qemuLine) control() {
-	for _, m := range q.monitors {
-		if q.socket != "" {
-			return
-		}
+	for _, m := range q.mons {
 		c := q.chardevs[m.get("chardev")]
 		if m.get("mode") == "control" && c.get("backend") == "socket" && c.on("server") {
-			q.socket = c.get("path")
+			q.socket = first(q.socket, c.get("path"))
+			q.monitor(c)
 		}
 	}
+}
+
+// libvirtMonitor is the id of the monitor by which libvirt rules a machine.
+const libvirtMonitor = "charmonitor"
+
+// monitor notes a socket that may be asked. Not libvirt's, which connects again
+// after a restart; nor one at which QEMU waits for whoever started it, since the
+// machine would begin with the first who connects.
+func (q *qemuLine) monitor(o options) {
+	if wait, told := o.lookup("wait"); !o.on("server") || !told || wait != "off" || o.get("id") == libvirtMonitor || o.get("path") == "" {
+		return
+	}
+	q.monitors = append(q.monitors, o.get("path"))
 }
 
 // network joins each device to what is behind it.
@@ -278,11 +293,11 @@ func (q *qemuLine) network() {
 			q.problem("interface %s: there is no -netdev %s", d.get("id"), id)
 			continue
 		}
-		q.addNIC(first(d.get("id"), id), d.get("mac"), n)
+		q.addNIC(first(d.get("id"), id), d.get("mac"), n, plug{d.get("id"), id})
 	}
 	for i, n := range q.nics {
 		if n.get("type") != "none" {
-			q.addNIC(first(n.get("id"), fmt.Sprintf("nic%d", i)), n.get("mac"), n)
+			q.addNIC(first(n.get("id"), fmt.Sprintf("nic%d", i)), n.get("mac"), n, plug{})
 		}
 	}
 	var mac []string
@@ -300,13 +315,13 @@ func (q *qemuLine) network() {
 		if i < len(mac) {
 			address = mac[i]
 		}
-		q.addNIC(first(n.get("name"), fmt.Sprintf("net%d", i)), address, n)
+		q.addNIC(first(n.get("name"), fmt.Sprintf("net%d", i)), address, n, plug{})
 		i++
 	}
 }
 
-func (q *qemuLine) addNIC(name, mac string, backend options) {
-	n := guestNIC{NIC: odometer.NIC{Name: name, MAC: strings.ToLower(mac)}, fd: -1}
+func (q *qemuLine) addNIC(name, mac string, backend options, p plug) {
+	n := guestNIC{NIC: odometer.NIC{Name: name, MAC: strings.ToLower(mac)}, fd: -1, plug: p}
 	switch backend.get("type") {
 	case "tap", "bridge":
 		n.Kind = odometer.NICTap

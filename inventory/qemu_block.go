@@ -32,7 +32,7 @@ func (q *qemuLine) attach() {
 		}
 		if strings.HasPrefix(driver, "vhost-user-blk") || strings.HasPrefix(driver, "vhost-vdpa-device") {
 			q.problem("disk %s: what lies behind %s is not known", id, driver)
-			q.guest.disks = append(q.guest.disks, guestDisk{Disk: odometer.Disk{Name: first(id, driver), Kind: odometer.DiskUnknown, Provisioned: odometer.Unknown}})
+			q.guest.disks = append(q.guest.disks, guestDisk{Disk: odometer.Disk{Name: first(id, driver), Kind: odometer.DiskUnknown, Provisioned: odometer.Unknown}, plug: plug{id: id}})
 			continue
 		}
 		switch {
@@ -43,14 +43,14 @@ func (q *qemuLine) attach() {
 			continue
 		}
 		used[back] = true
-		name := first(id, back)
+		name, p := first(id, back), plug{id, back}
 		if drive, ok := drives[back]; ok {
-			q.addDrive(name, drive)
+			q.addDrive(name, drive, p)
 		} else if node, ok := q.nodes[back]; ok {
-			q.addDisk(name, node)
+			q.addDisk(name, node, p)
 		} else {
 			q.problem("disk %s: there is no drive %s", name, back)
-			q.guest.disks = append(q.guest.disks, guestDisk{Disk: odometer.Disk{Name: name, Kind: odometer.DiskUnknown, Provisioned: odometer.Unknown}})
+			q.guest.disks = append(q.guest.disks, guestDisk{Disk: odometer.Disk{Name: name, Kind: odometer.DiskUnknown, Provisioned: odometer.Unknown}, plug: p})
 		}
 	}
 	next := map[string]int{}
@@ -72,14 +72,15 @@ func (q *qemuLine) attach() {
 		case "scsi":
 			name = fmt.Sprintf("scsi0-hd%d", unit)
 		}
-		q.addDrive(first(d.get("id"), name), d)
+		name = first(d.get("id"), name)
+		q.addDrive(name, d, plug{back: name})
 	}
 }
 
 // maxNodes is how many block nodes one disk may consist of.
 const maxNodes = 1000
 
-func (q *qemuLine) addDrive(name string, d options) {
+func (q *qemuLine) addDrive(name string, d options, p plug) {
 	if d.get("media") == "cdrom" {
 		return
 	}
@@ -100,11 +101,11 @@ func (q *qemuLine) addDrive(name string, d options) {
 		// -blockdev would name a node here, -drive names a file.
 		node = append(node, option{"file.name", file})
 	}
-	q.addDisk(name, node)
+	q.addDisk(name, node, p)
 }
 
-func (q *qemuLine) addDisk(name string, node options) {
-	d := guestDisk{Disk: odometer.Disk{Name: name, Provisioned: odometer.Unknown}}
+func (q *qemuLine) addDisk(name string, node options, p plug) {
+	d := guestDisk{Disk: odometer.Disk{Name: name, Provisioned: odometer.Unknown}, plug: p}
 	q.steps = 0
 	q.follow(&d, node, 0)
 	d.ReadOnly = node.on("read-only")
@@ -254,7 +255,7 @@ func remote(driver string, o options) string {
 // passThrough notes a device of the host: by address, with the domain 0 where
 // none is told, or by its directory.
 func (q *qemuLine) passThrough(d options) {
-	dev := hostDevice{name: d.get("id"), address: d.get("host"), sysfs: d.get("sysfsdev")}
+	dev := hostDevice{name: d.get("id"), address: d.get("host"), sysfs: d.get("sysfsdev"), plug: plug{id: d.get("id")}}
 	if strings.Count(dev.address, ":") == 1 {
 		dev.address = "0000:" + dev.address
 	}

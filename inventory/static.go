@@ -339,10 +339,10 @@ func (r *staticReader) nic(n *yaml.Node, at string) odometer.NIC {
 	var c odometer.NIC
 	kind := string(odometer.NICTap)
 	r.members(n, at, map[string]func(*yaml.Node, string){
-		"name": r.text(&c.Name), "link": r.text(&c.Link), "mac": r.text(&c.MAC),
+		"name": r.text(&c.Name), "link": r.text(&c.Link), "mac": r.text(&c.MAC), "address": r.text(&c.Address),
 		"kind": r.oneOf(&kind, string(odometer.NICTap), string(odometer.NICMacvtap), string(odometer.NICVhost), string(odometer.NICDirect), string(odometer.NICUser)),
 	})
-	c.Kind, c.MAC = odometer.NICKind(kind), strings.ToLower(c.MAC)
+	c.Kind, c.MAC, c.Address = odometer.NICKind(kind), strings.ToLower(c.MAC), strings.ToLower(c.Address)
 	if n.Kind != yaml.MappingNode {
 		return c
 	}
@@ -354,11 +354,14 @@ func (r *staticReader) nic(n *yaml.Node, at string) odometer.NIC {
 		r.fail(n, at, "is of kind %s and names no link", c.Kind)
 	case c.Kind == odometer.NICUser && c.Link != "":
 		r.fail(n, at, "is of kind %s, which has no link", c.Kind)
+	case c.Address != "" && (c.Kind != odometer.NICDirect || !pciAddress.MatchString(c.Address)):
+		r.fail(n, at, "has the address %s; only kind %s has one, of PCI (0000:3b:02.6)", c.Address, odometer.NICDirect)
 	}
 	if len(c.Link) > 15 {
 		r.fail(n, at, "has the link %s; no interface has a name of more than 15 bytes", c.Link)
 	}
 	r.only(n, at, "link", c.Link)
+	r.only(n, at, "interface", c.Address)
 	return c
 }
 

@@ -219,6 +219,20 @@ func (w *Watch) hear(ctx context.Context, i int, t Teller) {
 	}
 }
 
+// passOn passes on what a source has told so far, and reports whether it did.
+func (w *Watch) passOn(ctx context.Context, i int, t Teller) bool {
+	for {
+		select {
+		case c := <-t.Told():
+			if !w.send(ctx, event{source: i, told: &c}) {
+				return false
+			}
+		default:
+			return true
+		}
+	}
+}
+
 // attend lists one source again and again.
 func (w *Watch) attend(ctx context.Context, i int) {
 	s := w.sources[i]
@@ -265,7 +279,8 @@ func (w *Watch) attend(ctx context.Context, i int) {
 		}
 		late.Stop()
 		cancel()
-		if !w.send(ctx, e) {
+		// What was told before the list was made explains it.
+		if t, ok := s.Source.(Teller); ok && !w.passOn(ctx, i, t) || !w.send(ctx, e) {
 			return
 		}
 		timer.Reset(s.Every)

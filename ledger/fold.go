@@ -284,6 +284,9 @@ func (f *fold) record(w *work, index int, r *odometer.Record) error {
 		}
 		return f.settle(w, index, r, refuse(reason, "%s", r.Err))
 	}
+	if err := f.happened(w, r.Event); err != nil {
+		return err
+	}
 	if !r.Event.Integral() {
 		return f.covered(w, index, r)
 	}
@@ -424,7 +427,7 @@ func (f *fold) entry(w *work, e *epoch, ev *odometer.Event, k *booking) odometer
 	entry.Kind, entry.Cause = k.kind, k.cause
 	if !k.plain {
 		entry.Event.Span, entry.Event.Usage, entry.Event.Readings = k.span, k.usage, k.readings
-		entry.Event.Final = false
+		entry.Event.Final, entry.Event.Lifecycle = false, nil
 		if k.kind == odometer.KindRecovered {
 			entry.Event.FirstSequence, entry.Event.Sequence = e.sequence+1, ev.FirstSequence-1
 		} else {

@@ -13,18 +13,21 @@ import (
 
 // An agent that lost its disk asks the ledger where its instances stand, and
 // goes on from there in new epochs, each of which starts at the time that it was
-// told. From when such an epoch appears, what ends later of the old one would be
+// told. From when such an epoch appears, what comes later in the old one would be
 // the same time once more: a queue may bring what it had forgotten. It is
-// refused, and released only by a person.
+// refused, and released only by a person. Later goes by the sequence: a clock
+// that was set back makes labels of an earlier event end later.
 //
 // That an epoch was offered is a decision in the journal; an agent that never
 // got the answer, or asked long ago, begins no epoch there, and then nothing
 // follows from it. The table handovers is the fold of both.
 
-// handover is an epoch that was offered at a time, and who goes on from there.
+// handover is an epoch that was offered as of an event, and who goes on from
+// there.
 type handover struct {
-	until int64
-	to    odometer.Epoch // "" for nobody yet
+	until    int64
+	sequence uint64
+	to       odometer.Epoch // "" for nobody yet
 }
 
 // successor is how the epoch that goes on is recognised.
@@ -78,7 +81,7 @@ func (l *Ledger) offers(ctx context.Context, agent odometer.AgentID) (list []jso
 		var found *odometer.Record
 		for i := range fr.Records {
 			for _, p := range places {
-				if p.at(i, &fr.Records[i]) {
+				if p.at(i, &fr.Records[i]) && !earlier(&fr.Records[i], found) {
 					found = &fr.Records[i]
 				}
 			}
@@ -88,10 +91,16 @@ func (l *Ledger) offers(ctx context.Context, agent odometer.AgentID) (list []jso
 		}
 		list = append(list, found.Checkpoint)
 		if ev := found.Event; ev != nil {
-			offers = append(offers, decision{Decision: decideOffered, Epoch: ev.Epoch, Until: ev.Span.End})
+			offers = append(offers, decision{Decision: decideOffered, Epoch: ev.Epoch, Sequence: ev.Sequence, Until: ev.Span.End})
 		}
 	}
 	return list, offers, nil
+}
+
+// earlier reports whether r has an earlier event of the epoch that found has one
+// of: a frame may bring an old one once more behind it.
+func earlier(r, found *odometer.Record) bool {
+	return found != nil && found.Event != nil && r.Event != nil && r.Event.Epoch == found.Event.Epoch && r.Event.Sequence < found.Event.Sequence
 }
 
 // offer takes the decision d, unless it was taken before.
@@ -110,14 +119,15 @@ func (f *fold) offer(agent odometer.AgentID, d decision, now int64) error {
 	return err
 }
 
-// offered folds the decision that e was offered at a time.
-func (f *fold) offered(e *epoch, until int64) error {
-	_, err := f.exec(`INSERT INTO handovers (partition, epoch, instance, agent, until_us, successor) VALUES (?, ?, ?, ?, ?, '')`,
-		e.partition, string(e.epoch), string(e.instance), string(e.agent), until)
+// offered folds the decision that e was offered as of an event; 0 stands for
+// none of it.
+func (f *fold) offered(e *epoch, sequence uint64, until int64) error {
+	_, err := f.exec(`INSERT INTO handovers (partition, epoch, instance, agent, until_us, sequence, successor) VALUES (?, ?, ?, ?, ?, ?, '')`,
+		e.partition, string(e.epoch), string(e.instance), string(e.agent), until, sequence)
 	if err != nil {
 		return fmt.Errorf("note that epoch %s was offered: %w", e.epoch, err)
 	}
-	f.mirrorHandover(e.epochKey, e.instance, e.agent, handover{until: until})
+	f.mirrorHandover(e.epochKey, e.instance, e.agent, handover{until: until, sequence: sequence})
 	return nil
 }
 
@@ -137,7 +147,7 @@ func (f *fold) goOn(e *epoch) error {
 	list := f.handed[key]
 	h := &list[slices.IndexFunc(list, func(h handover) bool { return h.until == e.started })]
 	if h.to != "" {
-		if err := f.offered(e, e.started); err != nil {
+		if err := f.offered(e, 0, e.started); err != nil {
 			return err
 		}
 		key, list = e.epochKey, f.handed[e.epochKey]
@@ -156,7 +166,7 @@ func (f *fold) goOn(e *epoch) error {
 // becomes of it then.
 func (f *fold) superseded(e *epoch, ev *odometer.Event) (verdict, bool) {
 	for _, h := range f.handed[e.epochKey] {
-		if h.to != "" && ev.Span.End > h.until {
+		if h.to != "" && ev.Sequence > h.sequence {
 			return refuse(reasonSuperseded, "the agent lost its state and goes on from %d µs in epoch %s", h.until, h.to), true
 		}
 	}
@@ -165,12 +175,12 @@ func (f *fold) superseded(e *epoch, ev *odometer.Event) (verdict, bool) {
 
 // loadHandovers reads the table handovers into its mirror.
 func (f *fold) loadHandovers() error {
-	err := f.each(`SELECT partition, epoch, instance, agent, until_us, successor FROM handovers`, func(rows *sql.Rows) error {
+	err := f.each(`SELECT partition, epoch, instance, agent, until_us, sequence, successor FROM handovers`, func(rows *sql.Rows) error {
 		var key epochKey
 		var instance odometer.InstanceID
 		var agent odometer.AgentID
 		var h handover
-		err := rows.Scan(&key.partition, &key.epoch, &instance, &agent, &h.until, &h.to)
+		err := rows.Scan(&key.partition, &key.epoch, &instance, &agent, &h.until, &h.sequence, &h.to)
 		f.mirrorHandover(key, instance, agent, h)
 		return err
 	})
@@ -188,6 +198,7 @@ func addHandovers(ctx context.Context, tx *sql.Tx, _ string) (string, error) {
   instance  TEXT    NOT NULL,
   agent     TEXT    NOT NULL,
   until_us  INTEGER NOT NULL,
+  sequence  INTEGER NOT NULL,
   successor TEXT    NOT NULL,
   PRIMARY KEY (partition, epoch, until_us)
 )`)

@@ -205,8 +205,9 @@ type decision struct {
 	// Entry that is reversed, whole but for members that nobody knows, and why.
 	Entry json.RawMessage `json:"entry,omitempty"`
 	Cause string          `json:"cause,omitempty"`
-	// Until is where an epoch stood that was offered.
-	Until int64 `json:"until_us,omitempty"`
+	// Sequence is of the last event of an epoch that was offered, Until its end.
+	Sequence uint64 `json:"sequence,omitempty"`
+	Until    int64  `json:"until_us,omitempty"`
 	// Generation that begins.
 	Generation uint64 `json:"generation,omitempty"`
 }
@@ -258,7 +259,7 @@ func (f *fold) decide(rec *record) (odometer.Result, error) {
 	case decideUnset:
 		err = f.refuseUnset(w, e)
 	case decideOffered:
-		err = f.offered(e, d.Until)
+		err = f.offered(e, d.Sequence, d.Until)
 	default:
 		err = fmt.Errorf("decision %q is unknown: %w", d.Decision, odometer.ErrInvalid)
 	}

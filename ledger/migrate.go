@@ -47,6 +47,7 @@ var migrations = map[int][]step{
 		{"receipts of own partitions", addHomes},
 		{"reversals of entries", addReversals},
 		{"handovers of epochs", addHandovers},
+		{"lifecycle of instances", addLifecycle},
 	},
 }
 

@@ -337,7 +337,8 @@ var stateTables = []struct{ name, columns string }{
 	{"counts", "outcome, n"},
 	{"generations", "generation, position, entry"},
 	{"reversals", "entry, by_entry, recovered"},
-	{"handovers", "epoch, instance, agent, until_us, successor"},
+	{"handovers", "epoch, instance, agent, until_us, sequence, successor"},
+	{"lifecycle", "instance, at_us, what, device, agent, boot_us, detail"},
 }
 
 // stateHash returns the SHA-256, in hexadecimal, of the tables of a partition:

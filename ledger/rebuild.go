@@ -35,9 +35,10 @@ func (r *Report) differ(format string, args ...any) {
 // Rebuild folds the journal of the ledger at path into new tables, in a
 // temporary database beside it, and compares them with the tables that stand:
 // decisions, hash chain, watermarks, sums of every hour, receipts, counts,
-// held events, quarantine, coverage, reversals and handovers. It changes nothing
-// and may run beside the server: it compares one moment. Progress is called now and then with
-// the records done and the records there are; it may be nil.
+// held events, quarantine, coverage, reversals, handovers and lifecycle. It
+// changes nothing and may run beside the server: it compares one moment.
+// Progress is called now and then with the records done and the records there
+// are; it may be nil.
 func Rebuild(ctx context.Context, path string, progress func(done, all int64)) (*Report, error) {
 	r, err := rebuild(ctx, path, progress)
 	if err != nil {
@@ -220,7 +221,8 @@ var comparisons = []struct{ name, query string }{
 	{"coverage", `SELECT partition || ' ' || instance || ' ' || source || ' ' || start_us, end_us || ' ' || hex(digest) FROM coverage`},
 	{"generations", `SELECT partition || ' ' || generation, position || ' ' || entry FROM generations`},
 	{"reversals", `SELECT partition || ' ' || entry, by_entry || ' ' || recovered FROM reversals`},
-	{"handovers", `SELECT partition || ' ' || epoch || ' ' || until_us, instance || ' ' || agent || ' ' || successor FROM handovers`},
+	{"lifecycle", `SELECT partition || ' ' || instance || ' ' || at_us || ' ' || what || ' ' || device || ' ' || agent, boot_us || ' ' || detail FROM lifecycle`},
+	{"handovers", `SELECT partition || ' ' || epoch || ' ' || until_us, instance || ' ' || agent || ' ' || sequence || ' ' || successor FROM handovers`},
 	{"checkpoints", `SELECT partition || ' ' || agent || ' ' || instance, position || ' ' || idx FROM checkpoints`},
 }
 

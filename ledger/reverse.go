@@ -89,7 +89,7 @@ func (f *fold) reversible(id odometer.EntryID) (*odometer.Entry, error) {
 // decideReversal takes the decision to reverse an entry and returns what it
 // booked, as the journal has it.
 func (f *fold) decideReversal(old *odometer.Entry, now int64, actor, cause string) (odometer.Entry, error) {
-	old.Event.Extra = nil // what this version does not know it cannot take back
+	old.Event.Extra, old.Event.Lifecycle = nil, nil // it takes back usage, and nothing that happened or that this version does not know
 	body, err := json.Marshal(decision{Decision: decideReversed, Entry: old.AppendJSON(nil), Actor: actor, Cause: cause})
 	if err != nil {
 		return odometer.Entry{}, err

@@ -68,16 +68,31 @@ CREATE TABLE reversals (
 );
 
 -- Epochs that were offered to an agent which had lost its state, up to which
--- time, and the epoch that goes on from there: see handover.go.
+-- event and time, and the epoch that goes on from there: see handover.go.
 CREATE TABLE handovers (
   partition INTEGER NOT NULL,
   epoch     TEXT    NOT NULL,
   instance  TEXT    NOT NULL,
   agent     TEXT    NOT NULL,
   until_us  INTEGER NOT NULL,
+  sequence  INTEGER NOT NULL,      -- of that event; 0 where another epoch tells all of this one
   successor TEXT    NOT NULL,      -- '' for none yet
   PRIMARY KEY (partition, epoch, until_us)
 );
+
+-- What happened to instances, as events told it, each once: see lifecycle.go.
+CREATE TABLE lifecycle (
+  partition INTEGER NOT NULL,
+  instance  TEXT    NOT NULL,
+  at_us     INTEGER NOT NULL,
+  what      TEXT    NOT NULL,
+  device    TEXT    NOT NULL,
+  agent     TEXT    NOT NULL,
+  boot_us   INTEGER NOT NULL,
+  detail    TEXT    NOT NULL,
+  PRIMARY KEY (partition, instance, at_us, what, device, agent)
+);
+CREATE INDEX lifecycle_instance ON lifecycle (instance, at_us);
 
 -- Who an epoch is of: written once.
 CREATE TABLE epochs (

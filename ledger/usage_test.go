@@ -535,6 +535,37 @@ func TestHeldEventsBeyondAHandoverAreRefused(t *testing.T) {
 	d.proven()
 }
 
+// A clock that was set back before an epoch was offered makes what came earlier
+// in it end later by its labels: that is booked all the same.
+func TestAHandoverGoesBySequence(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-a", "host-1", base)
+	d.want(d.send(m.next(30*sec, 7, 0)), "recorded")
+	m.next(5*sec, 7, 0) // lost
+	long := m.next(30*sec, 7, 0)
+	m.at -= 20 * sec
+	stepped := m.next(sec, 7, 0)
+	stepped.Span.Step = -20 * sec
+	checkpointed := func(e *odometer.Event) odometer.Record {
+		d.pos++
+		return odometer.Record{First: d.pos, Position: d.pos, Event: e, Checkpoint: fmt.Appendf(nil, `{"instance":"vm-a","n":%d}`, e.Sequence)}
+	}
+	records := []odometer.Record{checkpointed(stepped), checkpointed(long)} // whatever order they come in
+	d.want(d.commit(odometer.Frame{Agent: "host-1", Spool: "0123456789abcdef0123456789abcdef", First: 2, Last: 3, Records: records}), "held hole", "held hole")
+	list, err := d.Checkpoints(t.Context(), "host-1")
+	if err != nil || len(list) != 1 || string(list[0]) != `{"instance":"vm-a","n":4}` {
+		t.Fatalf("checkpoints: got %s, %v, want that of the latest event", list, err)
+	}
+	d.want(d.send(newMeter("vm-a", "host-1", stepped.Span.End).next(60*sec, 1, 0)), "recorded")
+	d.want(d.send(m.next(sec, 7, 0)), "quarantined superseded")
+	d.now = d.now.Add(30 * time.Hour)
+	d.tick() // what is lost is given up
+	if got := d.total(odometer.CPU); got != 4*7+1 {
+		t.Errorf("got %d µs of CPU, want %d: all up to the handover, and what goes on from there", got, 4*7+1)
+	}
+	d.proven()
+}
+
 // A frame that comes again, with the checkpoint that an epoch began with, does
 // not take an agent that lost its disk back there.
 func TestCheckpointsSentAgain(t *testing.T) {

@@ -30,7 +30,8 @@ const checkpointVersion = 1
 //	 "gauges":[…],                            in the order of the table in package meter, -1 unknown
 //	 "known":n,"totals":[…],"remainders":[…], in the order of odometer.Quantity
 //	 "cpu_part_us":…,"gpu_part_us":…,         what all epochs have emitted below a whole second
-//	 "devices":[{"q":"cpu_us","d":"","i":"…","v":1,"s":1}]}
+//	 "devices":[{"q":"cpu_us","d":"","i":"…","v":1,"s":1}],
+//	 "changes":[…]}                           what the next event tells; left out where there is nothing
 type checkpoint struct {
 	Version    int                         `json:"version"`
 	Instance   odometer.InstanceID         `json:"instance"`
@@ -63,6 +64,7 @@ type checkpoint struct {
 		Value       uint64 `json:"v"`
 		Seen        int64  `json:"s"`
 	} `json:"devices"`
+	Changes []odometer.Change `json:"changes"`
 }
 
 // appendCheckpoint appends in's state as JSON. It is written by hand because a
@@ -109,7 +111,18 @@ func (in *instance) appendCheckpoint(b []byte) []byte {
 		b = strconv.AppendUint(appendName(b, "v"), d.value, 10)
 		b = append(appendInt(b, "s", d.seen), '}')
 	}
-	return append(b, "]}"...)
+	b = append(b, ']')
+	if len(in.changes) > 0 {
+		b = append(appendName(b, "changes"), '[')
+		for i := range in.changes {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = in.changes[i].AppendJSON(b)
+		}
+		b = append(b, ']')
+	}
+	return append(b, '}')
 }
 
 func appendName(b []byte, name string) []byte {
@@ -232,7 +245,7 @@ func (m *Meter) decode(data []byte) (*instance, parts, error) {
 		total: odometer.Usage{Vector: c.Totals, Known: c.Known}, remainder: c.Remainders,
 		last: odometer.Moment{Boot: c.Boot, Wall: c.Wall}, label: c.Label, bootID: c.BootID,
 		owner: odometer.Owner{User: c.User, Org: c.Org}, state: c.State, gauges: c.Gauges, fresh: c.Fresh,
-		since: c.Label, step: c.Step,
+		since: c.Label, step: c.Step, changes: c.Changes,
 	}
 	in.from = in.total
 	for i := range c.Devices {

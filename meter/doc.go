@@ -49,6 +49,8 @@
 //   - names another owner: an owner holds until the reading that names another,
 //   - makes a gauge known or unknown: within one event a gauge is known
 //     throughout or not at all, so that a mean over the event is a mean,
+//   - tells what happened to the instance, or is the one after the reading that
+//     told it where the epoch began with that: the event carries it,
 //   - is final.
 //
 // It closes at the last reading before a stretch of another quality (watched,
@@ -66,6 +68,9 @@
 // is unknown: a gap, an event of its own without usage. A reboot is unwatched
 // time; where the counters were born with the boot, the time before the boot
 // is a gap and the time since it is estimated.
+//
+// What was metered before an agent started, and is gone when it looks, ended
+// sometime since its last reading: that time is a gap, and the end of its epoch.
 //
 // # Crashes
 //

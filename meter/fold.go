@@ -86,6 +86,7 @@ type instance struct {
 	step      int64          // how far the clock was set before it
 	known     odometer.Known
 	unwatched bool
+	changes   []odometer.Change // what happened, for the event to tell; never written to
 
 	turn uint64 // counts readings, to tell present devices from absent ones
 }
@@ -130,7 +131,7 @@ func (in *instance) event(q odometer.Quality) *odometer.Event {
 		Span:     odometer.Span{Start: in.since, End: in.label, Step: in.step},
 		Usage:    in.total.Sub(in.from),
 		Readings: odometer.Readings{Start: in.from, End: in.total},
-		Quality:  q,
+		Quality:  q, Lifecycle: in.changes,
 	}
 	e.Usage.Known = in.known | times
 	e.Derive(below(in.parts.cpu, in.from.Vector[odometer.CPU]), below(in.parts.gpu, in.from.Vector[odometer.GPU]))

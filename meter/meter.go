@@ -190,7 +190,7 @@ func (m *Meter) begin(r *odometer.Reading, at odometer.Moment, p pair, old *inst
 		pair: p, source: r.Epoch, owner: r.Owner, bootID: m.opts.BootID,
 		start: at.Wall, since: at.Wall, label: at.Wall, last: at,
 		state: cmp.Or(r.State, odometer.Running), gauges: amounts(odometer.NoGauges),
-		fresh: r.Started,
+		fresh: r.Started, changes: odometer.Lifecycle(r.Changes),
 	}
 	in.epoch = m.epoch(in)
 	in.total.Known, in.from.Known = times, times
@@ -286,6 +286,7 @@ func (m *Meter) fold(r *odometer.Reading, at odometer.Moment, in *instance, rebo
 	in.unwatched = unwatched
 	in.bootID = m.opts.BootID
 	in.last = at
+	in.tell(r.Changes)
 	in.keep(r, &c)
 	// Whatever a named epoch's source shows later has counted from 0 as well;
 	// a live one says what is born.
@@ -300,7 +301,7 @@ func (m *Meter) fold(r *odometer.Reading, at odometer.Moment, in *instance, rebo
 	owned := r.Owner != (odometer.Owner{}) && r.Owner != in.owner
 	step := at.Wall - in.label
 	stepped := step > StepMicros || step < -StepMicros
-	if !(r.Final || gap || owned || stepped || shown != in.shown() ||
+	if !(r.Final || gap || owned || stepped || shown != in.shown() || len(in.changes) > 0 ||
 		in.label-in.since >= m.opts.Interval || odometer.Hour(in.label) != odometer.Hour(in.since)) {
 		return nil
 	}
@@ -323,7 +324,8 @@ func (m *Meter) fold(r *odometer.Reading, at odometer.Moment, in *instance, rebo
 // again folds another line for the moment of the last reading: the first
 // reading at the instant of a mark, or a mark at the instant of a reading. No
 // time has passed, so nothing is emitted but a period that is open; what the
-// line adds belongs to the next one. The same line again changes nothing.
+// line adds belongs to the next one. The same line again changes nothing, and
+// what happened is told by the first line of a moment.
 func (m *Meter) again(r *odometer.Reading, in *instance, emit func(odometer.Record)) error {
 	c, err := in.count(r)
 	if err != nil {
@@ -354,6 +356,13 @@ func (m *Meter) again(r *odometer.Reading, in *instance, emit func(odometer.Reco
 	return nil
 }
 
+// tell has the next event tell what happened.
+func (in *instance) tell(changes []odometer.Change) {
+	if len(changes) > 0 {
+		in.changes = odometer.Lifecycle(slices.Concat(in.changes, changes))
+	}
+}
+
 // close cuts the open period off at the last reading.
 func (m *Meter) close(in *instance, q odometer.Quality, emit func(odometer.Record)) {
 	m.emit(in, m.cut(in, q), emit)
@@ -378,7 +387,7 @@ func (m *Meter) cut(in *instance, q odometer.Quality) *odometer.Event {
 	p.cpu = (p.cpu + e.Usage.Vector[odometer.CPU]) % odometer.SecondMicros
 	p.gpu = (p.gpu + e.Usage.Vector[odometer.GPU]) % odometer.SecondMicros
 	in.sequence++
-	in.from, in.since, in.known, in.step = in.total, in.label, 0, 0
+	in.from, in.since, in.known, in.step, in.changes = in.total, in.label, 0, 0, nil
 	return e
 }
 
@@ -396,6 +405,34 @@ func (m *Meter) Flush(emit func(odometer.Record)) error {
 		m.close(in, in.quality(), emit)
 	}
 	return nil
+}
+
+// Gone ends the epoch of an instance of this agent that was found to be gone, at
+// which moment and with nobody knowing since when: the time since its last
+// reading is a gap. Where the epoch has ended, or there is none, nothing happens.
+func (m *Meter) Gone(id odometer.InstanceID, at odometer.Moment, emit func(odometer.Record)) {
+	in := m.instances[m.key(pair{id, m.opts.Agent}, "")]
+	if in == nil || in.ended {
+		return
+	}
+	elapsed := at.Boot - in.last.Boot
+	if m.rebooted(in, at, true) {
+		elapsed = max(at.Wall-in.label, at.Boot)
+	}
+	total := in.total
+	if elapsed <= 0 || in.label+elapsed > maxMicros || !total.Add(odometer.Usage{Vector: odometer.Vector{odometer.GapTime: elapsed}}) {
+		m.end(in, emit)
+		return
+	}
+	if in.open() {
+		m.close(in, in.quality(), emit)
+	}
+	in.total, in.label, in.last, in.bootID = total, in.label+elapsed, at, m.opts.BootID
+	in.tell([]odometer.Change{{Kind: odometer.ChangeDeleted, At: at, Detail: "it was gone when the agent started; nobody knows since when"}})
+	e := m.cut(in, odometer.Gap)
+	e.Final = true
+	m.retire(in)
+	m.emit(in, e, emit)
 }
 
 // Open yields the periods that are open, each as the event that it would be if

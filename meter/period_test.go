@@ -164,6 +164,31 @@ func TestPeriods(t *testing.T) {
 		opts:     live,
 		readings: []odometer.Reading{read(0, started), read(5, cpu(1)), read(6, cpu(2), owner("ada")), read(36, cpu(3))},
 		want:     []string{"checkpoint", "1 0-6 measured cpu_us=2000000", "2 6-36 measured ada cpu_us=1000000"},
+	}, {
+		name:     "what happened closes the period, which tells it",
+		opts:     live,
+		readings: []odometer.Reading{read(0, cpu(0)), read(5, cpu(1), tells("paused", "resumed")), read(35, cpu(2))},
+		want:     []string{"checkpoint", "1 0-5 measured cpu_us=1000000 paused resumed", "2 5-35 measured cpu_us=1000000"},
+	}, {
+		name:     "what happened where the epoch begins is told with the reading after",
+		opts:     live,
+		readings: []odometer.Reading{read(0, cpu(0), tells("started")), read(1, cpu(1)), read(31, cpu(2))},
+		want:     []string{"checkpoint", "1 0-1 measured cpu_us=1000000 started", "2 1-31 measured cpu_us=1000000"},
+	}, {
+		name:     "what happened is told once where a period is cut off before it too",
+		opts:     live,
+		readings: []odometer.Reading{read(0, cpu(0)), read(5, cpu(1)), read(9, cpu(2), unwatched, tells("found"))},
+		want:     []string{"checkpoint", "1 0-5 measured cpu_us=1000000", "2 5-9 estimated cpu_us=1000000 found"},
+	}, {
+		name:     "the end is told with the last event",
+		opts:     live,
+		readings: []odometer.Reading{read(0, cpu(0)), read(3, cpu(1), final, tells("crashed", "deleted"))},
+		want:     []string{"checkpoint", "1 0-3 measured cpu_us=1000000 final crashed deleted"},
+	}, {
+		name:     "what happened is told by the first line of a moment",
+		opts:     replay,
+		readings: []odometer.Reading{read(0, cpu(0), tells("found")), read(0, cpu(1), tells("found")), read(5, cpu(2))},
+		want:     []string{"checkpoint", "1 0-5 measured cpu_us=2000000 found"},
 	}})
 }
 

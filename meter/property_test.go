@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -94,6 +95,9 @@ func (w *world) turn(t *rapid.T, m *machine) odometer.Reading {
 	r.State = rapid.SampledFrom([]odometer.State{odometer.Running, odometer.Running, odometer.Paused, odometer.Stopped, ""}).Draw(t, "state")
 	r.Owner.User = rapid.SampledFrom([]odometer.UserID{"", "ada", "bob"}).Draw(t, "owner")
 	r.Unwatched = rapid.IntRange(0, 9).Draw(t, "unwatched") == 0
+	for range rapid.IntRange(-6, 2).Draw(t, "changes") {
+		r.Changes = append(r.Changes, odometer.Change{Kind: odometer.ChangeResized, At: r.At, Detail: rapid.String().Draw(t, "detail")})
+	}
 	if rapid.IntRange(0, 14).Draw(t, "final") == 0 {
 		r.Final, m.alive = true, false
 	}
@@ -434,7 +438,7 @@ func compare(t *rapid.T, k int, got, want []odometer.Record) {
 				t.Fatalf("crash after record %d: %s: got record\n%s\nwant\n%s", k, id, o.Checkpoint, r.Checkpoint)
 			}
 			if r.Event != nil && (o.Event.ID() != r.Event.ID() || o.Event.Content() != r.Event.Content() || o.Event.Metrics != r.Event.Metrics ||
-				o.Event.Owner != r.Event.Owner || o.Event.Quality != r.Event.Quality || o.Event.Final != r.Event.Final) {
+				o.Event.Owner != r.Event.Owner || o.Event.Quality != r.Event.Quality || o.Event.Final != r.Event.Final || !slices.Equal(o.Event.Lifecycle, r.Event.Lifecycle)) {
 				t.Fatalf("crash after record %d: %s: got %+v, want %+v", k, id, o.Event, r.Event)
 			}
 		}

@@ -62,6 +62,14 @@ func instanceOf(i odometer.InstanceID) touch { return func(r *odometer.Reading) 
 
 func started(r *odometer.Reading) { r.Started, r.State = true, "" }
 
+func tells(what ...odometer.ChangeKind) touch {
+	return func(r *odometer.Reading) {
+		for _, k := range what {
+			r.Changes = append(r.Changes, odometer.Change{Instance: r.Instance, Kind: k, At: r.At})
+		}
+	}
+}
+
 func final(r *odometer.Reading) { r.Final = true }
 
 func unwatched(r *odometer.Reading) { r.Unwatched = true }
@@ -177,6 +185,9 @@ func line(e *odometer.Event) string {
 	}
 	if e.Final {
 		b.WriteString(" final")
+	}
+	for _, c := range e.Lifecycle {
+		fmt.Fprintf(&b, " %s", c.Kind)
 	}
 	return b.String()
 }

@@ -139,6 +139,31 @@ var ledgerBugs = []bug{
 `, ``,
 		"audit.TestRandomStoriesArePruned"},
 
+	{"what happened is not signed when the journal is pruned", "ledger/prune.go",
+		`	{"lifecycle", "instance, at_us, what, device, agent, boot_us, detail"},
+`, ``,
+		"audit.TestRandomStoriesArePruned"},
+	{"what happened is told by recorded events alone", "ledger/fold.go",
+		`	if err := f.happened(w, r.Event); err != nil {
+		return err
+	}
+	if !r.Event.Integral() {`,
+		`	if r.Event.Sequence > 0 && !r.Resumes {
+		if err := f.happened(w, r.Event); err != nil {
+			return err
+		}
+	}
+	if !r.Event.Integral() {`,
+		"ledger.TestLifecycleIsTheFoldOfTheJournal"},
+	{"what happened belongs to the sender's host", "ledger/lifecycle.go",
+		`string(ev.Agent), c.At.Boot`,
+		`w.rec.sender, c.At.Boot`,
+		"ledger.TestLifecycleIsTheFoldOfTheJournal"},
+	{"a recovery tells what happened again", "ledger/fold.go",
+		`entry.Event.Final, entry.Event.Lifecycle = false, nil`,
+		`entry.Event.Final = false`,
+		"ledger.TestLifecycleIsTheFoldOfTheJournal"},
+
 	// What is kept beside it.
 	{"what goes to quarantine is dropped", "ledger/fold.go",
 		`	if v.outcome == odometer.Quarantined {
@@ -210,6 +235,14 @@ var ledgerBugs = []bug{
 		`	} else if late, yes := f.superseded(e, ev); yes {`,
 		`	} else if late, yes := f.superseded(e, ev); yes && false {`,
 		"ledger.TestHeldEventsBeyondAHandoverAreRefused"},
+	{"an agent is told an earlier end of an epoch than there is", "ledger/handover.go",
+		` && !earlier(&fr.Records[i], found) {`,
+		` {`,
+		"ledger.TestAHandoverGoesBySequence"},
+	{"a handover goes by the clock", "ledger/handover.go",
+		`ev.Sequence > h.sequence`,
+		`ev.Span.End > h.until`,
+		"ledger.TestAHandoverGoesBySequence"},
 	{"two epochs go on from the same", "ledger/handover.go",
 		`	if h.to != "" {`,
 		`	if false {`,

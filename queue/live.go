@@ -11,9 +11,15 @@ import (
 )
 
 const (
-	// maxLiveBytes is the largest live message; what an agent with more open
-	// periods says does not travel live.
+	// maxLiveBytes is the largest part of a live message, well below what NATS
+	// takes by default.
 	maxLiveBytes = 512 << 10
+	// maxLiveParts bounds the parts of one message: more than a host with 20,000
+	// machines needs.
+	maxLiveParts = 256
+	// livePartHeader says which part of how many a message is, from 1: "2/3".
+	// Without it the message is whole.
+	livePartHeader = "Odometer-Part"
 	// maxLive bounds the memory of the cache, over all agents.
 	maxLive = 64 << 20
 	// liveKept is for how long a message is remembered: its periods have
@@ -21,39 +27,63 @@ const (
 	liveKept = 2 * time.Hour
 )
 
-// PublishLive says what is still open at an agent. It does not wait and is not
-// stored; what is lost is replaced by the next. A message over 512 KiB is an
-// error wrapping [odometer.ErrInvalid].
-func (c *Conn) PublishLive(agent odometer.AgentID, data []byte) error {
-	if len(data) > maxLiveBytes {
-		return fmt.Errorf("queue: live message of %s: %d bytes, at most %d are sent: %w", agent, len(data), maxLiveBytes, odometer.ErrInvalid)
+// PublishLive says what is still open at an agent, in as many parts as it takes.
+// It does not wait and is not stored; what is lost is replaced by the next. A
+// part over 512 KiB is an error wrapping [odometer.ErrInvalid], and so are more
+// than 256.
+func (c *Conn) PublishLive(agent odometer.AgentID, parts ...[]byte) error {
+	if len(parts) > maxLiveParts {
+		return fmt.Errorf("queue: live message of %s: %d parts, at most %d are sent: %w", agent, len(parts), maxLiveParts, odometer.ErrInvalid)
 	}
-	if err := c.nc.Publish(livePrefix+Token(string(agent)), data); err != nil {
-		return fmt.Errorf("queue: live message of %s: %w", agent, sendError(err))
+	for i, data := range parts {
+		if len(data) > maxLiveBytes {
+			return fmt.Errorf("queue: live message of %s: %d bytes, at most %d are sent: %w", agent, len(data), maxLiveBytes, odometer.ErrInvalid)
+		}
+		m := &nats.Msg{Subject: livePrefix + Token(string(agent)), Data: data}
+		if len(parts) > 1 { // whole, it is what servers of before know
+			m.Header = nats.Header{livePartHeader: {fmt.Sprintf("%d/%d", i+1, len(parts))}}
+		}
+		if err := c.nc.PublishMsg(m); err != nil {
+			return fmt.Errorf("queue: live message of %s: %w", agent, sendError(err))
+		}
 	}
 	return nil
+}
+
+// livePart returns which part of how many a message is, from 0.
+func livePart(m *nats.Msg) (part, parts int, err error) {
+	text := m.Header.Get(livePartHeader)
+	if text == "" {
+		return 0, 1, nil
+	}
+	if _, err := fmt.Sscanf(text, "%d/%d", &part, &parts); err != nil || part < 1 || part > parts || parts > maxLiveParts {
+		return 0, 0, fmt.Errorf("part %q: %w", clip(text), odometer.ErrInvalid)
+	}
+	return part - 1, parts, nil
 }
 
 // Live remembers the last live message of each agent. Its methods may be
 // called at once.
 type Live struct {
-	c *Conn
+	c     *Conn
+	heard func(LiveMessage)
 
 	mu    sync.Mutex
-	last  map[odometer.AgentID]LiveMessage
+	last  map[odometer.AgentID][]LiveMessage // by part; one that was not heard has no data
 	bytes int
 }
 
-// LiveMessage is what an agent said last.
+// LiveMessage is what an agent said last, or a part of it.
 type LiveMessage struct {
 	Agent    odometer.AgentID
 	Data     []byte // not to be changed
 	Received time.Time
 }
 
-// NewLive returns an empty cache, which fills while Run runs.
-func NewLive(c *Conn) *Live {
-	return &Live{c: c, last: map[odometer.AgentID]LiveMessage{}}
+// NewLive returns an empty cache, which fills while Run runs. Heard, where it is
+// not nil, is given each message by Run as it comes, and must not block.
+func NewLive(c *Conn, heard func(LiveMessage)) *Live {
+	return &Live{c: c, heard: heard, last: map[odometer.AgentID][]LiveMessage{}}
 }
 
 // Run follows the live messages until ctx is done, and then returns nil.
@@ -72,55 +102,85 @@ func (l *Live) Run(ctx context.Context) error {
 			return nil
 		case m := <-messages:
 			agent, err := agentOf(m.Subject, livePrefix)
-			if err != nil || len(m.Data) > maxLiveBytes {
+			part, parts, partErr := livePart(m)
+			if err != nil || partErr != nil || len(m.Data) > maxLiveBytes {
 				l.c.log.Debug("a live message is ignored", "subject", clip(m.Subject), "bytes", len(m.Data))
 				continue
 			}
-			l.keep(LiveMessage{agent, m.Data, time.Now()})
+			got := LiveMessage{agent, m.Data, time.Now()}
+			l.keep(got, part, parts)
+			if l.heard != nil {
+				l.heard(got)
+			}
 		case now := <-sweep.C:
 			l.forget(now.Add(-liveKept))
 		}
 	}
 }
 
-func (l *Live) keep(m LiveMessage) {
+func (l *Live) keep(m LiveMessage, part, parts int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	before := len(l.last[m.Agent].Data)
+	have := l.last[m.Agent]
+	for len(have) > parts { // it has less to say than before
+		l.bytes -= len(have[len(have)-1].Data)
+		have = have[:len(have)-1]
+	}
+	for len(have) < parts {
+		have = append(have, LiveMessage{Agent: m.Agent})
+	}
+	l.last[m.Agent] = have
+	before := len(have[part].Data)
 	if l.bytes-before+len(m.Data) > maxLive {
 		l.c.log.Debug("a live message is ignored: too many are remembered", "agent", m.Agent)
 		return
 	}
 	l.bytes += len(m.Data) - before
-	l.last[m.Agent] = m
+	have[part] = m
 }
 
 func (l *Live) forget(before time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for agent, m := range l.last {
-		if m.Received.Before(before) {
-			l.bytes -= len(m.Data)
+	for agent, have := range l.last {
+		bytes, fresh := 0, false
+		for _, m := range have {
+			bytes += len(m.Data)
+			fresh = fresh || !m.Received.Before(before)
+		}
+		if !fresh {
+			l.bytes -= bytes
 			delete(l.last, agent)
 		}
 	}
 }
 
-// Last returns what an agent said last, and whether it said anything lately.
-func (l *Live) Last(agent odometer.AgentID) (LiveMessage, bool) {
+// Last returns what an agent said last, by parts; none where it said nothing
+// lately.
+func (l *Live) Last(agent odometer.AgentID) []LiveMessage {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	m, ok := l.last[agent]
-	return m, ok
+	return heardOf(nil, l.last[agent])
 }
 
-// All returns what each agent said last, in no order.
+// All returns what each agent said last, the parts of one agent one after the
+// other, and otherwise in no order.
 func (l *Live) All() []LiveMessage {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := make([]LiveMessage, 0, len(l.last))
-	for _, m := range l.last {
-		all = append(all, m)
+	for _, have := range l.last {
+		all = heardOf(all, have)
+	}
+	return all
+}
+
+// heardOf appends the parts that were heard.
+func heardOf(all, have []LiveMessage) []LiveMessage {
+	for _, m := range have {
+		if m.Data != nil {
+			all = append(all, m)
+		}
 	}
 	return all
 }

@@ -8,12 +8,15 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"example.org/odometer"
+	"github.com/nats-io/nats.go"
 )
 
 // ingesting moves what is received into a ledger, as package ingest does,
@@ -534,7 +537,8 @@ func FuzzReceipt(f *testing.F) {
 func TestLive(t *testing.T) {
 	s := serving(t, t.TempDir(), anyPort)
 	server, agent := connected(t, s, ""), connected(t, s, testAgent)
-	l := NewLive(server)
+	var heard atomic.Int64
+	l := NewLive(server, func(m LiveMessage) { heard.Add(1) })
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
@@ -543,18 +547,38 @@ func TestLive(t *testing.T) {
 		if err := agent.PublishLive(testAgent, []byte(`{"n":1}`)); err != nil {
 			t.Fatal(err)
 		}
-		_, ok := l.Last(testAgent)
-		return ok
+		return len(l.Last(testAgent)) == 1
 	})
 	if err := agent.PublishLive(testAgent, []byte(`{"n":2}`)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the next takes its place", func() bool { m, _ := l.Last(testAgent); return string(m.Data) == `{"n":2}` })
-	m, _ := l.Last(testAgent)
+	says := func(want ...string) func() bool {
+		return func() bool {
+			return slices.EqualFunc(l.Last(testAgent), want, func(m LiveMessage, s string) bool { return string(m.Data) == s })
+		}
+	}
+	eventually(t, "the next takes its place", says(`{"n":2}`))
+	if heard.Load() < 2 {
+		t.Errorf("messages that were handed on: got %d, want each", heard.Load())
+	}
+	m := l.Last(testAgent)[0]
 	if m.Agent != testAgent || m.Received.Before(before) || m.Received.After(time.Now()) {
 		t.Errorf("message: got %+v", m)
 	}
-	if _, ok := l.Last("another"); ok {
+	for _, parts := range [][]string{{"a", "b", "c"}, {"d", "e"}, {"f"}} {
+		var data [][]byte
+		for _, p := range parts {
+			data = append(data, []byte(p))
+		}
+		if err := agent.PublishLive(testAgent, data...); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, fmt.Sprintf("%d parts are heard", len(parts)), says(parts...))
+	}
+	if err := agent.PublishLive(testAgent, make([][]byte, maxLiveParts+1)...); !errors.Is(err, odometer.ErrInvalid) {
+		t.Errorf("a message of too many parts: got %v, want an error wrapping ErrInvalid", err)
+	}
+	if len(l.Last("another")) != 0 {
 		t.Error("an agent that said nothing: got a message")
 	}
 	if err := agent.PublishLive(testAgent, make([]byte, maxLiveBytes+1)); !errors.Is(err, odometer.ErrInvalid) {
@@ -563,8 +587,11 @@ func TestLive(t *testing.T) {
 	nc := server.nc
 	nc.Publish(livePrefix+"=zz", []byte("x"))
 	nc.Publish(livePrefix+"big", make([]byte, maxLiveBytes+1))
+	for _, part := range []string{"0/1", "3/2", "1/257", "x", "-1/2", "1"} {
+		nc.PublishMsg(&nats.Msg{Subject: livePrefix + "big", Data: []byte("x"), Header: nats.Header{livePartHeader: {part}}})
+	}
 	nc.Publish(livePrefix+"b", []byte("y"))
-	eventually(t, "others are heard", func() bool { _, ok := l.Last("b"); return ok })
+	eventually(t, "others are heard", func() bool { return len(l.Last("b")) == 1 })
 	same(t, "agents that are remembered", len(l.All()), 2)
 	l.forget(time.Now().Add(time.Second))
 	same(t, "agents that are remembered after a while", len(l.All()), 0)
@@ -576,9 +603,9 @@ func TestLive(t *testing.T) {
 }
 
 func TestLiveIsBounded(t *testing.T) {
-	l := NewLive(&Conn{log: discard})
+	l := NewLive(&Conn{log: discard}, nil)
 	for i := range 2*maxLive/maxLiveBytes + 3 {
-		l.keep(LiveMessage{Agent: odometer.AgentID(fmt.Sprint(i)), Data: make([]byte, maxLiveBytes)})
+		l.keep(LiveMessage{Agent: odometer.AgentID(fmt.Sprint(i)), Data: make([]byte, maxLiveBytes)}, 0, 1)
 	}
 	if l.bytes > maxLive || len(l.All()) != maxLive/maxLiveBytes {
 		t.Errorf("remembered: got %d bytes of %d agents, want at most %d", l.bytes, len(l.All()), maxLive)

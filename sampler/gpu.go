@@ -64,7 +64,7 @@ func (g *gpuSet) gauge() int64 {
 }
 
 // scanGPUs finds the GPUs that count, see the package's rule.
-func (m *Machine) scanGPUs() {
+func (m *Machine) scanGPUs(at odometer.Moment) {
 	g := &m.gpus
 	dir := m.path("sys/bus/pci/devices")
 	list, err := names(dir)
@@ -76,6 +76,15 @@ func (m *Machine) scanGPUs() {
 		}
 	}
 	g.had = g.had || len(g.list) > 0
+	if m.host {
+		var ours []string // not those that a driver for passing on has
+		for _, d := range g.list {
+			if d.driver == "nvidia" {
+				ours = append(ours, d.address)
+			}
+		}
+		m.busy.replace(ours, m.bootID, at)
+	}
 	s := m.sources["gpu"]
 	s.ok, s.problem, s.detail = len(g.list) > 0, nil, "none"
 	if s.ok {

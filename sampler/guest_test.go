@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -117,8 +118,11 @@ func removeCgroup(dir string) {
 	}
 }
 
-// enter moves the guest into a new cgroup of a hierarchy, "cpuacct" or
-// "unified", and returns its directory.
+// anyCgroup is the hierarchy that is preferred of those there are.
+const anyCgroup = "any"
+
+// enter moves the guest into a new cgroup of a hierarchy, "cpuacct", "unified"
+// or [anyCgroup], and returns its directory.
 func (g *guest) enter(hierarchy string) string {
 	g.t.Helper()
 	dir := newCgroup(g.t, hierarchy)
@@ -136,7 +140,14 @@ func (g *guest) join(dir string) {
 
 func newCgroup(t testing.TB, hierarchy string) string {
 	t.Helper()
-	for _, m := range parseMounts([]byte(word("/proc/self/mountinfo"))) {
+	mounts := parseMounts([]byte(word("/proc/self/mountinfo")))
+	if hierarchy == anyCgroup {
+		hierarchy = "unified"
+		if slices.ContainsFunc(mounts, func(m mount) bool { return m.fstype == "cgroup" && hasWord(m.options, "cpuacct") }) {
+			hierarchy = "cpuacct"
+		}
+	}
+	for _, m := range mounts {
 		if hierarchy == "unified" && m.fstype == "cgroup2" || m.fstype == "cgroup" && hasWord(m.options, hierarchy) {
 			dir := filepath.Join(m.point, fmt.Sprintf("odometer-test-%d-%d", os.Getpid(), guests.Add(1)))
 			if err := os.Mkdir(dir, 0o755); err != nil {

@@ -92,6 +92,7 @@ type Machine struct {
 	linkSaw     func(uint32, linkStats)
 	storage     storage
 	gpus        gpuSet
+	busy        busyGPUs
 
 	sources map[string]*source
 	// reading is what Sample emits; only Sample touches it.
@@ -162,6 +163,7 @@ func openMachine(opt MachineOptions, statfs statfsFunc, hz uint64, smi smiFunc) 
 	m.netdev = keep(m.path("proc/net/dev"))
 	m.mountinfo = keep(m.path("proc/self/mountinfo"))
 	m.linkMark, m.linkSaw = m.links.begin, m.sawLink
+	m.busy.open = openNVML
 	m.storage.init()
 	if m.host {
 		var err error
@@ -203,6 +205,7 @@ func (m *Machine) Close() error {
 	}
 	m.storage.close()
 	m.gpus.close()
+	m.busy.close()
 	return nil
 }
 
@@ -286,6 +289,7 @@ func (m *Machine) fill(at odometer.Moment) {
 	}
 	r.Counters = m.disks.emit(r.Counters, odometer.DiskRead, odometer.DiskWrite, m.sampled)
 	r.Counters = m.links.emit(r.Counters, odometer.NetworkIngress, odometer.NetworkEgress, m.sampled)
+	r.Counters = m.busy.emit(r.Counters, at)
 	if m.rebooted && !m.sampled {
 		for i := range r.Counters {
 			r.Counters[i].Born = true
@@ -488,7 +492,11 @@ func (m *Machine) Sources() []SourceStatus {
 		case "storage":
 			m.storage.describe(&st)
 		case "gpu":
-			if err := m.gpus.trouble(); err != nil {
+			busy := m.busy.trouble()
+			if errors.Is(busy, errNotBuilt) {
+				st.Detail, busy = st.Detail+"; "+busy.Error(), nil
+			}
+			if err := errors.Join(m.gpus.trouble(), busy); err != nil {
 				st.Problem = err.Error()
 			}
 		case "network":
@@ -532,5 +540,5 @@ func (m *Machine) scan(at odometer.Moment) {
 	m.scanDisks()
 	m.scanLinks()
 	m.scanMounts()
-	m.scanGPUs()
+	m.scanGPUs(at)
 }

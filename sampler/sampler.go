@@ -54,6 +54,11 @@
 //     (nvidia, nouveau, amdgpu, vfio-pci), so that a server's own framebuffer
 //     is not one. Virtual functions do not count beside their physical one.
 //     A machine that never had a GPU has the gauge unknown, not 0.
+//     How busy a GPU was is what its driver observed, where it is this
+//     machine's NVIDIA driver and the program was built with the tag nvml: each
+//     observation stands for the time since the one before. It counts from when
+//     the GPU is first seen by this process, and a gap in the driver's memory
+//     counts as not busy.
 //
 // # What counts of a virtual machine
 //
@@ -83,9 +88,13 @@
 //     the state changes, and at the end; readings in between repeat it. Where no
 //     exit record tells it at the end, each sample reads it.
 //   - Storage occupied is the blocks of the files behind the disks that the
-//     machine can write to, each file once, holes and backing files left out,
-//     every 10 s. A block device or a network volume has none that is known
-//     here; where a machine has such a disk beside a file, the file counts.
+//     machine can write to, holes left out, and what the layers of a block
+//     device say: LVM and its snapshots, thin volumes, zvols, loop devices,
+//     disks, see blockLayers. An image that a disk is laid over counts where no
+//     other machine is laid over it or has it for a disk, and not at all where
+//     several share it, or machines of other hosts may. Each file and device counts once to a machine, whatever
+//     it is called. Where a machine has a disk of which nobody tells beside one
+//     that is known, that one counts. They are looked at every 10 s.
 //     Provisioned is what the machine sees of those disks. Read-only disks
 //     count in neither.
 //   - A network interface counts what passes it on the host, in the machine's
@@ -93,7 +102,9 @@
 //     end itself and is not turned. Interfaces are known by their index, so
 //     that one that takes over a name is another, and looked for in the network
 //     namespace of the machine's process and in this process's own. Counters
-//     are the kernel's 64 bits; none is taken for one that wraps at 32.
+//     are the kernel's 64 bits; none is taken for one that wraps at 32. Of a
+//     virtual function that was passed on, what the interface of its physical
+//     function says of it every 10 s, in the function's view.
 //   - A GPU, a slice of one (MIG) or a virtual one counts 1 each for as long as
 //     the inventory lists it. A machine that never had one has the gauge unknown.
 //
@@ -102,10 +113,11 @@
 // older cgroup, or a tap that another used, is taken as it was found.
 //
 // The end of a run is read when it happens: its process is watched, the exit
-// record tells its processor time (all but what the exit itself takes), and the
-// deletion of its tap the last byte. The exit records of its threads tell its
-// disk I/O, since Linux 5.19; before, what it did since the last sample is lost
-// where the process is reaped before it can be read once more.
+// record tells its processor time (all but what the exit itself takes, some
+// 0.1 ms a MiB, which only a cgroup counts), and the deletion of its tap the last
+// byte. The records of its threads tell its disk I/O, each in whole KiB, since
+// Linux 5.19; before, what it did since the last sample is lost where the process
+// is reaped before it can be read once more.
 //
 // # /get against the earlier service
 //

@@ -1,7 +1,6 @@
 package sampler
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
@@ -15,32 +14,58 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// statEvery is how often the files behind disks are looked at. A look costs a
-// few microseconds a file, and never a sample's time.
+// statEvery is how often the files and devices behind disks are looked at. A
+// look costs a few microseconds each, and never a sample's time.
 const statEvery = 10 * time.Second
 
 // statPatience is how long an update waits for the files of machines that are
 // new, so that their first reading knows what they occupy.
 const statPatience = 100 * time.Millisecond
 
-// diskFile is the file or device behind a disk of a machine.
+// diskFile is a file or device that disks of machines lie on.
 type diskFile struct {
 	path     string // on the host, below Root
+	block    bool   // the inventory says that it is a block device
+	local    bool   // it lies on a filesystem that only this host has; guarded by VMs.mu
 	occupied atomic.Int64
+	id       atomic.Pointer[fileID] // nil before the first look; another one where it is another file
 	problem  atomic.Pointer[error]
 }
 
-// images measures what the files behind disks occupy without ever standing
-// still: each filesystem has a goroutine that makes the system calls which may
-// hang. Which filesystem a path lies on is told by the path alone.
-type images struct {
-	stat  func(path string, st *unix.Stat_t) error
-	byFS  map[string]*imageFS // by mount point
-	wake  chan struct{}       // one has finished a round
-	since int64               // boot time of the last round
+// fileID is what two paths of one file have in common; of a block device its
+// number, without an inode.
+type fileID struct{ device, inode uint64 }
+
+func (id fileID) isDevice() bool { return id.inode == 0 }
+
+// diskPart is a file of a machine's disks.
+type diskPart struct {
+	*diskFile
+	below  bool    // an image that a disk is laid over
+	counts bool    // see [VMs.share]
+	as     *fileID // the file that this holds for
 }
 
-// imageFS is a filesystem that has disks.
+// images measures what lies behind disks without ever standing still: each
+// filesystem has a goroutine that makes the system calls which may hang, and so
+// has each block device, whose layers may. Which filesystem a path lies on is
+// told by the path alone.
+type images struct {
+	stat   statFunc
+	layers blockLayers
+	byFS   map[string]*imageFS // by mount point, or path of a block device
+	wake   chan struct{}       // one has finished a round
+	since  int64               // boot time of the last round
+	news   atomic.Bool         // a file was seen for the first time, or is another one
+
+	// shared are the images that several machines were laid over, for as long
+	// as one is: when the others have gone it is still nobody's own.
+	shared map[fileID]bool
+}
+
+type statFunc func(path string, st *unix.Stat_t) error
+
+// imageFS is a filesystem that has disks, or a block device that is one.
 type imageFS struct {
 	point string
 	ask   chan struct{} // capacity 1; closed when it is not wanted any more
@@ -51,15 +76,20 @@ type imageFS struct {
 	list []*diskFile
 }
 
-func (m *images) init(stat func(string, *unix.Stat_t) error) {
-	m.stat, m.byFS, m.wake = stat, map[string]*imageFS{}, make(chan struct{}, 1)
+func (m *images) init(stat statFunc, layers blockLayers) {
+	m.stat, m.layers = stat, layers
+	m.byFS, m.wake, m.shared = map[string]*imageFS{}, make(chan struct{}, 1), map[fileID]bool{}
 }
 
 // replace takes over which files there are, and where filesystems are mounted.
-func (m *images) replace(files []*diskFile, points []string) {
+func (m *images) replace(files []*diskFile, points []mountPoint) {
 	byFS := map[string][]*diskFile{}
 	for _, f := range files {
-		at := mountOf(f.path, points)
+		at := f.path
+		if !f.block {
+			p := mountOf(f.path, points)
+			at, f.local = p.path, p.local
+		}
 		byFS[at] = append(byFS[at], f)
 	}
 	for point, list := range byFS {
@@ -67,7 +97,7 @@ func (m *images) replace(files []*diskFile, points []string) {
 		if fs == nil {
 			fs = &imageFS{point: point, ask: make(chan struct{}, 1), gone: make(chan struct{})}
 			m.byFS[point] = fs
-			go fs.serve(m.stat, m.wake)
+			go fs.serve(m)
 		}
 		fs.mu.Lock()
 		fs.list = list
@@ -81,11 +111,33 @@ func (m *images) replace(files []*diskFile, points []string) {
 	}
 }
 
-// mountOf returns the mount point under which a path lies.
-func mountOf(path string, points []string) string {
-	best := "/"
+// mountPoint is where a filesystem is mounted.
+type mountPoint struct {
+	path  string
+	local bool
+}
+
+// localFilesystems are those that no two hosts have at once, as they have a
+// cluster's or a server's.
+var localFilesystems = map[string]bool{
+	"ext2": true, "ext3": true, "ext4": true, "xfs": true, "btrfs": true, "zfs": true, "bcachefs": true, "f2fs": true, "jfs": true,
+	"overlay": true, "tmpfs": true,
+}
+
+func (s *VMs) mountPoints() []mountPoint {
+	var list []mountPoint
+	for _, m := range parseMounts([]byte(word(filepath.Join(s.root, "proc/self/mountinfo")))) {
+		list = append(list, mountPoint{filepath.Join(s.root, m.point), localFilesystems[m.fstype]})
+	}
+	return list
+}
+
+// mountOf returns the mount point under which a path lies. Of several mounts at
+// one point the last is seen.
+func mountOf(path string, points []mountPoint) mountPoint {
+	best := mountPoint{path: "/"}
 	for _, p := range points {
-		if len(p) > len(best) && strings.HasPrefix(path, p) && (len(path) == len(p) || path[len(p)] == '/') {
+		if len(p.path) >= len(best.path) && strings.HasPrefix(path, p.path) && (p.path == "/" || len(path) == len(p.path) || path[len(p.path)] == '/') {
 			best = p
 		}
 	}
@@ -136,6 +188,9 @@ func (m *images) hung() []string {
 func (m *images) close() {
 	timer := time.NewTimer(statPatience)
 	defer timer.Stop()
+	if m.layers.zvols != nil {
+		m.layers.zvols.close()
+	}
 	for _, fs := range m.byFS {
 		close(fs.ask)
 	}
@@ -149,48 +204,66 @@ func (m *images) close() {
 	m.byFS = nil
 }
 
-func (fs *imageFS) serve(stat func(string, *unix.Stat_t) error, wake chan<- struct{}) {
+func (fs *imageFS) serve(m *images) {
 	defer close(fs.gone)
 	for range fs.ask {
 		fs.mu.Lock()
 		list := fs.list
 		fs.mu.Unlock()
 		for _, f := range list {
-			f.measure(stat)
+			m.measure(f)
 		}
 		fs.due.Add(-1)
 		select {
-		case wake <- struct{}{}:
+		case m.wake <- struct{}{}:
 		default: // somebody woke the waiter already and it will look at all
 		}
 	}
 }
 
-// errNoFile says that what a disk occupies is known to a layer that is not asked.
-var errNoFile = errors.New("it is no file: what it occupies its own layer would have to tell")
-
-// measure counts the blocks that a file has of its own: holes are none, and a
-// backing file is another file.
-func (f *diskFile) measure(stat func(string, *unix.Stat_t) error) {
+// measure counts the blocks that a file has of its own: holes are none, and an
+// image that it is laid over is another file. What a block device occupies its
+// layers tell.
+func (m *images) measure(f *diskFile) {
 	var st unix.Stat_t
-	err := stat(f.path, &st)
-	bytes := odometer.Unknown
-	switch {
-	case err != nil:
+	err := m.stat(f.path, &st)
+	if err != nil {
 		err = &fs.PathError{Op: "stat", Path: f.path, Err: err}
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		err = fmt.Errorf("%s: %w", f.path, errNoFile)
-	case st.Blocks < 0 || st.Blocks > 1<<53:
-		err = fmt.Errorf("stat %s: %d blocks: that cannot be", f.path, st.Blocks)
+	}
+	bytes := odometer.Unknown
+	id := fileID{st.Dev, st.Ino}
+	switch kind := st.Mode & unix.S_IFMT; {
+	case err != nil:
+	case kind == unix.S_IFREG:
+		bytes, err = blocksOf(&st, f.path)
+	case kind == unix.S_IFBLK:
+		id = fileID{device: st.Rdev}
+		bytes, err = m.layers.occupied(st.Rdev)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", f.path, err)
+		}
 	default:
-		bytes = st.Blocks * 512 // whatever the filesystem's blocks are, see stat(2)
+		err = fmt.Errorf("%s is neither a file nor a block device", f.path)
+	}
+	if err == nil {
+		// Before the bytes, which count only for the file that they are of.
+		if was := f.id.Load(); was == nil || *was != id {
+			f.id.Store(&id)
+			m.news.Store(true)
+		}
+		f.problem.Store(nil)
+	} else {
+		f.problem.Store(&err)
 	}
 	f.occupied.Store(bytes)
-	if err == nil {
-		f.problem.Store(nil)
-		return
+}
+
+// blocksOf returns the bytes that a file occupies.
+func blocksOf(st *unix.Stat_t, path string) (int64, error) {
+	if st.Blocks < 0 || st.Blocks > 1<<53 {
+		return odometer.Unknown, fmt.Errorf("stat %s: %d blocks: that cannot be", path, st.Blocks)
 	}
-	f.problem.Store(&err)
+	return st.Blocks * 512, nil // whatever the filesystem's blocks are, see stat(2)
 }
 
 func statFile(path string, st *unix.Stat_t) error {
@@ -201,35 +274,107 @@ func statFile(path string, st *unix.Stat_t) error {
 	}
 }
 
-// diskFiles returns the files behind a machine's disks, each once. Those that
-// are there already are kept. Read-only disks are left out: what is on them
-// somebody else put there.
-func (s *VMs) diskFiles(v *vm) []*diskFile {
-	var list []*diskFile
-	for _, d := range v.def.Disks {
-		if d.ReadOnly || !filepath.IsAbs(d.Path) || d.Kind == odometer.DiskNetwork {
-			continue
+// diskParts returns the files behind a machine's disks and those that they are
+// laid over, each path once. What is there already is kept. Read-only disks are
+// left out: what is on them somebody else put there. So are images that have no
+// path on the host but the one through a process: who else is laid over them
+// cannot be told.
+func (s *VMs) diskParts(v *vm) []diskPart {
+	var list []diskPart
+	add := func(path string, block, below bool) {
+		if !filepath.IsAbs(path) || below && strings.HasPrefix(path, "/proc/") {
+			return
 		}
-		path := filepath.Join(s.root, d.Path)
-		has := func(f *diskFile) bool { return f.path == path }
+		path = filepath.Join(s.root, path)
+		has := func(p diskPart) bool { return p.path == path && p.block == block }
 		if slices.ContainsFunc(list, has) {
-			continue
+			return
 		}
-		if i := slices.IndexFunc(v.files, has); i >= 0 {
-			list = append(list, v.files[i])
-			continue
+		if i := slices.IndexFunc(v.parts, has); i >= 0 {
+			list = append(list, diskPart{diskFile: v.parts[i].diskFile, below: below})
+			return
 		}
-		f := &diskFile{path: path}
+		f := &diskFile{path: path, block: block}
 		f.occupied.Store(odometer.Unknown)
-		list = append(list, f)
+		list = append(list, diskPart{diskFile: f, below: below})
+	}
+	disks := slices.DeleteFunc(slices.Clone(v.def.Disks), func(d odometer.Disk) bool { return d.ReadOnly || !hasFile(d) })
+	for _, d := range disks {
+		add(d.Path, d.Kind == odometer.DiskBlock, false)
+	}
+	for _, d := range disks {
+		for _, path := range d.Backing {
+			add(path, d.Kind == odometer.DiskBlock, true)
+		}
 	}
 	return list
+}
+
+// hasFile reports whether a disk lies in a file or on a device of this host.
+func hasFile(d odometer.Disk) bool {
+	return d.Kind != odometer.DiskNetwork && filepath.IsAbs(d.Path)
+}
+
+// share decides which files count to which machine. A disk's own counts to the
+// machine that has the disk. An image that disks are laid over counts to their
+// machine where no other one is laid over it or has it for a disk; what several
+// share counts to none of them. Nor does an image count where machines of other
+// hosts may be laid over it: on a block device, which may be a cluster's, and on
+// a filesystem that is not this host's alone. A file counts to a machine once,
+// whatever it is called. Of one that was not looked at yet nothing counts.
+func (s *VMs) share() {
+	s.images.news.Store(false)
+	type use struct {
+		by      *vm
+		several bool
+	}
+	uses := map[fileID]use{}
+	for _, v := range s.list {
+		for i := range v.parts {
+			p := &v.parts[i]
+			p.counts, p.as = false, p.id.Load()
+			if p.as == nil {
+				continue
+			}
+			u, used := uses[*p.as]
+			p.counts = !used || u.by != v
+			if !used {
+				u.by = v
+			}
+			u.several = u.several || u.by != v
+			u.by = v // the machines are gone through one after the other
+			uses[*p.as] = u
+		}
+	}
+	for id, u := range uses {
+		if u.several {
+			s.images.shared[id] = true
+		}
+	}
+	for id := range s.images.shared {
+		if _, used := uses[id]; !used {
+			delete(s.images.shared, id)
+		}
+	}
+	for _, v := range s.list {
+		for i := range v.parts {
+			if p := &v.parts[i]; p.below && p.counts {
+				p.counts = p.local && !p.as.isDevice() && !s.images.shared[*p.as]
+			}
+		}
+	}
 }
 
 // occupied adds up what the machine's disks occupy, as far as that is known;
 // Unknown where it is of none.
 func (v *vm) occupied() int64 {
-	return total(v.files, func(f *diskFile) int64 { return f.occupied.Load() })
+	return total(v.parts, func(p diskPart) int64 {
+		n := p.diskFile.occupied.Load()
+		if !p.counts || p.id.Load() != p.as {
+			return odometer.Unknown
+		}
+		return n
+	})
 }
 
 // provisioned adds up what the machine sees of its disks.

@@ -99,8 +99,9 @@ func (r *run) exited() bool {
 }
 
 // endedThreads is what the threads of a process that have ended came to in
-// disk I/O: at the end of the process, all of it. Threads that had ended before
-// the process was opened are told by nobody, and in it as far as that is certain.
+// disk I/O: at the end of the process, all of it but the part of a KiB that the
+// record of each leaves out. Threads that had ended before the process was opened
+// are told by nobody, and in it as far as that is certain.
 type endedThreads struct {
 	read, wrote uint64
 	records     int

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -33,6 +34,8 @@ type space struct {
 
 	problem error  // of the last dump
 	missed  mishap // messages that were lost
+
+	functions functions // of cards, passed on to machines; only of this process's own
 }
 
 // hostLink is an interface as the kernel counts it: the host's view.
@@ -43,6 +46,8 @@ type hostLink struct {
 	young  bool   // made since this process looks, so that its count began at 0 then
 	taken  bool   // it was a machine's
 	gone   bool   // deleted; rx and tx are what it came to
+
+	function *function // a virtual function stands for it, see [functions]; nil for an interface
 }
 
 // nic is an interface of a machine.
@@ -100,6 +105,7 @@ func openSpace(id uint64, own bool, path string, buf []byte) (*space, error) {
 }
 
 func (sp *space) close() {
+	sp.functions.close()
 	if sp.stats != nil {
 		sp.stats.close()
 	}
@@ -124,6 +130,7 @@ func (sp *space) sawLink(index uint32, st linkStats) {
 
 // read dumps all counters.
 func (sp *space) read() {
+	sp.news = sp.functions.take() || sp.news
 	if sp.problem = sp.stats.dump(sp.mark, sp.saw); sp.problem != nil {
 		return
 	}
@@ -234,6 +241,9 @@ func (n *nic) take(l *hostLink) {
 func (n *nic) drop() {
 	if n.host != nil {
 		n.space.users--
+		if f := n.host.function; f != nil {
+			f.users--
+		}
 	}
 	n.space, n.host = nil, nil
 }
@@ -250,7 +260,9 @@ func (n *nic) append(to []odometer.Counter, born bool) []odometer.Counter {
 func (s *VMs) findNIC(r *run, n *nic, fresh bool) {
 	n.search = false
 	err := errNoInterface
-	if n.def.Link != "" && n.def.Kind != odometer.NICUser && n.def.Kind != odometer.NICVhost {
+	if n.def.Kind == odometer.NICDirect && n.def.Address != "" {
+		err = s.findFunction(r, n)
+	} else if n.def.Link != "" && n.def.Kind != odometer.NICUser && n.def.Kind != odometer.NICVhost {
 		for _, where := range [...]string{filepath.Join("/proc", strconv.Itoa(r.pid), "ns/net"), selfNamespace} {
 			var sp *space
 			if sp, err = s.space(where); err == nil {
@@ -290,6 +302,7 @@ func (s *VMs) space(path string) (*space, error) {
 	if err != nil {
 		return nil, err
 	}
+	sp.functions = functions{devices: filepath.Join(s.root, "sys/bus/pci/devices"), ask: askFunctions}
 	s.spaces[id] = sp
 	s.order = append(s.order, sp)
 	return sp, nil
@@ -300,6 +313,7 @@ func (s *VMs) space(path string) (*space, error) {
 func (s *VMs) leaveSpaces() {
 	keep := s.order[:0]
 	for _, sp := range s.order {
+		sp.functions.leave(s.hasFunction)
 		if sp.own || sp.users > 0 {
 			keep = append(keep, sp)
 			continue
@@ -309,4 +323,11 @@ func (s *VMs) leaveSpaces() {
 	}
 	clear(s.order[len(keep):])
 	s.order = keep
+}
+
+// hasFunction reports whether a machine that runs has the virtual function.
+func (s *VMs) hasFunction(address string) bool {
+	return slices.ContainsFunc(s.list, func(v *vm) bool {
+		return v.run != nil && slices.ContainsFunc(v.run.nics, func(n nic) bool { return n.def.Address == address })
+	})
 }

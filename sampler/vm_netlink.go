@@ -13,21 +13,39 @@ var errOverrun = errors.New("the kernel dropped messages, since too many came at
 
 // link asks for one interface by name.
 func (s *statsSocket) link(name string) (linkInfo, error) {
+	payload, err := s.linkMessage(name, 0)
+	if err != nil {
+		return linkInfo{}, err
+	}
+	l, ok := parseLinkMsg(payload)
+	if !ok || !l.known {
+		return linkInfo{}, errNetlink
+	}
+	return l, nil
+}
+
+// linkMessage asks for one interface by name, with what mask (IFLA_EXT_MASK)
+// wants beside the rest, and returns the payload of the answer, which holds
+// until the next call.
+func (s *statsSocket) linkMessage(name string, mask uint32) ([]byte, error) {
 	const at = unix.NLMSG_HDRLEN + unix.SizeofIfInfomsg
 	if len(name) == 0 || len(name) >= unix.IFNAMSIZ {
-		return linkInfo{}, fmt.Errorf("ask for interface %q: %w", name, unix.ENODEV)
+		return nil, fmt.Errorf("ask for interface %q: %w", name, unix.ENODEV)
 	}
-	var request [at + 4 + unix.IFNAMSIZ]byte
+	var request [at + 8 + 4 + unix.IFNAMSIZ]byte
 	s.seq++
 	binary.NativeEndian.PutUint32(request[0:], uint32(len(request)))
 	binary.NativeEndian.PutUint16(request[4:], unix.RTM_GETLINK)
 	binary.NativeEndian.PutUint16(request[6:], unix.NLM_F_REQUEST)
 	binary.NativeEndian.PutUint32(request[8:], s.seq)
-	binary.NativeEndian.PutUint16(request[at:], uint16(4+len(name)+1))
-	binary.NativeEndian.PutUint16(request[at+2:], unix.IFLA_IFNAME)
-	copy(request[at+4:], name)
+	binary.NativeEndian.PutUint16(request[at:], 8)
+	binary.NativeEndian.PutUint16(request[at+2:], unix.IFLA_EXT_MASK)
+	binary.NativeEndian.PutUint32(request[at+4:], mask)
+	binary.NativeEndian.PutUint16(request[at+8:], uint16(4+len(name)+1))
+	binary.NativeEndian.PutUint16(request[at+10:], unix.IFLA_IFNAME)
+	copy(request[at+12:], name)
 	if _, err := unix.Write(s.fd, request[:]); err != nil {
-		return linkInfo{}, fmt.Errorf("ask for interface %q: %w", name, err)
+		return nil, fmt.Errorf("ask for interface %q: %w", name, err)
 	}
 	for {
 		n, err := unix.Read(s.fd, s.buf)
@@ -35,24 +53,20 @@ func (s *statsSocket) link(name string) (linkInfo, error) {
 			continue
 		}
 		if err != nil {
-			return linkInfo{}, fmt.Errorf("ask for interface %q: %w", name, err)
+			return nil, fmt.Errorf("ask for interface %q: %w", name, err)
 		}
 		b := s.buf[:n]
 		kind, payload, _, ok := cutMessage(b)
 		if !ok {
-			return linkInfo{}, errNetlink
+			return nil, errNetlink
 		}
 		if binary.NativeEndian.Uint32(b[8:]) != s.seq {
 			continue // of a dump that was given up
 		}
 		if kind == unix.NLMSG_ERROR && len(payload) >= 4 {
-			return linkInfo{}, fmt.Errorf("ask for interface %q: %w", name, unix.Errno(-int32(binary.NativeEndian.Uint32(payload))))
+			return nil, fmt.Errorf("ask for interface %q: %w", name, unix.Errno(-int32(binary.NativeEndian.Uint32(payload))))
 		}
-		l, ok := parseLinkMsg(payload)
-		if !ok || !l.known {
-			return linkInfo{}, errNetlink
-		}
-		return l, nil
+		return payload, nil
 	}
 }
 

@@ -40,6 +40,9 @@ func (s *VMs) Sample(emit func(*odometer.Reading)) error {
 		s.images.since = at.Boot
 		s.images.refresh()
 	}
+	if s.images.news.Load() {
+		s.share()
+	}
 	// Periods close at UTC hours, and what was used is told by the hour.
 	hour := odometer.Hour(at.Wall)
 	everything := hour != s.hour
@@ -136,6 +139,10 @@ func (s *VMs) tell(v *vm, at odometer.Moment, state odometer.State, g odometer.G
 	r := &s.reading
 	r.Instance, r.Agent, r.Owner, r.At = v.def.Instance, s.opt.Agent, v.def.Owner, at
 	r.State, r.Gauges, r.Final = state, g, final
+	if r.Changes = nil; len(s.noted) > 0 {
+		r.Changes = s.noted[v.def.Instance]
+		delete(s.noted, v.def.Instance)
+	}
 	r.Unwatched = slept || v.last < s.opened
 	v.last = at.Boot
 	emit(r)
@@ -222,13 +229,21 @@ func (s *VMs) Sources() []SourceStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var machines, cpu, memory, disks, network, storage problems
-	var running, kept, links, files, gpus int
+	var running, kept, links, files, elsewhere int
+	gpus := map[odometer.GPUKind]int{}
 	var from [3]int
 	machines = append(machines, s.refused...)
 	for _, v := range s.list {
-		gpus += len(v.def.GPUs)
+		for _, g := range v.def.GPUs {
+			gpus[g.Kind]++
+		}
+		for _, d := range v.def.Disks {
+			if !d.ReadOnly && !hasFile(d) {
+				elsewhere++
+			}
+		}
 		machines.add(v.def.Instance, v.problem)
-		for _, f := range v.files {
+		for _, f := range v.parts {
 			files++
 			if p := f.problem.Load(); p != nil {
 				storage.add(v.def.Instance, *p)
@@ -257,7 +272,7 @@ func (s *VMs) Sources() []SourceStatus {
 		}
 	}
 	for _, sp := range s.order {
-		network.add("", errors.Join(sp.problem, sp.missed.recent()))
+		network.add("", errors.Join(sp.problem, sp.missed.recent(), sp.functions.problem()))
 	}
 	for _, point := range s.images.hung() {
 		storage = append(storage, point+" does not answer; what its disks last occupied is held")
@@ -281,8 +296,8 @@ func (s *VMs) Sources() []SourceStatus {
 		memory.status("memory", "anonymous, shared and huge pages of the process"),
 		disks.status("disks", "what the process had the storage layer read and write"),
 		network.status("network", fmt.Sprintf("%d interfaces in %d namespaces", links, len(s.order))),
-		storage.status("storage", fmt.Sprintf("%d files and devices", files)),
-		problems(nil).status("gpu", fmt.Sprintf("%d attached", gpus)),
+		storage.status("storage", fmt.Sprintf("%d files and devices; %d disks elsewhere, of which only the size is known, if that", files, elsewhere)),
+		problems(nil).status("gpu", fmt.Sprintf("%d attached whole, %d shares of one, %d slices (MIG)", gpus[odometer.GPUWhole], gpus[odometer.GPUVGPU], gpus[odometer.GPUMIG])),
 		ends.status("ends", "exit records and link deletions"),
 		fileList.status("files", fmt.Sprintf("%d machines with open files, at most %d", kept, s.maxKept)),
 		problems(nil).status("boot", s.bootID),

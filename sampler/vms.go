@@ -56,8 +56,9 @@ type Previous struct {
 //
 // Update, Sources and Close may be called from any goroutine; Sample by one at
 // a time, and what it calls must not call the source. Each machine that runs
-// costs four open files. Two goroutines are kept, one that waits for the ends
-// of machines, and one for each filesystem that has disks; Close ends them.
+// costs four open files. One goroutine waits for the ends of machines, and there
+// is one for each filesystem that has disks, block device that is one, and card
+// whose virtual functions machines have; Close ends them.
 type VMs struct {
 	// Fixed at the start.
 	opt         VMsOptions
@@ -94,9 +95,10 @@ type VMs struct {
 	order     []*space
 	images    images
 	suspended sleepWatch
-	hour      int64    // of the last sample
-	refused   []string // why machines of the last list are not metered
-	overrun   mishap   // of the exit records
+	refused   []string                                  // why machines of the last list are not metered
+	overrun   mishap                                    // of the exit records
+	noted     map[odometer.InstanceID][]odometer.Change // for the next reading to tell
+	hour      int64                                     // of the last sample
 	tookExit  func(taskExit)
 	reading   odometer.Reading
 }
@@ -110,7 +112,7 @@ type vm struct {
 	listed bool
 	hadGPU bool            // then none is 0 and not unknown
 	given  odometer.Gauges // what the definition says: all but memory and storage
-	files  []*diskFile
+	parts  []diskPart
 	def    odometer.VM
 
 	past    string // the name of the run before
@@ -136,6 +138,7 @@ func OpenVMs(opt VMsOptions) *VMs {
 		tickNanos: uint64(time.Second) / ticksPerSecond(),
 		buf:       make([]byte, 16<<10),
 		byID:      map[odometer.InstanceID]*vm{}, byPID: map[int]*vm{}, byPidfd: map[int]*vm{}, spaces: map[uint64]*space{},
+		noted:   map[odometer.InstanceID][]odometer.Change{},
 		maxKept: opt.MaxFiles / filesPerRun,
 	}
 	if s.root == "" {
@@ -154,7 +157,7 @@ func OpenVMs(opt VMsOptions) *VMs {
 		s.bootID = "process-" + rand.Text()
 	}
 	s.hierarchies = cpuHierarchies(parseMounts([]byte(word(filepath.Join(s.root, "proc/self/mountinfo")))))
-	s.images.init(statFile)
+	s.images.init(statFile, s.blockLayers())
 	if opt.MaxFiles == 0 {
 		s.maxKept = keptRuns()
 	}
@@ -235,6 +238,17 @@ func (s *VMs) Close() error {
 
 var errVMsClosed = errors.New("the source of virtual machines is closed")
 
+// Note has what happened to machines told by the next reading of each. It comes
+// before the Update that follows from it; what happened to a machine that is in
+// neither list is not told.
+func (s *VMs) Note(changes []odometer.Change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range changes {
+		s.noted[c.Instance] = append(s.noted[c.Instance], c)
+	}
+}
+
 // Update says which machines there are from now on. What changed takes effect
 // at this moment, not at the next sample: a machine that is new is read at
 // once, one that is not listed any more gets its last reading, Final, in the
@@ -249,16 +263,16 @@ func (s *VMs) Update(vms []odometer.VM) {
 	if files == nil {
 		return
 	}
-	var points []string
-	for _, m := range parseMounts([]byte(word(filepath.Join(s.root, "proc/self/mountinfo")))) {
-		points = append(points, filepath.Join(s.root, m.point))
-	}
+	points := s.mountPoints()
 	s.mu.Lock()
 	s.images.replace(files, points)
 	s.images.refresh()
 	asked := slices.Collect(maps.Values(s.images.byFS))
 	s.mu.Unlock()
 	s.images.wait(asked)
+	s.mu.Lock()
+	s.share()
+	s.mu.Unlock()
 }
 
 // opening is a run that was found to be new, or why it cannot be read.
@@ -355,18 +369,22 @@ func (s *VMs) apply(vms []odometer.VM, found map[odometer.InstanceID]opening) (f
 	}
 	for _, v := range s.list {
 		if !v.listed {
-			changed = changed || len(v.files) > 0
-			v.files = nil
+			changed = changed || len(v.parts) > 0
+			v.parts = nil
 		}
 	}
 	slices.SortFunc(s.list, func(a, b *vm) int { return cmp.Compare(a.def.Instance, b.def.Instance) })
+	maps.DeleteFunc(s.noted, func(id odometer.InstanceID, _ []odometer.Change) bool { return s.byID[id] == nil })
 	if !changed {
 		return nil
 	}
 	files = []*diskFile{}
 	for _, v := range s.list {
-		files = append(files, v.files...)
+		for _, p := range v.parts {
+			files = append(files, p.diskFile)
+		}
 	}
+	s.share()
 	return files
 }
 
@@ -405,7 +423,7 @@ func (s *VMs) update(v *vm, def *odometer.VM, now odometer.Moment) (disks bool) 
 		s.tellEnd(v, false)
 	}
 	if disks = !slices.EqualFunc(old.Disks, v.def.Disks, odometer.Disk.Equal); disks {
-		v.files = s.diskFiles(v)
+		v.parts = s.diskParts(v)
 	}
 	if v.run == nil {
 		return disks

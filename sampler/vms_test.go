@@ -2,6 +2,7 @@ package sampler
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -195,7 +196,7 @@ func TestVMRunsBornAndFound(t *testing.T) {
 			dir := ""
 			if c.old {
 				before := startGuest(t, 0)
-				dir = before.enter("cpuacct")
+				dir = before.enter(anyCgroup)
 				before.cgroups = nil
 				before.do("burn 200ms")
 				before.kill()
@@ -205,7 +206,7 @@ func TestVMRunsBornAndFound(t *testing.T) {
 			case c.old:
 				g.join(dir)
 			case c.enter:
-				g.enter("cpuacct")
+				g.enter(anyCgroup)
 			}
 			g.do("burn 100ms")
 			if c.late {
@@ -274,9 +275,9 @@ func TestVMEnds(t *testing.T) {
 	}{
 		{name: "by the exit record of its process", threads: true},
 		{name: "by the exit record of a process that never had but one thread more"},
-		{name: "by its cgroup, which is left", enter: "cpuacct", threads: true},
+		{name: "by its cgroup, which is left", enter: anyCgroup, threads: true},
 		{name: "by its cgroup of v2", enter: "unified"},
-		{name: "whose cgroup was removed before it was read", enter: "cpuacct", removed: true, threads: true},
+		{name: "whose cgroup was removed before it was read", enter: anyCgroup, removed: true, threads: true},
 		{name: "in a network namespace of its own", namespace: unix.CLONE_NEWNET},
 		{name: "whose tap is left", persistent: true, namespace: unix.CLONE_NEWNET},
 		{name: "but that is still defined", defined: true},
@@ -444,7 +445,7 @@ func TestVMBetweenTwoSamples(t *testing.T) {
 	y.observe(readings(t, s)...)
 	time.Sleep(20 * time.Millisecond) // a process's start is known to a tick
 	g := startGuest(t, unix.CLONE_NEWNET)
-	g.enter("cpuacct")
+	g.enter(anyCgroup)
 	g.do("tap tap0")
 	g.do("send 100 1000")
 	s.Update([]odometer.VM{machineOf(g, "vm-1", func(v *odometer.VM) {
@@ -499,6 +500,14 @@ func TestVMStorageAndMemory(t *testing.T) {
 	before := only(t, s)
 	if want := (odometer.Gauges{Memory: before.Gauges.Memory, MemoryAllocated: 1 << 30, Storage: 0, StorageProvisioned: 3 << 30, VCPUs: 2, GPUs: 1}); before.Gauges != want || want.Memory <= 0 {
 		t.Errorf("got %+v, want %+v", before.Gauges, want)
+	}
+	for _, st := range s.Sources() {
+		if want := map[string]string{
+			"storage": "1 files and devices; 1 disks elsewhere, of which only the size is known, if that",
+			"gpu":     "1 attached whole, 0 shares of one, 0 slices (MIG)",
+		}[st.Name]; want != "" && st.Detail != want {
+			t.Errorf("%s: got %q, want %q", st.Name, st.Detail, want)
+		}
 	}
 	const bytes = 8 << 20
 	g.do("write %s %d", image, bytes)
@@ -628,5 +637,51 @@ func TestVMTapIsMadeAgain(t *testing.T) {
 	see()
 	if want := uint64(3+5+7+11+13) * 100; sum != want {
 		t.Errorf("got %d bytes in all, want %d; %s", sum, want, strings.Join([]string{last.Incarnation, problemOf(s, "network")}, " "))
+	}
+}
+
+// TestVMTellsWhatHappened notes changes of machines that are known, new, gone and
+// never seen.
+func TestVMTellsWhatHappened(t *testing.T) {
+	s := openVMs(t)
+	stopped := func(ids ...odometer.InstanceID) (list []odometer.VM) {
+		for _, id := range ids {
+			list = append(list, odometer.VM{Instance: id, State: odometer.Stopped, VCPUs: 1, Memory: 1 << 20})
+		}
+		return list
+	}
+	note := func(id odometer.InstanceID, kinds ...odometer.ChangeKind) (list []odometer.Change) {
+		for _, k := range kinds {
+			list = append(list, odometer.Change{Instance: id, Kind: k})
+		}
+		return list
+	}
+	told := func() map[odometer.InstanceID][]odometer.ChangeKind {
+		m := map[odometer.InstanceID][]odometer.ChangeKind{}
+		for _, r := range readings(t, s) {
+			for _, c := range r.Changes {
+				m[r.Instance] = append(m[r.Instance], c.Kind)
+			}
+		}
+		return m
+	}
+	want := func(when string, want map[odometer.InstanceID][]odometer.ChangeKind) {
+		t.Helper()
+		if got := told(); !maps.EqualFunc(got, want, slices.Equal) {
+			t.Errorf("%s: got %v, want %v", when, got, want)
+		}
+	}
+	s.Note(slices.Concat(note("vm-1", odometer.ChangeDefined), note("nobody", odometer.ChangeFound)))
+	s.Update(stopped("vm-1"))
+	want("a new machine", map[odometer.InstanceID][]odometer.ChangeKind{"vm-1": {odometer.ChangeDefined}})
+	want("told once", nil)
+	s.Note(slices.Concat(note("vm-1", odometer.ChangeResized, odometer.ChangeDeleted), note("vm-2", odometer.ChangeDefined)))
+	s.Update(stopped("vm-2"))
+	want("one is gone, one is new", map[odometer.InstanceID][]odometer.ChangeKind{
+		"vm-1": {odometer.ChangeResized, odometer.ChangeDeleted}, "vm-2": {odometer.ChangeDefined}})
+	s.Update(nil)
+	want("nothing is left", nil)
+	if len(s.noted) > 0 {
+		t.Errorf("kept for nobody: %v", s.noted)
 	}
 }

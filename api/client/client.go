@@ -116,6 +116,45 @@ func (c *Client) Events(ctx context.Context, q EventQuery) (api.EventsAnswer, er
 	return a, err
 }
 
+// InstanceQuery selects instances. Limit 0 takes the server's default.
+type InstanceQuery struct {
+	Agent, State, Name, User, Org string
+	Attribute                     string // key:value
+	After                         string
+	Limit                         int
+}
+
+// Instances returns one page of instances, in order of their ids.
+func (c *Client) Instances(ctx context.Context, q InstanceQuery) (api.InstancesAnswer, error) {
+	limit := ""
+	if q.Limit != 0 {
+		limit = strconv.Itoa(q.Limit)
+	}
+	var a api.InstancesAnswer
+	err := c.get(ctx, "/api/v1/instances", values("agent", q.Agent, "state", q.State, "name", q.Name, "attribute", q.Attribute,
+		"user", q.User, "org", q.Org, "after", q.After, "limit", limit), &a)
+	return a, err
+}
+
+// Instance returns what is known of one instance.
+func (c *Client) Instance(ctx context.Context, id odometer.InstanceID) (api.InstanceAnswer, error) {
+	var a api.InstanceAnswer
+	err := c.get(ctx, "/api/v1/instances/"+url.PathEscape(string(id)), nil, &a)
+	return a, err
+}
+
+// Lifecycle returns what happened to an instance, in order of time: of more than
+// limit changes the newest. A limit of 0 takes the server's default.
+func (c *Client) Lifecycle(ctx context.Context, id odometer.InstanceID, from, to string, limit int) (api.LifecycleAnswer, error) {
+	most := ""
+	if limit != 0 {
+		most = strconv.Itoa(limit)
+	}
+	var a api.LifecycleAnswer
+	err := c.get(ctx, "/api/v1/instances/"+url.PathEscape(string(id))+"/lifecycle", values("from", from, "to", to, "limit", most), &a)
+	return a, err
+}
+
 // Submit posts a body of CloudEvents of the given content type and returns
 // what became of each event, after the ledger has committed them. When every
 // event was refused the error is a problem with the same answer in it.

@@ -18,6 +18,7 @@ import (
 //	lock         flock: one process at a time; names its holder
 //	ledger.db    the ledger, with -wal and -shm beside it
 //	ledger-base.db  what pruned records of its journal came to, where it was pruned
+//	directory.db what agents tell of their instances, with -wal and -shm; may be lost
 //	ledger.key   the key that signs that, mode 0600
 //	nats/        JetStream's streams
 //	spool/       the agent's events that have no receipt yet

@@ -33,6 +33,7 @@ type parts struct {
 	entries *entries
 	feed    *queue.Feed
 	live    *liveView
+	fleet   *fleet
 	// interval between samples that are due.
 	interval time.Duration
 }
@@ -63,6 +64,9 @@ func (p *parts) Facts(ctx context.Context) api.Facts {
 			f.Spool.Accepted = time.UnixMicro(last.Span.End)
 		}
 		f.Clock = clockFacts()
+		if h.vms != nil {
+			f.Inventory = h.vms.facts()
+		}
 	}
 	if p.publish != nil {
 		st := p.publish()
@@ -75,6 +79,9 @@ func (p *parts) Facts(ctx context.Context) api.Facts {
 	}
 	if p.ledger != nil {
 		f.Ledger = p.ledgerFacts(ctx)
+	}
+	if p.fleet != nil {
+		f.Instances = p.fleet.facts()
 	}
 	if p.feed != nil {
 		st := p.feed.Stats()
@@ -228,7 +235,15 @@ func (p *parts) Status(ctx context.Context) (api.Status, error) {
 			Entries: st.Entries, Instances: st.Instances, Epochs: st.Epochs,
 			Held: st.Counts[string(odometer.Held)], Quarantine: st.Quarantine, Counts: st.Counts,
 		},
-		Agents: p.live.agents(), Pipeline: map[string]uint64{},
+		Agents: p.live.agents(), Conflicts: p.fleet.conflicts(), Pipeline: map[string]uint64{},
+	}
+	if p.fleet.directory != nil {
+		described := p.fleet.directory.Agents()
+		for i := range out.Agents {
+			if n, ok := described[out.Agents[i].ID]; ok {
+				out.Agents[i].Instances = &n
+			}
+		}
 	}
 	if !st.LastCommit.IsZero() {
 		out.Ledger.LastCommit = &st.LastCommit

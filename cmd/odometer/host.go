@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -101,9 +102,40 @@ func hostName() (string, error) {
 type host struct {
 	machine *sampler.Machine // also where only virtual machines are metered: /get shows it
 	vms     *machines        // nil where they are not metered
+	self    *measured        // the machine as it is metered, nil where it is not
 	spool   *spool.Spool
 	agent   *agent.Agent
+	before  map[odometer.InstanceID]readAt // metered before, and not known to be here
 	started time.Time
+}
+
+// measured is this machine as a source of readings, which remembers what it was
+// given.
+type measured struct {
+	*sampler.Machine
+	instance odometer.InstanceID
+	name     string
+	vcpus    atomic.Int64
+	memory   atomic.Int64 // bytes
+}
+
+func (m *measured) Sample(emit func(*odometer.Reading)) error {
+	return m.Machine.Sample(func(r *odometer.Reading) {
+		m.vcpus.Store(r.Gauges.VCPUs)
+		m.memory.Store(r.Gauges.MemoryAllocated)
+		emit(r)
+	})
+}
+
+// own describes this machine as an instance, a zero one where it is not metered.
+func (h *host) own() odometer.VM {
+	if h.self == nil {
+		return odometer.VM{}
+	}
+	return odometer.VM{
+		Instance: h.self.instance, Name: h.self.name, Source: sourceMachine, State: odometer.Running,
+		VCPUs: h.self.vcpus.Load(), Memory: h.self.memory.Load(),
+	}
 }
 
 // openHost opens the machine and the spool below dir. Recall may be nil.
@@ -139,8 +171,12 @@ func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logg
 		source = append(source, h.vms.vms)
 	}
 	if c.names(sourceMachine) && (c.Source != sourceAuto || c.VMFile == "" && !h.vms.any(context.Background())) {
-		source = append(source, h.machine)
+		h.self = &measured{Machine: h.machine, instance: odometer.InstanceID(c.InstanceID)}
+		h.self.name, _ = os.Hostname() // for people: it may be unknown
+		source = append(source, h.self)
+		delete(last, h.self.instance)
 	}
+	h.before = last
 	h.agent, err = agent.New(agent.Options{
 		Source: source,
 		Meter: meter.New(meter.Options{
@@ -159,6 +195,12 @@ func dueAfter(interval time.Duration) time.Duration { return interval - agent.Ti
 func (h *host) run(intake *phase) {
 	if h.vms != nil {
 		intake.run("inventory", h.vms.run)
+		intake.run("instances that are gone", func(ctx context.Context) error {
+			ids := h.vms.left(ctx, h.before)
+			h.agent.Gone(sampler.SystemClock{}.Now(), ids)
+			<-ctx.Done()
+			return nil
+		})
 	}
 	intake.run("agent", h.agent.Run)
 }

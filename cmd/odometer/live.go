@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"example.org/odometer"
@@ -25,22 +26,29 @@ const (
 	liveSilence = time.Minute
 )
 
-// liveMessage is what an agent tells on its live subject. Everything up to
-// Position of the spool is closed and not among Open.
+// liveMessage is what an agent tells on its live subject, or a part of it.
+// Everything up to Position of the spool is closed and not among Open. Open is
+// the last member: whoever wants only what comes before reads no further.
 type liveMessage struct {
-	Agent    odometer.AgentID  `json:"agent_id"`
-	At       int64             `json:"at_us"` // microseconds of the agent's wall clock
-	Spool    odometer.SpoolID  `json:"spool"`
-	Position uint64            `json:"position"`
-	Open     []json.RawMessage `json:"open"` // events, each with the sequence that it will get
+	Agent    odometer.AgentID `json:"agent_id"`
+	At       int64            `json:"at_us"` // microseconds of the agent's wall clock
+	Spool    odometer.SpoolID `json:"spool"`
+	Position uint64           `json:"position"`
+	// Machines are descriptions of instances, each told when it changed and at
+	// least once a minute; Gone are those that were here a moment ago. Agents of
+	// before tell neither.
+	Machines []json.RawMessage     `json:"machines,omitempty"`
+	Gone     []odometer.InstanceID `json:"gone,omitempty"`
+	Open     []json.RawMessage     `json:"open"` // events, each with the sequence that it will get
 }
 
-// tellLive tells the open periods until ctx is done. What does not get through
-// is replaced by the next.
+// tellLive tells what is here and what is open until ctx is done. What does not
+// get through is replaced by the next.
 func (h *host) tellLive(ctx context.Context, conn *queue.Conn) error {
 	tick := time.NewTicker(liveEvery)
 	defer tick.Stop()
 	var told time.Time
+	tell := newTeller()
 	for {
 		select {
 		case <-ctx.Done():
@@ -57,14 +65,51 @@ func (h *host) tellLive(ctx context.Context, conn *queue.Conn) error {
 				continue
 			}
 			told = live.Sampled
-			for _, e := range live.Open {
-				m.Open = append(m.Open, e.AppendJSON(nil))
-			}
-			if data, err := json.Marshal(m); err == nil {
-				_ = conn.PublishLive(m.Agent, data)
+			tell.look(h.vms.known(), h.own(), now)
+			m.Machines, m.Gone = tell.next(now)
+			if parts, err := m.parts(live.Open); err == nil {
+				_ = conn.PublishLive(m.Agent, parts...)
 			}
 		}
 	}
+}
+
+// machinesOf returns what a live message says of machines, and reads no further:
+// most messages say nothing of them and are large. A description that cannot be
+// read costs itself.
+func machinesOf(data []byte) (told []odometer.Description, gone []odometer.InstanceID, err error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return nil, nil, fmt.Errorf("no object: %w: %w", odometer.ErrInvalid, err)
+	}
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return told, gone, err
+		}
+		var skipped json.RawMessage
+		var machines []json.RawMessage
+		switch name {
+		case "open":
+			return told, gone, nil
+		case "machines":
+			err = dec.Decode(&machines)
+		case "gone":
+			err = dec.Decode(&gone)
+		default:
+			err = dec.Decode(&skipped)
+		}
+		if err != nil {
+			return told, gone, err
+		}
+		for _, raw := range machines {
+			var d odometer.Description
+			if json.Unmarshal(raw, &d) == nil { // an invalid one is counted by whoever takes it
+				told = append(told, d)
+			}
+		}
+	}
+	return told, gone, nil
 }
 
 // liveView shows what agents told last, as far as the ledger does not have it.
@@ -72,36 +117,100 @@ type liveView struct {
 	heard  *queue.Live
 	ledger *ledger.Ledger
 	now    func() time.Time
+
+	mu    sync.Mutex // guards reads
+	reads map[odometer.AgentID][]livePart
 }
 
-// messages returns what each agent told lately, in the order of their names.
-func (v *liveView) messages() (list []liveMessage, received []time.Time) {
-	all := v.heard.All()
-	slices.SortFunc(all, func(a, b queue.LiveMessage) int { return strings.Compare(string(a.Agent), string(b.Agent)) })
-	for _, got := range all {
-		var m liveMessage
-		dec := json.NewDecoder(bytes.NewReader(got.Data))
-		if dec.Decode(&m) != nil || m.Agent != got.Agent {
+// livePart is a part of a live message, read.
+type livePart struct {
+	liveMessage
+	received time.Time
+	events   []*odometer.Event
+}
+
+// read returns what an agent told, from its parts. It is read once, however
+// often it is asked for.
+func (v *liveView) read(agent odometer.AgentID, parts []queue.LiveMessage) []livePart {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	have := v.reads[agent]
+	if len(have) == len(parts) && !slices.ContainsFunc(parts, func(m queue.LiveMessage) bool {
+		return !slices.ContainsFunc(have, func(p livePart) bool { return p.received.Equal(m.Received) })
+	}) {
+		return have
+	}
+	read := make([]livePart, 0, len(parts))
+	for _, got := range parts {
+		p := livePart{received: got.Received}
+		if json.NewDecoder(bytes.NewReader(got.Data)).Decode(&p.liveMessage) != nil || p.Agent != agent {
 			continue
 		}
-		list, received = append(list, m), append(received, got.Received)
+		for _, raw := range p.liveMessage.Open {
+			if e, err := odometer.DecodeEvent(raw); err == nil && e.Agent == agent {
+				p.events = append(p.events, e)
+			}
+		}
+		p.liveMessage.Open, p.Machines = nil, nil
+		read = append(read, p)
 	}
-	return list, received
+	if v.reads == nil {
+		v.reads = map[odometer.AgentID][]livePart{}
+	}
+	v.reads[agent] = read
+	return read
+}
+
+// all returns what each agent told lately, in the order of their names.
+func (v *liveView) all() (agents []odometer.AgentID, told map[odometer.AgentID][]livePart) {
+	parts := map[odometer.AgentID][]queue.LiveMessage{}
+	for _, m := range v.heard.All() {
+		parts[m.Agent] = append(parts[m.Agent], m)
+	}
+	told = map[odometer.AgentID][]livePart{}
+	for agent, list := range parts {
+		if read := v.read(agent, list); len(read) > 0 {
+			told[agent] = read
+			agents = append(agents, agent)
+		}
+	}
+	v.mu.Lock()
+	for agent := range v.reads {
+		if parts[agent] == nil {
+			delete(v.reads, agent)
+		}
+	}
+	v.mu.Unlock()
+	slices.Sort(agents)
+	return agents, told
+}
+
+// of returns what one agent told lately.
+func (v *liveView) of(agent odometer.AgentID) []livePart {
+	return v.read(agent, v.heard.Last(agent))
+}
+
+// open returns the periods of an instance that are open in a part, or of all
+// where instance is "".
+func (v *liveView) open(p *livePart, instance odometer.InstanceID) (open []api.OpenPeriod) {
+	if v.now().Sub(p.received) > liveSilence || v.ledger.Receipt(p.Agent, p.Spool).Position > p.Position {
+		return nil // what was open then may be recorded by now
+	}
+	for _, e := range p.events {
+		if instance == "" || e.Instance == instance {
+			open = append(open, api.OpenPeriod{Event: *e, HeardAt: p.received})
+		}
+	}
+	return open
 }
 
 // Open implements [api.LiveView].
 func (v *liveView) Open(instance odometer.InstanceID) []api.OpenPeriod {
 	var open []api.OpenPeriod
-	list, received := v.messages()
-	for i, m := range list {
-		if v.now().Sub(received[i]) > liveSilence || v.ledger.Receipt(m.Agent, m.Spool).Position > m.Position {
-			continue // what was open then may be recorded by now
-		}
-		for _, raw := range m.Open {
-			e, err := odometer.DecodeEvent(raw)
-			if err == nil && e.Agent == m.Agent && (instance == "" || e.Instance == instance) {
-				open = append(open, api.OpenPeriod{Event: *e, HeardAt: received[i]})
-			}
+	agents, told := v.all()
+	for _, agent := range agents {
+		for i := range told[agent] {
+			open = append(open, v.open(&told[agent][i], instance)...)
 		}
 	}
 	return open
@@ -110,11 +219,18 @@ func (v *liveView) Open(instance odometer.InstanceID) []api.OpenPeriod {
 // agents lists the agents that were heard lately.
 func (v *liveView) agents() []api.AgentStatus {
 	var out []api.AgentStatus
-	list, received := v.messages()
-	for i, m := range list {
-		out = append(out, api.AgentStatus{
-			ID: m.Agent, Spool: m.Spool, Position: v.ledger.Receipt(m.Agent, m.Spool).Position, LastSeen: &received[i], Open: len(m.Open),
-		})
+	agents, told := v.all()
+	for _, agent := range agents {
+		parts := told[agent]
+		last := parts[0].received
+		st := api.AgentStatus{ID: agent, Spool: parts[0].Spool, Position: v.ledger.Receipt(agent, parts[0].Spool).Position, LastSeen: &last}
+		for _, p := range parts {
+			st.Open += len(p.events)
+			if p.received.After(last) {
+				last = p.received
+			}
+		}
+		out = append(out, st)
 	}
 	return out
 }

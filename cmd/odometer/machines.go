@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"example.org/odometer"
 	"example.org/odometer/agent"
+	"example.org/odometer/api"
 	"example.org/odometer/inventory"
 	"example.org/odometer/sampler"
 )
@@ -39,7 +41,17 @@ type machines struct {
 	sources   []inventory.Source
 	processes inventory.Source // the last of them
 	vms       *sampler.VMs
+	found     atomic.Pointer[[]odometer.VM] // another one when something is different; nil before the first
 	logger    *slog.Logger
+}
+
+// known returns the virtual machines as they were told last: the same list as
+// before while nothing is different. A nil m has none.
+func (m *machines) known() *[]odometer.VM {
+	if m == nil {
+		return nil
+	}
+	return m.found.Load()
 }
 
 // openMachines looks for virtual machines by their processes and in libvirt, and
@@ -70,7 +82,9 @@ func openMachines(id odometer.AgentID, c *meterFlags, before sampler.Previous, l
 			for _, c := range changes {
 				logger.Info("a virtual machine", "instance", c.Instance, "what", c.Kind, "device", c.Device, "detail", c.Detail)
 			}
+			m.vms.Note(changes)
 			m.vms.Update(vms)
+			m.found.Store(&vms)
 		},
 	})
 	return m, nil
@@ -112,6 +126,42 @@ func libvirtIsHere() bool {
 // run watches the machines until ctx is done.
 func (m *machines) run(ctx context.Context) error { return m.watch.Run(ctx) }
 
+// left returns those of the instances that are not here, once every source has
+// said what there is; nothing when ctx ends before.
+func (m *machines) left(ctx context.Context, of map[odometer.InstanceID]readAt) (ids []odometer.InstanceID) {
+	tick := time.NewTicker(processesEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		found := m.found.Load()
+		if found == nil || slices.ContainsFunc(m.watch.Status(), func(s inventory.SourceStatus) bool { return !s.OK }) {
+			continue
+		}
+		for id, r := range of {
+			if !r.Ended && !slices.ContainsFunc(*found, func(v odometer.VM) bool { return v.Instance == id }) {
+				ids = append(ids, id)
+			}
+		}
+		return ids
+	}
+}
+
+// facts are what health says of finding the machines.
+func (m *machines) facts() *api.InventoryFacts {
+	f := &api.InventoryFacts{Machines: len(m.watch.List()), Problems: m.watch.Problems()}
+	for _, s := range m.watch.Status() {
+		if s.Problem != "" {
+			f.Failed = append(f.Failed, s.Name+": "+s.Problem)
+		}
+		f.Problems = append(f.Problems, s.Problems...)
+	}
+	return f
+}
+
 func (m *machines) close() error {
 	errs := []error{m.vms.Close()}
 	for _, s := range m.sources {
@@ -147,10 +197,11 @@ func (m *machines) any(ctx context.Context) bool {
 }
 
 // readAt is when an instance was last read: in which boot, and at which boot time
-// in microseconds.
+// in microseconds; and whether it ended then.
 type readAt struct {
 	BootID string `json:"boot_id"`
 	Boot   int64  `json:"boot_us"`
+	Ended  bool   `json:"ended"` // and nothing since
 }
 
 // lastReadings returns when each instance was last read, as the newest of its
@@ -223,6 +274,18 @@ func checkMachines(ctx context.Context) []finding {
 			}
 		}
 		out = append(out, f)
+		if p, ok := s.(*inventory.Processes); ok {
+			if asked, answer, held := p.Asked(); asked > 0 {
+				f := finding{"asks hypervisors", checkOK, fmt.Sprintf("%d of %d answer at their control sockets", answer, asked), ""}
+				if held > 0 {
+					f.Detail += fmt.Sprintf("; %d monitors are another client's, as an agent that runs is one", held)
+				}
+				if answer+held < asked {
+					f.Status = checkWarn
+				}
+				out = append(out, f)
+			}
+		}
 		if len(all) == 0 {
 			all = vms
 		}

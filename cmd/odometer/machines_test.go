@@ -4,9 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"example.org/odometer"
+	"example.org/odometer/internal/guest"
+	"example.org/odometer/internal/qmp"
 )
 
 // Times of different boots do not compare: where anything was read in this one,
@@ -35,5 +40,47 @@ func TestWhatWasReadBefore(t *testing.T) {
 				t.Errorf("got boot %q, %v, want %q, %v", got.BootID, got.Readings, tt.boot, tt.want)
 			}
 		})
+	}
+}
+
+// TestDoctorAsksHypervisors has one machine answer, one whose monitor another
+// client holds, and one that hangs.
+func TestDoctorAsksHypervisors(t *testing.T) {
+	answers, held, hangs := guest.Start(t, guest.Options{Paused: true}), guest.Start(t, guest.Options{Paused: true}), guest.Start(t, guest.Options{Paused: true})
+	c, err := qmp.Dial(t.Context(), held.Monitor(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	hangs.Signal(syscall.SIGSTOP)
+	told := func() (asks, finds finding) {
+		for _, f := range checkMachines(t.Context()) {
+			switch f.Check {
+			case "asks hypervisors":
+				asks = f
+			case "finds by processes":
+				finds = f
+			}
+		}
+		return asks, finds
+	}
+	// One that answers late on a busy host does the next time; others may run there.
+	asks, finds := told()
+	for end := time.Now().Add(time.Minute); strings.Contains(finds.Detail, answers.Monitor()) && time.Now().Before(end); {
+		asks, finds = told()
+	}
+	if asks.Status != checkWarn || !strings.Contains(asks.Detail, "answer at their control sockets") || !strings.Contains(asks.Detail, "another client's") {
+		t.Errorf("got %+v", asks)
+	}
+	if want := fmt.Sprintf("process %d (%s): its monitor %s", hangs.PID(), hangs.Name, hangs.Monitor()); !strings.Contains(finds.Detail, want) {
+		t.Errorf("got %+v, want %q", finds, want)
+	}
+	for _, g := range []*guest.Guest{answers, held} {
+		if strings.Contains(finds.Detail, g.Monitor()) {
+			t.Errorf("got %+v of a monitor that is as it should be", finds)
+		}
+	}
+	if err := c.Err(); err != nil {
+		t.Errorf("the client that held it was thrown out: %v", err)
 	}
 }

@@ -56,6 +56,7 @@ func TestScript(t *testing.T) {
 			"newerledger": newerLedger,
 			"mode":        checkMode,
 			"get":         get,
+			"post":        post,
 			"queue":       startQueue,
 			"certificate": certificate,
 		},
@@ -164,6 +165,25 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 	defer resp.Body.Close()
 	_, err = io.Copy(ts.Stdout(), resp.Body)
 	ts.Check(err)
+}
+
+// post sends a file of one CloudEvent: post URL TOKENFILE FILE.
+func post(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: post url tokenfile file")
+	}
+	r, err := http.NewRequest(http.MethodPost, args[0], strings.NewReader(ts.ReadFile(args[2])))
+	ts.Check(err)
+	r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(ts.ReadFile(args[1])))
+	r.Header.Set("Content-Type", "application/cloudevents+json")
+	resp, err := http.DefaultClient.Do(r)
+	ts.Check(err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	if resp.StatusCode != http.StatusOK {
+		ts.Fatalf("%s: %s %s", args[0], resp.Status, body)
+	}
 }
 
 // startQueue runs a queue that is no server's own, until the script ends:

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"example.org/odometer"
+	"example.org/odometer/account"
 	"example.org/odometer/api"
 	"example.org/odometer/ingest"
 	"example.org/odometer/ledger"
@@ -147,6 +148,7 @@ type server struct {
 	entries  *entries
 	feed     *queue.Feed
 	heard    *queue.Live
+	fleet    *fleet
 
 	agentConn *queue.Conn // as the agent; nil without one, like what follows
 	host      *host
@@ -231,7 +233,15 @@ func (sv *server) open(ctx context.Context) (err error) {
 	sv.ingest = ingest.New(ingest.Options{Ledger: sv.ledger, Receipts: sv.conn, Logger: sv.logger})
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
-	sv.heard = queue.NewLive(sv.conn)
+	sv.fleet = &fleet{ledger: sv.ledger, now: time.Now}
+	sv.heard = queue.NewLive(sv.conn, sv.fleet.hear)
+	sv.fleet.live = &liveView{heard: sv.heard, ledger: sv.ledger, now: time.Now}
+	sv.fleet.directory, sv.fleet.absent = openDirectory(ctx, sv.dir.file(directoryFile), account.Options{Logger: sv.logger})
+	if sv.fleet.absent != nil {
+		sv.logger.Error("serving without the directory of instances", "err", sv.fleet.absent)
+	} else {
+		sv.onClose(sv.fleet.directory.Close)
+	}
 	if c.NoAgent {
 		return nil
 	}
@@ -327,6 +337,9 @@ func (sv *server) run(parent context.Context, s streams) error {
 	p := sv.parts()
 	service.run("feed", sv.feed.Run)
 	flow.run("live", sv.heard.Run)
+	if sv.fleet.directory != nil {
+		flow.run("directory", sv.fleet.directory.Run)
+	}
 	flow.run("receipts", func(ctx context.Context) error { return sv.conn.ServeReceipts(ctx, sv.receipt) })
 	flow.run("ingest", func(ctx context.Context) error { return sv.ingest.Run(ctx, deliveries{queue.NewReceiver(sv.conn)}) })
 	flow.run("upkeep", func(ctx context.Context) error {
@@ -402,7 +415,7 @@ func (sv *server) parts() *parts {
 	p := &parts{
 		dataDir: sv.dir.path, host: sv.host, conn: func() *queue.Conn { return sv.conn },
 		ledger: sv.ledger, ingest: sv.ingest, entries: sv.entries, feed: sv.feed,
-		live:     &liveView{heard: sv.heard, ledger: sv.ledger, now: time.Now},
+		live: sv.fleet.live, fleet: sv.fleet,
 		interval: sampleEvery(sv.config.Interval),
 	}
 	if sv.nats != nil {
@@ -418,7 +431,7 @@ func (sv *server) deps(p *parts) api.Deps {
 	d := api.Deps{
 		Version: Version, Logger: sv.logger, Auth: api.Tokens{api.HashToken("admin", sv.token)},
 		Usage: sv.ledger, Entries: sv.ledger, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
-		Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
+		Instances: sv.fleet, Lifecycle: sv.ledger, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	if sv.host != nil {
 		d.Machine = p

@@ -85,7 +85,14 @@ func showStatus(s streams, server string, st api.Status) error {
 		if a.LastSeen != nil {
 			seen = a.LastSeen.UTC().Format(time.RFC3339)
 		}
-		fmt.Fprintf(&b, "agent %s: %d records committed, %d periods open, last seen %s\n", printable(string(a.ID)), a.Position, a.Open, seen)
+		described := ""
+		if a.Instances != nil {
+			described = ", " + count(int64(*a.Instances), "instance", "instances")
+		}
+		fmt.Fprintf(&b, "agent %s: %d records committed, %d periods open%s, last seen %s\n", printable(string(a.ID)), a.Position, a.Open, described, seen)
+	}
+	for i := range st.Conflicts {
+		fmt.Fprintln(&b, conflictText(&st.Conflicts[i]))
 	}
 	_, err := s.out.Write([]byte(b.String()))
 	return err

@@ -28,6 +28,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -67,6 +68,11 @@ type Options struct {
 	Slots int
 	// Files are executables of the host by their path in the guest.
 	Files map[string]string
+	// Modules are kernel modules, beside those of its devices.
+	Modules []string
+	// PID is the process id that QEMU gets, which nobody may have; 0 for any.
+	// Other processes may take it meanwhile, again and again: then the test skips.
+	PID int
 	// Paused starts the machine without letting its processors run, until
 	// QMP says "cont"; [Guest.Ready] then waits for it.
 	Paused bool
@@ -76,7 +82,7 @@ type Options struct {
 
 // Disk is a virtio-blk disk of a guest: vda, vdb and so on in their order.
 type Disk struct {
-	Path     string // image or block device
+	Path     string // image or block device; under libvirt also "nbd:" and the socket of a server
 	Format   string // "" for what the name ends in, raw for anything else
 	ReadOnly bool
 }
@@ -114,6 +120,7 @@ type Guest struct {
 	slots   int // taken of Options.Slots
 	pid     int
 	done    chan struct{} // closed when the process is gone
+	used    time.Duration // set before that, but under libvirt
 	libvirt *Libvirtd     // nil for a QEMU of the test's own
 	qmp     *qmp.Client
 }
@@ -188,15 +195,26 @@ func Launch(t testing.TB, o Options) *Guest {
 		t.Fatal(err)
 	}
 	defer said.Close()
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdout, cmd.Stderr = said, said
-	for _, n := range g.nics {
-		if n.queue != nil {
-			cmd.ExtraFiles = append(cmd.ExtraFiles, n.queue)
+	command := func(argv ...string) *exec.Cmd {
+		cmd := exec.Command(argv[0], argv[1:]...)
+		cmd.Stdout, cmd.Stderr = said, said
+		for _, n := range g.nics {
+			if n.queue != nil {
+				cmd.ExtraFiles = append(cmd.ExtraFiles, n.queue)
+			}
 		}
+		return cmd
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("start QEMU: %v", err)
+	var cmd *exec.Cmd
+	if o.PID != 0 {
+		cmd = startAs(t, o.PID, func() *exec.Cmd {
+			return command(append([]string{"sh", "-c", `read -r _ && exec "$@"`, "sh"}, argv...)...)
+		})
+	} else {
+		cmd = command(argv...)
+		if err := cmd.Start(); err != nil {
+			t.Fatalf("start QEMU: %v", err)
+		}
 	}
 	for _, f := range cmd.ExtraFiles {
 		f.Close()
@@ -205,11 +223,42 @@ func Launch(t testing.TB, o Options) *Guest {
 	g.undo.kill(strconv.Itoa(g.pid), g.UUID)
 	go func() {
 		cmd.Wait()
+		g.used = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 		close(g.done)
 	}()
 	g.accept(l)
 	g.connect()
 	return g
+}
+
+// startAs starts a command under a process id. The command, made anew for each
+// attempt, waits for a line of its standard input.
+func startAs(t testing.TB, pid int, command func() *exec.Cmd) *exec.Cmd {
+	t.Helper()
+	const last = "/proc/sys/kernel/ns_last_pid"
+	for range 200 {
+		cmd := command()
+		in, err := cmd.StdinPipe()
+		if err == nil {
+			err = os.WriteFile(last, []byte(strconv.Itoa(pid-1)), 0)
+		}
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatalf("start process %d: %v", pid, err)
+		}
+		if cmd.Process.Pid == pid {
+			if _, err := io.WriteString(in, "go\n"); err != nil {
+				t.Fatal(err)
+			}
+			return cmd
+		}
+		in.Close() // which ends it
+		cmd.Wait()
+	}
+	t.Skipf("process id %d is taken by others each time", pid)
+	return nil
 }
 
 // connect takes the test's own connection to QEMU, which opens its sockets
@@ -248,7 +297,7 @@ func prepare(t testing.TB, o Options) *Guest {
 	g := &Guest{Name: o.Name, UUID: o.UUID, t: t, opt: o, parts: p, done: make(chan struct{})}
 	g.undo = newUndo(t)
 	g.dir = g.undo.tempDir()
-	image, err := initramfs(p, o.Files)
+	image, err := initramfs(p, o)
 	if err == nil {
 		err = os.WriteFile(g.path("initramfs"), image, 0o600)
 	}
@@ -391,6 +440,18 @@ func (g *Guest) gone(within time.Duration) bool {
 	case <-time.After(within):
 		return false
 	}
+}
+
+// Used is the processor time that QEMU has used from its start to its end, for
+// which it waits: as the kernel tells who started it, to the microsecond, dead
+// threads and helpers that QEMU waited for among it. Libvirt's QEMU has another
+// parent.
+func (g *Guest) Used() time.Duration {
+	g.t.Helper()
+	if g.libvirt != nil || !g.gone(endPatience) {
+		g.t.Fatalf("what guest %s has used is not known", g.Name)
+	}
+	return g.used
 }
 
 // Done is closed when the machine's process is gone.

@@ -9,43 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"example.org/odometer/internal/qmp"
 	"golang.org/x/sys/unix"
 )
-
-// table collects what was measured beside its truth, for the log.
-type table struct {
-	strings.Builder
-	w *tabwriter.Writer
-}
-
-func newTable() *table {
-	a := &table{}
-	a.w = tabwriter.NewWriter(&a.Builder, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(a.w, "truth\tvalue\terror\t%\t ")
-	return a
-}
-
-func (a *table) row(what string, truth, value int64) {
-	fmt.Fprintf(a.w, "%d\t%d\t%+d\t%+.3f\t  %s\n", truth, value, value-truth, float64(value-truth)/float64(truth)*100, what)
-}
-
-func (a *table) log(t *testing.T) {
-	a.w.Flush()
-	t.Logf("accuracy:\n%s", a.String())
-}
-
-// near fails where value is further than within from the truth.
-func (a *table) near(t *testing.T, what string, truth, value, within int64) {
-	t.Helper()
-	a.row(what, truth, value)
-	if d := value - truth; d < -within || d > within {
-		t.Errorf("%s: truth %d, value %d, want it within %d", what, truth, value, within)
-	}
-}
 
 // processTime reads what a process has used, from /proc/PID/stat: utime and
 // stime, in steps of 10 ms.
@@ -122,30 +90,30 @@ func TestTruth(t *testing.T) {
 	begin := time.Now()
 	g := Start(t, Options{Netns: netns, Disks: []Disk{{Path: image}}, NICs: []NIC{{Link: "tap0"}}})
 	t.Logf("up after %v", time.Since(begin).Round(time.Millisecond))
-	accuracy := newTable()
+	accuracy := NewAccuracy()
 
 	t.Run("disk", func(t *testing.T) {
 		const bytes = 64 << 20
 		disk, asked, wrote := g.Disk("vda"), written(t, g), writtenBy(t, g.PID())
 		g.Write(bytes)
-		accuracy.near(t, "bytes written: the guest's diskstats", bytes, int64(g.Disk("vda").Written-disk.Written), 0)
-		accuracy.near(t, "bytes written: QMP wr_bytes", bytes, int64(written(t, g).WriteBytes-asked.WriteBytes), 0)
+		accuracy.Near(t, "bytes written: the guest's diskstats", bytes, int64(g.Disk("vda").Written-disk.Written), 0)
+		accuracy.Near(t, "bytes written: QMP wr_bytes", bytes, int64(written(t, g).WriteBytes-asked.WriteBytes), 0)
 		// What the image's format adds.
-		accuracy.near(t, "bytes written: /proc/PID/io write_bytes", bytes, writtenBy(t, g.PID())-wrote, bytes/50)
+		accuracy.Near(t, "bytes written: /proc/PID/io write_bytes", bytes, writtenBy(t, g.PID())-wrote, bytes/50)
 		var st unix.Stat_t
 		if err := unix.Stat(image, &st); err != nil {
 			t.Fatal(err)
 		}
-		accuracy.near(t, "bytes occupied: st_blocks of the qcow2 file", bytes, st.Blocks*512, bytes/50)
+		accuracy.Near(t, "bytes occupied: st_blocks of the qcow2 file", bytes, st.Blocks*512, bytes/50)
 		nodes, err := g.QMP().BlockNodes(t.Context())
 		if err != nil || len(nodes) == 0 {
 			t.Fatalf("block nodes: %v, %v", nodes, err)
 		}
-		accuracy.near(t, "bytes occupied: QMP actual-size", st.Blocks*512, nodes[0].ActualSize, 0)
+		accuracy.Near(t, "bytes occupied: QMP actual-size", st.Blocks*512, nodes[0].ActualSize, 0)
 
 		disk, asked = g.Disk("vda"), written(t, g)
 		g.Read(bytes)
-		accuracy.near(t, "bytes read: QMP rd_bytes", int64(g.Disk("vda").Read-disk.Read), int64(written(t, g).ReadBytes-asked.ReadBytes), 0)
+		accuracy.Near(t, "bytes read: QMP rd_bytes", int64(g.Disk("vda").Read-disk.Read), int64(written(t, g).ReadBytes-asked.ReadBytes), 0)
 	})
 	t.Run("network", func(t *testing.T) {
 		const bytes = 20 << 20
@@ -153,12 +121,12 @@ func TestTruth(t *testing.T) {
 		guest, host := g.Link("eth0"), g.HostLink(0)
 		g.Send(peer, bytes)
 		sent, took := g.Link("eth0"), g.HostLink(0)
-		accuracy.near(t, "bytes sent: the guest's eth0 tx", bytes, int64(sent.Sent-guest.Sent), bytes/10)
-		accuracy.near(t, "bytes sent: the host's tap rx", int64(sent.Sent-guest.Sent), int64(took.Received-host.Received), frame)
+		accuracy.Near(t, "bytes sent: the guest's eth0 tx", bytes, int64(sent.Sent-guest.Sent), bytes/10)
+		accuracy.Near(t, "bytes sent: the host's tap rx", int64(sent.Sent-guest.Sent), int64(took.Received-host.Received), frame)
 		g.Receive(peer, bytes)
 		got, gave := g.Link("eth0"), g.HostLink(0)
-		accuracy.near(t, "bytes received: the guest's eth0 rx", bytes, int64(got.Received-sent.Received), bytes/10)
-		accuracy.near(t, "bytes received: the host's tap tx", int64(got.Received-sent.Received), int64(gave.Sent-took.Sent), frame)
+		accuracy.Near(t, "bytes received: the guest's eth0 rx", bytes, int64(got.Received-sent.Received), bytes/10)
+		accuracy.Near(t, "bytes received: the host's tap tx", int64(got.Received-sent.Received), int64(gave.Sent-took.Sent), frame)
 	})
 	t.Run("processor", func(t *testing.T) {
 		cpus, err := g.QMP().CPUs(t.Context())
@@ -170,8 +138,8 @@ func TestTruth(t *testing.T) {
 		g.Burn(burnt)
 		inside, process, thread = g.CPU()-inside, processTime(t, g.PID())-process, threadTime(t, g.PID(), cpus[0].Thread)-thread
 		wall := time.Since(began)
-		accuracy.row("ns of CPU: the guest's /proc/stat", int64(thread), int64(inside))
-		accuracy.row("ns of CPU: /proc/PID/stat", int64(thread), int64(process))
+		accuracy.Row("ns of CPU: the guest's /proc/stat", int64(thread), int64(inside))
+		accuracy.Row("ns of CPU: /proc/PID/stat", int64(thread), int64(process))
 		// The guest counts ticks, of which a busy host makes it lose some, and
 		// not what the host took from it meanwhile.
 		if inside < thread/2 || inside > wall+100*time.Millisecond {
@@ -186,7 +154,7 @@ func TestTruth(t *testing.T) {
 		const bytes = 16 << 20
 		before := g.Memory()
 		g.Touch(bytes)
-		accuracy.near(t, "bytes touched: the guest's MemAvailable", bytes, int64(before.Available)-int64(g.Memory().Available), 4<<20)
+		accuracy.Near(t, "bytes touched: the guest's MemAvailable", bytes, int64(before.Available)-int64(g.Memory().Available), 4<<20)
 		g.Touch(0)
 
 		balloon, err := g.QMP().Balloon(t.Context())
@@ -202,8 +170,8 @@ func TestTruth(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		accuracy.near(t, "bytes that the balloon took: QMP", less, 128<<20-balloon, 0)
-		accuracy.near(t, "bytes that the balloon took: the guest's MemTotal", less, int64(before.Total)-int64(g.Memory().Total), 0)
+		accuracy.Near(t, "bytes that the balloon took: QMP", less, 128<<20-balloon, 0)
+		accuracy.Near(t, "bytes that the balloon took: the guest's MemTotal", less, int64(before.Total)-int64(g.Memory().Total), 0)
 	})
 	t.Run("a reboot inside keeps the process and QEMU's counters", func(t *testing.T) {
 		pid, boot, asked := g.PID(), g.BootID(), written(t, g)
@@ -243,7 +211,7 @@ func TestTruth(t *testing.T) {
 			t.Errorf("process %d is still there: %v", g.PID(), err)
 		}
 	})
-	accuracy.log(t)
+	accuracy.Log(t)
 }
 
 // TestBackends sends through every kind of interface: whose view the host's
@@ -263,7 +231,7 @@ func TestBackends(t *testing.T) {
 	if n := strings.Count(g.Run("grep processor /proc/cpuinfo"), "\n"); n != 2 {
 		t.Errorf("the guest has %d processors, want 2", n)
 	}
-	accuracy := newTable()
+	accuracy := NewAccuracy()
 	for i, what := range []string{"tap", "tap as an open file", "macvtap", "tap in a bridge"} {
 		const bytes = 1 << 20
 		eth, peer := fmt.Sprintf("eth%d", i), g.Peer(i)
@@ -275,10 +243,10 @@ func TestBackends(t *testing.T) {
 		if what == "macvtap" {
 			sent, received = received, sent
 		}
-		accuracy.near(t, what+": sent", int64(now.Sent-inside.Sent), int64(sent), frame)
-		accuracy.near(t, what+": received", int64(now.Received-inside.Received), int64(received), frame)
+		accuracy.Near(t, what+": sent", int64(now.Sent-inside.Sent), int64(sent), frame)
+		accuracy.Near(t, what+": received", int64(now.Received-inside.Received), int64(received), frame)
 	}
-	accuracy.log(t)
+	accuracy.Log(t)
 	g.PowerOff()
 	g.Kill() // of what has ended is nothing
 	for i, there := range []bool{true, false, true, true} {

@@ -18,9 +18,9 @@ var initScript []byte
 var wantedModules = []string{"virtio_pci", "virtio_blk", "virtio_net", "virtio_balloon"}
 
 // initramfs returns the file system that a guest runs on: busybox, the kernel
-// modules in the order of their names, the init script, and files, which maps
-// paths in the guest to executables of the host.
-func initramfs(p parts, files map[string]string) ([]byte, error) {
+// modules in the order of their names, the init script, and the files of the
+// options.
+func initramfs(p parts, o Options) ([]byte, error) {
 	var a archive
 	for _, dir := range []string{"bin", "dev", "mem", "modules", "proc", "sys", "tmp"} {
 		a.dir(dir)
@@ -29,7 +29,7 @@ func initramfs(p parts, files map[string]string) ([]byte, error) {
 	if err := a.copy("bin/busybox", p.busybox); err != nil {
 		return nil, err
 	}
-	order, err := p.modules.inOrder(wantedModules...)
+	order, err := p.modules.inOrder(slices.Concat(wantedModules, o.Modules)...)
 	if err != nil {
 		return nil, err
 	}
@@ -38,8 +38,8 @@ func initramfs(p parts, files map[string]string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	for _, to := range slices.Sorted(maps.Keys(files)) {
-		if err := a.copy(path.Clean("/" + to)[1:], files[to]); err != nil {
+	for _, to := range slices.Sorted(maps.Keys(o.Files)) {
+		if err := a.copy(path.Clean("/" + to)[1:], o.Files[to]); err != nil {
 			return nil, err
 		}
 	}

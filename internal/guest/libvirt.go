@@ -255,7 +255,11 @@ var domain = template.Must(template.New("domain").Funcs(template.FuncMap{
 {{- range .Disks}}
     <disk type='{{.Type}}' device='disk'>
       <driver name='qemu' type='{{.Format}}' cache='none'/>
+      {{- if eq .Type "network"}}
+      <source protocol='nbd'><host transport='unix' socket='{{text .Path}}'/></source>
+      {{- else}}
       <source {{if eq .Type "block"}}dev{{else}}file{{end}}='{{text .Path}}'/>
+      {{- end}}
       <target dev='{{.Target}}' bus='virtio'/>
 {{- if .ReadOnly}}
       <readonly/>
@@ -311,10 +315,13 @@ func (g *Guest) xml() string {
 	}
 	for i, o := range g.opt.Disks {
 		kind := "file"
-		if o.driver() == "host_device" {
+		format := o.format()
+		if socket, ok := strings.CutPrefix(o.Path, "nbd:"); ok {
+			kind, o.Path = "network", socket
+		} else if o.driver() == "host_device" {
 			kind = "block"
 		}
-		d.Disks = append(d.Disks, disk{o, kind, o.format(), fmt.Sprintf("vd%c", 'a'+i)})
+		d.Disks = append(d.Disks, disk{o, kind, format, fmt.Sprintf("vd%c", 'a'+i)})
 	}
 	var b strings.Builder
 	if err := domain.Execute(&b, d); err != nil {

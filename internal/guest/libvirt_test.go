@@ -41,10 +41,10 @@ func TestLibvirt(t *testing.T) {
 			stats[name] = integer(t, value)
 		}
 	}
-	accuracy := newTable()
-	accuracy.near(t, "bytes written: libvirt's block.0.wr.bytes", 8<<20, stats["block.0.wr.bytes"], 0)
-	accuracy.near(t, "bytes sent: libvirt's net.0.tx.bytes", int64(sent), stats["net.0.tx.bytes"], frame)
-	accuracy.log(t)
+	accuracy := NewAccuracy()
+	accuracy.Near(t, "bytes written: libvirt's block.0.wr.bytes", 8<<20, stats["block.0.wr.bytes"], 0)
+	accuracy.Near(t, "bytes sent: libvirt's net.0.tx.bytes", int64(sent), stats["net.0.tx.bytes"], frame)
+	accuracy.Log(t)
 
 	g.Send(g.Peer(1), 1<<20) // through the tap that libvirt made
 	pid := g.PID()

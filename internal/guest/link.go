@@ -125,7 +125,7 @@ func (l *link) make() {
 		l.quiet(parent)
 		l.ip("link", "set", parent, "up")
 		l.ip("link", "add", "link", parent, "name", l.Link, "address", l.MAC, "type", "macvtap", "mode", "bridge")
-		open = func() (*os.File, error) { return openMacvtap(l.Link) }
+		open = func() (*os.File, error) { return openMacvtap(l.Link, l.undo) }
 	}
 	if open == nil {
 		return
@@ -203,8 +203,8 @@ func openTap(name string) (*os.File, error) {
 }
 
 // openMacvtap opens the character device of a macvtap, whose number sysfs
-// tells; there may be no node of it in /dev.
-func openMacvtap(name string) (*os.File, error) {
+// tells. Where nobody makes a node of it in /dev, it is made until the end.
+func openMacvtap(name string, u *undo) (*os.File, error) {
 	made, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, err
@@ -217,13 +217,12 @@ func openMacvtap(name string) (*os.File, error) {
 	if _, err := fmt.Sscanf(string(b), "%d:%d", &major, &minor); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "odometer-guest-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	node := filepath.Join(dir, "tap")
-	if err := unix.Mknod(node, unix.S_IFCHR|0o600, int(unix.Mkdev(major, minor))); err != nil {
+	node := fmt.Sprintf("/dev/tap%d", made.Index)
+	switch err := unix.Mknod(node, unix.S_IFCHR|0o600, int(unix.Mkdev(major, minor))); err {
+	case nil:
+		u.add("rm -f %s", quote(node))
+	case unix.EEXIST:
+	default:
 		return nil, err
 	}
 	fd, err := unix.Open(node, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -261,6 +260,9 @@ func (l *link) within(f func()) {
 	}
 	runtime.UnlockOSThread()
 }
+
+// NICs is how many NICs the guest has had.
+func (g *Guest) NICs() int { return len(g.nics) }
 
 // NIC returns a NIC of the guest, with the names that were picked for it.
 func (g *Guest) NIC(nic int) NIC { return g.nics[nic].NIC }

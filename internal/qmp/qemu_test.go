@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -50,7 +52,9 @@ func TestQEMU(t *testing.T) {
 	over := guest.Disk{Path: guest.Image(t, "qcow2", 128<<20, base)}
 	g := guest.Start(t, guest.Options{
 		VCPUs: 2, Paused: true, Disks: []guest.Disk{over, {Path: guest.Image(t, "raw", 32<<20), ReadOnly: true}},
-		Args: []string{"-device", "qemu-xhci", "-device", "usb-tablet,id=tablet"},
+		NICs: []guest.NIC{{Link: fmt.Sprintf("odom%d", os.Getpid()%100000)}},
+		Args: []string{"-device", "qemu-xhci", "-device", "usb-tablet,id=tablet", "-device", "ide-cd,id=cd0",
+			"-netdev", "user,id=u0", "-device", "e1000,netdev=u0,mac=52:54:00:00:00:09"},
 	})
 	ctx := t.Context()
 	c, events := dial(t, g)
@@ -71,7 +75,7 @@ func TestQEMU(t *testing.T) {
 		t.Errorf("balloon: got %d, %v", n, err)
 	}
 	stats, err := c.BlockStats(ctx)
-	if err != nil || len(stats) != 2 || stats[0].Device != "drive0" || stats[0].WriteBytes != 0 || !strings.Contains(stats[1].QDev, "disk1") {
+	if err != nil || len(stats) != 3 || stats[0].Device != "drive0" || stats[0].WriteBytes != 0 || !strings.Contains(stats[1].QDev, "disk1") {
 		t.Errorf("block stats: got %+v, %v", stats, err)
 	}
 	nodes, err := c.BlockNodes(ctx)
@@ -87,6 +91,37 @@ func TestQEMU(t *testing.T) {
 	}
 	if n := found["raw "+base.Path]; n.VirtualSize != 64<<20 || n.BackingFile != "" || !n.ReadOnly {
 		t.Errorf("nodes: %+v", nodes)
+	}
+
+	if base, plugged, err := c.Memory(ctx); err != nil || base != 128<<20 || plugged != 0 {
+		t.Errorf("memory: got %d and %d, %v", base, plugged, err)
+	}
+	drives, err := c.Drives(ctx)
+	if err != nil || len(drives) != 3 {
+		t.Fatalf("drives: got %+v, %v", drives, err)
+	}
+	want := qmp.Drive{Name: "drive0", QDev: "/machine/peripheral/disk0/virtio-backend", Medium: true, Node: drives[0].Node,
+		File: over.Path, Format: "qcow2", VirtualSize: 128 << 20, Backing: []string{base.Path}}
+	if !reflect.DeepEqual(drives[0], want) || !drives[1].ReadOnly || drives[1].Format != "raw" {
+		t.Errorf("drives: got %+v", drives)
+	}
+	if d := drives[2]; d.QDev != "cd0" || !d.Removable || d.Medium || d.VirtualSize != -1 {
+		t.Errorf("drive without a medium: got %+v", d)
+	}
+	devices, err := c.Devices(ctx)
+	if err != nil || devices["disk0"] != "virtio-blk-pci" || devices["tablet"] != "usb-tablet" || devices["nic0"] != "virtio-net-pci" || devices["type"] != "" {
+		t.Errorf("devices: got %v, %v", devices, err)
+	}
+	if s, err := c.Property(ctx, "/machine/peripheral/nic0", "netdev"); err != nil || s != "net0" {
+		t.Errorf("property: got %q, %v", s, err)
+	}
+	nics, err := c.NICs(ctx)
+	mac := "52:54:00:00:00:09"
+	if err != nil || !slices.Equal(nics, []qmp.NIC{
+		{Name: "nic0", MAC: g.NIC(0).MAC, Netdev: "net0", Type: "tap", Link: g.NIC(0).Link, FD: -1},
+		{Name: "e1000.0", MAC: mac, Netdev: "u0", Type: "user", FD: -1},
+	}) {
+		t.Errorf("NICs: got %+v, %v", nics, err)
 	}
 
 	t.Run("one client at a time", func(t *testing.T) {

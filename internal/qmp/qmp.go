@@ -49,7 +49,6 @@ var (
 // Client is a connection to a monitor. Its methods may be called from several
 // goroutines; the calls go one after the other.
 type Client struct {
-	path  string
 	conn  net.Conn
 	event func(Event)
 	done  chan struct{} // closed when nothing more is read
@@ -62,11 +61,7 @@ type Client struct {
 	err     error // why the connection ended; nil while it goes on
 }
 
-// Dial connects to the monitor at path and negotiates. Events go to event one
-// after the other, in QEMU's order, until the connection ends; it must not
-// wait, since answers wait behind it. A nil event drops them.
-//
-// Where the context has no deadline, Dial gives up after [Patience].
+// Dial connects to the monitor at path and negotiates, see [New].
 func Dial(ctx context.Context, path string, event func(Event)) (*Client, error) {
 	ctx, cancel := patient(ctx)
 	defer cancel()
@@ -86,10 +81,23 @@ func dial(ctx context.Context, path string, event func(Event)) (*Client, error) 
 	if err != nil {
 		return nil, err
 	}
+	return New(ctx, conn, event)
+}
+
+// New negotiates on a connection to a monitor, of which nothing was read yet.
+// Events go to event one after the other, in QEMU's order, until the connection
+// ends; it must not wait, since answers wait behind it. A nil event drops them.
+// After an error the connection is closed.
+//
+// Where the context has no deadline, New gives up after [Patience]. Nothing is
+// sent before the greeting has come.
+func New(ctx context.Context, conn net.Conn, event func(Event)) (*Client, error) {
+	ctx, cancel := patient(ctx)
+	defer cancel()
 	if event == nil {
 		event = func(Event) {}
 	}
-	c := &Client{path: path, conn: conn, event: event, done: make(chan struct{}), waiting: map[uint64]chan message{}}
+	c := &Client{conn: conn, event: event, done: make(chan struct{}), waiting: map[uint64]chan message{}}
 	deadline, _ := ctx.Deadline()
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()

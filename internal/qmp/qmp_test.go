@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -311,4 +312,78 @@ func FuzzDecode(f *testing.F) {
 		}
 		t.Fatalf("more messages than bytes in %q", b)
 	})
+}
+
+func TestNetworkIsRead(t *testing.T) {
+	for _, c := range []struct {
+		name, text string
+		want       []NIC
+	}{
+		{"none", "", nil},
+		{"a tap that QEMU opened, one that it was passed, with several queues", `nic0: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:00:00:01
+ \ net0: index=0,type=tap,ifname=tap7,script=no,downscript=no
+nic1: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:00:00:02
+ \ net1: index=0,type=tap,fd=27
+nic1: index=1,type=nic,model=virtio-net-pci,macaddr=52:54:00:00:00:02
+ \ net1: index=1,type=tap,fd=28
+`, []NIC{{"nic0", "52:54:00:00:00:01", "net0", "tap", "tap7", -1}, {"nic1", "52:54:00:00:00:02", "net1", "tap", "", 27}}},
+		{"one without anything behind it, and what is behind none", "e1000.0: index=0,type=nic,model=e1000,macaddr=52:54:00:00:00:01\r\nnet0: index=0,type=user,net=10.0.2.0,restrict=off\r\n",
+			[]NIC{{"e1000.0", "52:54:00:00:00:01", "", "", "", -1}}},
+		{"a hub", `hub 0
+ \ hub0port1: #net1: index=0,type=user,net=10.0.2.0,restrict=off
+e1000.0: index=0,type=nic,model=e1000,macaddr=52:54:00:00:00:01
+ \ hub0port0: index=0,type=hubport,
+`, []NIC{{"e1000.0", "52:54:00:00:00:01", "hub0port0", "hubport", "", -1}}},
+		{"a bridge helper", `n: index=0,type=nic,model=e1000,macaddr=52:54:00:00:00:01
+ \ b: index=0,type=tap,helper=/usr/lib/qemu/qemu-bridge-helper,br=br0
+`, []NIC{{"n", "52:54:00:00:00:01", "b", "tap", "", -1}}},
+		{"garbage", "\\ : =,\n \\ \nx: type=nic\n \\ y: type=tap,fd=99999999999\n", []NIC{{Name: "x", Netdev: "y", Type: "tap", FD: -1}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := parseNetwork(c.text); !slices.Equal(got, c.want) {
+				t.Errorf("got %+v, want %+v", got, c.want)
+			}
+		})
+	}
+}
+
+// FuzzNetwork reads any text of the monitor for people.
+func FuzzNetwork(f *testing.F) {
+	f.Add("nic0: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:00:00:01\n \\ net0: index=0,type=tap,ifname=tap7,script=no\n")
+	f.Add("hub 0\n \\ hub0port1: #net1: index=0,type=user\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		names := map[string]bool{}
+		for _, n := range parseNetwork(text) {
+			if names[n.Name] || n.Type == "" && n.Netdev != "" || n.Type != "tap" && (n.Link != "" || n.FD != -1) {
+				t.Errorf("got %+v from %q", n, text)
+			}
+			names[n.Name] = true
+		}
+	})
+}
+
+// TestAnswersWithoutWhatWasAskedFor are refused, or say that it is unknown.
+func TestAnswersWithoutWhatWasAskedFor(t *testing.T) {
+	c := pair(t, nil, func(c net.Conn) {
+		after(c, `{"id": 2, "return": {"plugged-memory": 1}}`)
+		after(c, `{"id": 3, "return": {"base-memory": 9223372036854775807, "plugged-memory": 1}}`)
+		after(c, `{"id": 4, "return": [{"device": "d", "inserted": {"image": {"virtual-size": -7}}}]}`)
+		after(c, `{"id": 5, "return": [{"name": "type", "type": "string"}]}`)
+		after(c, `{"id": 6, "error": {"class": "CommandNotFound", "desc": "no"}}`)
+		hold(c)
+	})
+	for range 2 {
+		if base, plugged, err := c.Memory(t.Context()); err == nil {
+			t.Errorf("got %d and %d bytes", base, plugged)
+		}
+	}
+	if d, err := c.Drives(t.Context()); err != nil || len(d) != 1 || d[0].VirtualSize != -1 || !d[0].Medium {
+		t.Errorf("got %+v, %v", d, err)
+	}
+	if d, err := c.Devices(t.Context()); err != nil || d == nil || len(d) != 0 {
+		t.Errorf("got %v, %v", d, err)
+	}
+	if n, err := c.NICs(t.Context()); err == nil {
+		t.Errorf("got %v", n)
+	}
 }

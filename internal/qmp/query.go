@@ -3,6 +3,9 @@ package qmp
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 )
 
 // Status is whether the machine runs.
@@ -132,4 +135,174 @@ func (c *Client) BlockNodes(ctx context.Context) ([]BlockNode, error) {
 		}
 	}
 	return list, nil
+}
+
+// Memory asks query-memory-size-summary: how many bytes the machine was
+// started with, and how many are plugged in besides.
+func (c *Client) Memory(ctx context.Context) (base, plugged int64, err error) {
+	var answer struct {
+		Base    *int64 `json:"base-memory"`
+		Plugged int64  `json:"plugged-memory"`
+	}
+	if err := c.Execute(ctx, "query-memory-size-summary", nil, &answer); err != nil {
+		return 0, 0, err
+	}
+	if answer.Base == nil || *answer.Base < 0 || answer.Plugged < 0 || *answer.Base+answer.Plugged < 0 {
+		return 0, 0, fmt.Errorf("query-memory-size-summary: QEMU's answer has no size")
+	}
+	return *answer.Base, answer.Plugged, nil
+}
+
+// Drive is a disk or a drive with the medium that is in it.
+type Drive struct {
+	Name      string // of -drive: "drive0"; "" for -blockdev
+	QDev      string // id of its device, or its path in QEMU's object tree; "" for none
+	Removable bool   // the medium is: an optical or a floppy drive, a card reader
+
+	Medium      bool   // whether there is one; what follows is its image
+	Node        string // "" for none
+	File        string // what it is opened from, as QEMU writes it: a path, or "json:{…}"
+	Format      string // its driver: "qcow2", "raw", …
+	ReadOnly    bool
+	VirtualSize int64    // bytes that the machine sees; -1 unknown
+	Backing     []string // the images below, nearest first, as File
+}
+
+// deepest is how many images may lie one over another.
+const deepest = 256
+
+// Drives asks query-block. What nothing in the machine is attached to is in it
+// as well. QEMU looks at each file that is open for it.
+func (c *Client) Drives(ctx context.Context) ([]Drive, error) {
+	type image struct {
+		File        string `json:"filename"`
+		VirtualSize *int64 `json:"virtual-size"`
+		Backing     *image `json:"backing-image"`
+	}
+	var answer []struct {
+		Device    string `json:"device"`
+		QDev      string `json:"qdev"`
+		Removable bool   `json:"removable"`
+		Inserted  *struct {
+			Node     string `json:"node-name"`
+			Driver   string `json:"drv"`
+			File     string `json:"file"`
+			ReadOnly bool   `json:"ro"`
+			Image    image  `json:"image"`
+		} `json:"inserted"`
+	}
+	if err := c.Execute(ctx, "query-block", nil, &answer); err != nil {
+		return nil, err
+	}
+	list := make([]Drive, len(answer))
+	for i, a := range answer {
+		d := Drive{Name: a.Device, QDev: a.QDev, Removable: a.Removable, VirtualSize: -1}
+		if in := a.Inserted; in != nil {
+			d.Medium, d.Node, d.File, d.Format, d.ReadOnly = true, in.Node, in.File, in.Driver, in.ReadOnly
+			if n := in.Image.VirtualSize; n != nil && *n >= 0 {
+				d.VirtualSize = *n
+			}
+			for below := in.Image.Backing; below != nil && len(d.Backing) < deepest; below = below.Backing {
+				d.Backing = append(d.Backing, below.File)
+			}
+		}
+		list[i] = d
+	}
+	return list, nil
+}
+
+// Object is a member of an object in QEMU's tree.
+type Object struct {
+	Name string `json:"name"`
+	Type string `json:"type"` // "child<virtio-net-pci>" of an object, "string" and so on of a property
+}
+
+// Devices are the members of /machine/peripheral, which has the devices with an
+// id, whether they were there from the start or were plugged in: their drivers
+// by their ids.
+func (c *Client) Devices(ctx context.Context) (map[string]string, error) {
+	var list []Object
+	if err := c.Execute(ctx, "qom-list", map[string]string{"path": "/machine/peripheral"}, &list); err != nil {
+		return nil, err
+	}
+	devices := make(map[string]string, len(list))
+	for _, o := range list {
+		if driver, ok := strings.CutPrefix(o.Type, "child<"); ok {
+			devices[o.Name] = strings.TrimSuffix(driver, ">")
+		}
+	}
+	return devices, nil
+}
+
+// Property asks qom-get for a property that is a text.
+func (c *Client) Property(ctx context.Context, path, name string) (string, error) {
+	var s string
+	err := c.Execute(ctx, "qom-get", map[string]string{"path": path, "property": name}, &s)
+	return s, err
+}
+
+// NIC is a network interface of the machine and what is behind it.
+type NIC struct {
+	Name string // the id of its device, or the name that QEMU gave it: "virtio-net-pci.0"
+	MAC  string
+	// What it is joined to, "" for nothing: the id and type of its -netdev.
+	Netdev, Type string // "tap", "user", "vhost-user", "vhost-vdpa", "hubport", …
+	Link         string // of a tap: its name on the host, where QEMU opened it by that
+	FD           int    // of a tap: the descriptor in QEMU's process, where that was passed; -1 otherwise
+}
+
+// NICs lists the network interfaces, each once, however many queues it has. No
+// command of the protocol tells what is behind them: it asks the monitor for
+// people, "info network".
+func (c *Client) NICs(ctx context.Context) ([]NIC, error) {
+	var text string
+	if err := c.Execute(ctx, "human-monitor-command", map[string]string{"command-line": "info network"}, &text); err != nil {
+		return nil, err
+	}
+	return parseNetwork(text), nil
+}
+
+// parseNetwork reads "info network": a line for each queue of an interface, and
+// below it, after a backslash, what it is joined to. What is joined to no
+// interface, and hubs, have lines as well. Each is "NAME: index=0,type=TYPE,"
+// and what its driver has to say (net/net.c, net/tap.c in QEMU's source).
+func parseNetwork(text string) []NIC {
+	var list []NIC
+	last := -1 // the interface that a line below belongs to
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\r\n")
+		below := strings.HasPrefix(line, " \\ ")
+		name, info, ok := strings.Cut(strings.TrimPrefix(line, " \\ "), ": ")
+		about := map[string]string{}
+		for field := range strings.SplitSeq(info, ",") {
+			key, value, _ := strings.Cut(field, "=")
+			if _, twice := about[key]; !twice {
+				about[key] = value
+			}
+		}
+		kind := about["type"]
+		switch {
+		case !ok || kind == "":
+			last = -1
+		case !below && kind == "nic":
+			last = slices.IndexFunc(list, func(n NIC) bool { return n.Name == name })
+			if last < 0 {
+				last = len(list)
+				list = append(list, NIC{Name: name, MAC: about["macaddr"], FD: -1})
+			}
+		case !below:
+			last = -1
+		case last >= 0 && list[last].Type == "":
+			n := &list[last]
+			n.Netdev, n.Type = name, kind
+			if kind != "tap" {
+				break
+			}
+			n.Link = about["ifname"]
+			if fd, err := strconv.ParseUint(about["fd"], 10, 31); err == nil {
+				n.FD = int(fd)
+			}
+		}
+	}
+	return list
 }

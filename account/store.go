@@ -1,0 +1,299 @@
+package account
+
+import (
+	"context"
+	"database/sql"
+	_ "embed"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"example.org/odometer"
+	"modernc.org/sqlite"
+	sqlitecode "modernc.org/sqlite/lib"
+)
+
+//go:embed schema.sql
+var schema string
+
+// SchemaVersion is the version of the tables that this program writes.
+const SchemaVersion = 1
+
+// migrations[n] leads from version n to n+1, in one transaction: the tables are
+// small, and what is lost is told again.
+var migrations = map[int]func(context.Context, *sql.Tx) error{}
+
+// Why a directory cannot be used.
+var (
+	// ErrNewer says that a newer version of this program wrote it; it is left
+	// untouched.
+	ErrNewer = errors.New("the directory of instances was written by a newer version of odometer")
+	// ErrDamaged says that the file is no directory, or no longer.
+	ErrDamaged = errors.New("the directory of instances is damaged")
+)
+
+// Open opens the directory at o.Path, creating it when it is not there and
+// bringing an older one to this version. An error that wraps [ErrDamaged] or
+// [ErrNewer] is about the file, which is left as it is: with it moved away the
+// agents tell everything again.
+func Open(ctx context.Context, o Options) (*Directory, error) {
+	d := &Directory{
+		clock: o.Clock, logger: o.Logger, agents: map[odometer.AgentID]*agentState{},
+		claims: map[odometer.InstanceID][]*claim{}, several: map[odometer.InstanceID]bool{}, changed: map[key]*row{},
+	}
+	if d.clock == nil {
+		d.clock = time.Now
+	}
+	if d.logger == nil {
+		d.logger = slog.New(slog.DiscardHandler)
+	}
+	if err := d.open(ctx, o.Path); err != nil {
+		if d.db != nil {
+			d.db.Close()
+		}
+		return nil, fmt.Errorf("open the directory of instances %s: %w", o.Path, damage(err))
+	}
+	return d, nil
+}
+
+func (d *Directory) open(ctx context.Context, path string) (err error) {
+	if err := atLeastAnOldFile(path); err != nil {
+		return err
+	}
+	// What the last second told may be lost with the power: NORMAL syncs before
+	// a checkpoint, which keeps the file whole.
+	d.db, err = sql.Open("sqlite", "file:"+path+"?_txlock=immediate&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)")
+	if err != nil {
+		return err
+	}
+	var says string
+	if err := d.db.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&says); err != nil {
+		return err
+	}
+	if says != "ok" {
+		return fmt.Errorf("%s: %w", says, ErrDamaged)
+	}
+	if err := d.migrate(ctx); err != nil {
+		return err
+	}
+	return d.load(ctx)
+}
+
+// atLeastAnOldFile makes the file where there is none, for its user alone.
+func atLeastAnOldFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// damage names an error of SQLite that says that the file is none of its own.
+func damage(err error) error {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok && slices.Contains([]int{sqlitecode.SQLITE_CORRUPT, sqlitecode.SQLITE_NOTADB}, e.Code()&0xff) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
+}
+
+// migrate brings the tables to this version, creating those of a new file.
+func (d *Directory) migrate(ctx context.Context) error {
+	return d.transact(ctx, func(tx *sql.Tx) error {
+		var tables int
+		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master`).Scan(&tables); err != nil {
+			return err
+		}
+		if tables == 0 {
+			if _, err := tx.ExecContext(ctx, schema); err != nil {
+				return err
+			}
+			_, err := tx.ExecContext(ctx, `INSERT INTO meta (key, value) VALUES ('schema_version', ?)`, strconv.Itoa(SchemaVersion))
+			return err
+		}
+		var text string
+		if err := tx.QueryRowContext(ctx, `SELECT value FROM meta WHERE key = 'schema_version'`).Scan(&text); err != nil {
+			return fmt.Errorf("%w: no version: %w", ErrDamaged, err)
+		}
+		version, err := strconv.Atoi(text)
+		if err != nil || version < 1 {
+			return fmt.Errorf("%w: version %q", ErrDamaged, text)
+		}
+		if version > SchemaVersion {
+			return fmt.Errorf("tables of version %d, this program knows %d: %w", version, SchemaVersion, ErrNewer)
+		}
+		for ; version < SchemaVersion; version++ {
+			if err := migrations[version](ctx, tx); err != nil {
+				return fmt.Errorf("migrate from version %d: %w", version, err)
+			}
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE meta SET value = ? WHERE key = 'schema_version'`, strconv.Itoa(SchemaVersion))
+		return err
+	})
+}
+
+func (d *Directory) transact(ctx context.Context, do func(*sql.Tx) error) error {
+	tx, err := d.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := do(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// load reads what is compared with what agents tell. It was described when the
+// agent was last heard.
+func (d *Directory) load(ctx context.Context) error {
+	rows, err := d.db.QueryContext(ctx, `SELECT c.instance, c.agent, c.body, c.described_us, coalesce(a.heard_us, 0) FROM claims c LEFT JOIN agents a ON a.agent = c.agent WHERE c.gone_us = 0`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var k key
+		var body sql.RawBytes
+		var described, heard int64
+		if err := rows.Scan(&k.instance, &k.agent, &body, &described, &heard); err != nil {
+			return err
+		}
+		d.add(k.instance, &claim{agent: k.agent, sum: maphash.Bytes(seed, body), described: time.UnixMicro(max(described, heard))})
+		d.agent(k.agent).live++
+	}
+	return rows.Err()
+}
+
+// Close closes the file. What Run has not written is lost.
+func (d *Directory) Close() error { return d.db.Close() }
+
+// write writes what changed. When that fails it is kept for the next time.
+func (d *Directory) write(ctx context.Context) {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	d.mu.Lock()
+	changed := d.changed
+	d.changed = map[key]*row{}
+	heard := map[odometer.AgentID]time.Time{}
+	for id, a := range d.agents {
+		if a.heard.Sub(a.saved) >= time.Minute {
+			heard[id] = a.heard
+		}
+	}
+	d.mu.Unlock()
+	var err error
+	if len(changed)+len(heard) > 0 {
+		err = d.transact(ctx, func(tx *sql.Tx) error {
+			for k, r := range changed {
+				if err := writeClaim(ctx, tx, k, r); err != nil {
+					return fmt.Errorf("instance %s: %w", k.instance, err)
+				}
+			}
+			for id, at := range heard {
+				if _, err := tx.ExecContext(ctx, `INSERT INTO agents (agent, heard_us) VALUES (?, ?) ON CONFLICT (agent) DO UPDATE SET heard_us = excluded.heard_us`, string(id), at.UnixMicro()); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil {
+		if d.failed == nil {
+			d.logger.Error("the directory of instances cannot be written; trying again", "err", err)
+		}
+		d.failed = err
+		for k, r := range changed {
+			d.changed[k] = newer(r, d.changed[k])
+		}
+		return
+	}
+	if len(changed)+len(heard) > 0 {
+		d.failed = nil
+	}
+	for id, at := range heard {
+		d.agents[id].saved = at
+	}
+	for k := range changed {
+		if c := d.claim(k); c != nil && !c.gone.IsZero() && d.changed[k] == nil {
+			d.forget(k)
+		}
+	}
+}
+
+// newer returns what both rows say, the second having come later; it may be nil.
+func newer(r, later *row) *row {
+	if later == nil {
+		return r
+	}
+	if later.body == nil { // it only says that the instance has gone
+		later.body, later.desc = r.body, r.desc
+	}
+	return later
+}
+
+func writeClaim(ctx context.Context, tx *sql.Tx, k key, r *row) error {
+	gone := int64(0)
+	if !r.goneNow.IsZero() {
+		gone = r.goneNow.UnixMicro()
+	}
+	if r.body == nil {
+		_, err := tx.ExecContext(ctx, `UPDATE claims SET gone_us = ?, described_us = ? WHERE instance = ? AND agent = ?`,
+			gone, r.described.UnixMicro(), string(k.instance), string(k.agent))
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO claims (instance, agent, name, body, first_us, described_us, gone_us) VALUES (?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (instance, agent) DO UPDATE SET name = excluded.name, body = excluded.body, described_us = excluded.described_us, gone_us = excluded.gone_us`,
+		string(k.instance), string(k.agent), r.desc.Name, string(r.body), r.described.UnixMicro(), r.described.UnixMicro(), gone)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, `DELETE FROM attributes WHERE instance = ? AND agent = ?`, string(k.instance), string(k.agent)); err != nil {
+		return err
+	}
+	for name, value := range r.desc.Attributes {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO attributes (instance, agent, name, value) VALUES (?, ?, ?, ?)`, string(k.instance), string(k.agent), name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// expire forgets what nobody has described for as long as Kept.
+func (d *Directory) expire(ctx context.Context) {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	before := d.clock().Add(-Kept)
+	d.mu.Lock()
+	for instance, claims := range d.claims {
+		for _, c := range slices.Clone(claims) {
+			if c.gone.IsZero() && c.described.Before(before) {
+				d.agents[c.agent].live--
+				d.forget(key{instance, c.agent})
+			}
+		}
+	}
+	d.mu.Unlock()
+	err := d.transact(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM claims WHERE CASE WHEN gone_us <> 0 THEN gone_us ELSE described_us END < ?1
+			AND NOT (gone_us = 0 AND EXISTS (SELECT 1 FROM agents a WHERE a.agent = claims.agent AND a.heard_us >= ?1))`, before.UnixMicro())
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM attributes WHERE NOT EXISTS (SELECT 1 FROM claims c WHERE c.instance = attributes.instance AND c.agent = attributes.agent)`)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM agents WHERE heard_us < ?`, before.UnixMicro())
+		return err
+	})
+	if err != nil {
+		d.logger.Warn("what is long gone cannot be taken out of the directory of instances", "err", err)
+	}
+}

@@ -1,0 +1,210 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"example.org/odometer"
+)
+
+// described is what an agent said of an instance, at the moment Now.
+type described struct {
+	odometer.Description
+	agent odometer.AgentID
+}
+
+// Describe has an agent say that it has an instance, in the place of what it
+// said before. Attributes are key=value.
+func (m *InMemory) Describe(id odometer.InstanceID, agent odometer.AgentID, state odometer.State, name string, attributes ...string) {
+	vm := odometer.VM{
+		Instance: id, Name: name, Source: "libvirt", State: state, VCPUs: 2, Memory: odometer.Unknown,
+		Disks: []odometer.Disk{{Name: "vda", Kind: odometer.DiskFile, Path: "/not/told.qcow2", Format: "qcow2", Provisioned: 10 << 30}},
+		NICs:  []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: "tap0", MAC: "52:54:00:00:00:01"}},
+	}
+	for _, a := range attributes {
+		if vm.Attributes == nil {
+			vm.Attributes = map[string]string{}
+		}
+		key, value, _ := strings.Cut(a, "=")
+		vm.Attributes[key] = value
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.described = slices.DeleteFunc(m.described, func(d described) bool { return d.Instance == id && d.agent == agent })
+	m.described = append(m.described, described{odometer.Describe(&vm), agent})
+}
+
+// conflicts are those instances that several agents say run.
+func (m *InMemory) conflicts() (list []InstanceConflict) {
+	agents := map[odometer.InstanceID][]odometer.AgentID{}
+	for _, d := range m.described {
+		if d.State == odometer.Running {
+			agents[d.Instance] = append(agents[d.Instance], d.agent)
+		}
+	}
+	for id, at := range agents {
+		if len(at) > 1 {
+			list = append(list, InstanceConflict{id, at, Now})
+		}
+	}
+	slices.SortFunc(list, func(a, b InstanceConflict) int { return cmp.Compare(a.Instance, b.Instance) })
+	return list
+}
+
+func (m *InMemory) Instances(ctx context.Context, q InstanceQuery) ([]KnownInstance, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := cmp.Or(m.Fails, ctx.Err()); err != nil {
+		return nil, err
+	}
+	ids := map[odometer.InstanceID]bool{}
+	for _, d := range m.described {
+		ids[d.Instance] = true
+	}
+	for _, e := range m.entries {
+		ids[e.Event.Instance] = true
+	}
+	var list []KnownInstance
+	for id := range ids {
+		k, _ := m.known(id)
+		user, org := odometer.UserID(""), odometer.OrgID("")
+		if k.User != nil {
+			user = *k.User
+		}
+		if k.Org != nil {
+			org = *k.Org
+		}
+		value, there := k.Attributes[q.Attribute]
+		if id > q.After && (q.Agent == "" || k.Agent == q.Agent || k.Conflict != nil && slices.Contains(k.Conflict.Agents, q.Agent)) &&
+			(q.State == "" || string(k.State) == q.State) && (q.Name == "" || k.Name == q.Name) && (q.User == "" || user == q.User) &&
+			(q.Org == "" || org == q.Org) && (q.Attribute == "" || there && value == q.Value) {
+			list = append(list, k)
+		}
+	}
+	slices.SortFunc(list, func(a, b KnownInstance) int {
+		return cmp.Compare(a.Description.Instance, b.Description.Instance)
+	})
+	return list[:min(len(list), q.Limit)], nil
+}
+
+func (m *InMemory) Instance(ctx context.Context, id odometer.InstanceID) (KnownInstance, []InstanceElsewhere, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := cmp.Or(m.Fails, ctx.Err()); err != nil {
+		return KnownInstance{}, nil, err
+	}
+	k, elsewhere := m.known(id)
+	if k.Agent == "" {
+		return k, nil, odometer.ErrNotFound
+	}
+	return k, elsewhere, nil
+}
+
+func (m *InMemory) known(id odometer.InstanceID) (k KnownInstance, elsewhere []InstanceElsewhere) {
+	k.Description = odometer.Describe(&odometer.VM{Instance: id, State: StateUnknown, VCPUs: odometer.Unknown, Memory: odometer.Unknown})
+	for _, d := range m.described {
+		if d.Instance != id {
+			continue
+		}
+		if k.Agent != "" {
+			elsewhere = append(elsewhere, InstanceElsewhere{Agent: d.agent, State: string(d.State), FirstSeen: Now, DescribedAt: Now})
+			continue
+		}
+		k.Description, k.Agent, k.FirstSeen, k.DescribedAt = d.Description, d.agent, &Now, &Now
+	}
+	read := func(e *odometer.Event) {
+		at := time.UnixMicro(e.Span.End).UTC()
+		owner := e.Owner.OrUnassigned()
+		k.Agent, k.LastReading, k.Age, k.User, k.Org = cmp.Or(k.Agent, e.Agent), &at, new(int64(Now.Sub(at)/time.Second)), &owner.User, nil
+		if owner.Org != "" {
+			k.Org = &owner.Org
+		}
+	}
+	for _, e := range m.entries {
+		if e.Event.Instance == id {
+			read(&e.Event)
+		}
+	}
+	for _, o := range m.open {
+		if o.Event.Instance == id {
+			read(&o.Event)
+			k.Periods = append(k.Periods, o)
+		}
+	}
+	for _, c := range m.conflicts() {
+		if c.Instance == id {
+			k.Conflict = &c
+		}
+	}
+	return k, elsewhere
+}
+
+func TestInstancesArePaged(t *testing.T) {
+	f := NewFixture(t)
+	for i := range 5 {
+		f.Describe(odometer.InstanceID(fmt.Sprint("vm-", i)), "host-1", odometer.Running, "web")
+	}
+	h := NewServer(f.Deps)
+	target, got := "/api/v1/instances?limit=2&name=web", []string{}
+	for pages := 0; target != ""; pages++ {
+		if pages == 5 {
+			t.Fatal("there is always another page")
+		}
+		w := do(h, "GET", target)
+		var a InstancesAnswer
+		if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil {
+			t.Fatalf("%s: %v", w.Body, err)
+		}
+		for _, i := range a.Instances {
+			got = append(got, string(i.Description.Instance))
+		}
+		next, _, there := strings.Cut(strings.TrimPrefix(w.Header().Get("Link"), "<"), ">")
+		if there != (a.Next != nil) {
+			t.Errorf("Link %q and next %v, want both or none", w.Header().Get("Link"), a.Next)
+		}
+		target = next
+	}
+	if want := []string{"vm-0", "vm-1", "vm-2", "vm-3", "vm-4"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestInstanceFiltersThatAreRefused(t *testing.T) {
+	h := NewServer(NewFixture(t).Deps)
+	long := strings.Repeat("x", maxText+1)
+	for _, c := range []struct{ name, query, field string }{
+		{"a state that there is not", "state=flying", "state"},
+		{"an attribute without a value", "attribute=rack", "attribute"},
+		{"an attribute without a key", "attribute=:r1", "attribute"},
+		{"a key that is too long", "attribute=" + long + ":r1", "attribute"},
+		{"a value that is too long", "attribute=rack:" + long, "attribute"},
+		{"a name that is too long", "name=" + long, "name"},
+		{"a cursor that is no id", "after=" + url.QueryEscape("a b"), "after"},
+		{"too many", "limit=1001", "limit"},
+		{"a filter twice", "agent=a&agent=b", "agent"},
+		{"another parameter", "host=a", "host"},
+	} {
+		w := do(h, "GET", "/api/v1/instances?"+c.query)
+		if p := problem(t, w); w.Code != 400 || len(p.Errors) != 1 || p.Errors[0].Name != c.field {
+			t.Errorf("%s: got %d %+v, want %s refused", c.name, w.Code, p.Errors, c.field)
+		}
+	}
+}
+
+func TestWithoutADirectoryOfInstances(t *testing.T) {
+	f := NewFixture(t)
+	f.Deps.Instances = nil
+	h := NewServer(f.Deps)
+	for _, target := range []string{"/api/v1/instances", "/api/v1/instances/vm-1"} {
+		if w := do(h, "GET", target); w.Code != 404 || problem(t, w).Code != "not_found" {
+			t.Errorf("%s: got %d, want 404", target, w.Code)
+		}
+	}
+}

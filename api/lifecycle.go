@@ -1,0 +1,76 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"example.org/odometer"
+)
+
+// LifecycleReader knows what happened to instances. The ledger is one.
+type LifecycleReader interface {
+	// Lifecycle returns what happened, in order of time: of more than q.Limit
+	// changes the newest.
+	Lifecycle(ctx context.Context, q odometer.LifecycleQuery) ([]odometer.Happening, error)
+}
+
+// LifecycleAnswer is the body of GET /api/v1/instances/{id}/lifecycle: what
+// happened to an instance, in order of time. Where there is more before the
+// first, ask again with `to` at its time.
+type LifecycleAnswer struct {
+	Instance  odometer.InstanceID `json:"instance_id"`
+	Lifecycle []Happening         `json:"lifecycle"`
+	More      bool                `json:"more"`
+}
+
+// Happening is one thing that happened.
+type Happening struct {
+	At     time.Time           `json:"at"`      // by the host's wall clock
+	Boot   int64               `json:"boot_us"` // since the host's boot
+	What   odometer.ChangeKind `json:"what"`
+	Device string              `json:"device,omitempty"`
+	Detail string              `json:"detail,omitempty"`
+	Agent  odometer.AgentID    `json:"agent_id"`
+}
+
+func (s *server) getLifecycle(w http.ResponseWriter, r *http.Request) error {
+	now := s.router.clock()
+	instance, err := pathInstance(r)
+	p := queryOf(r, now)
+	if err != nil {
+		p.errs = append(p.errs, err)
+	}
+	q := odometer.LifecycleQuery{
+		Instance: instance, From: p.time("from", 0), To: p.time("to", 0), Limit: p.number("limit", DefaultPage, MaxPage),
+	}
+	if q.To != 0 && q.From >= q.To {
+		p.fail("to", "must be later than from: from is %s, to is %s", formatMicros(q.From), formatMicros(q.To))
+	}
+	if err := p.done(); err != nil {
+		return err
+	}
+	if s.Lifecycle == nil {
+		return absent("ledger")
+	}
+	limit := q.Limit
+	q.Limit++ // one more says whether there are more
+	list, err := s.Lifecycle.Lifecycle(r.Context(), q)
+	if err != nil {
+		return fmt.Errorf("read the lifecycle log: %w", err)
+	}
+	if len(list) == 0 && s.Instances != nil {
+		if _, _, err := s.Instances.Instance(r.Context(), instance); err != nil {
+			return err
+		}
+	}
+	answer := LifecycleAnswer{Instance: instance, Lifecycle: []Happening{}, More: len(list) > limit}
+	if answer.More {
+		list = list[1:]
+	}
+	for _, h := range list {
+		answer.Lifecycle = append(answer.Lifecycle, Happening{instant(h.At.Wall), h.At.Boot, h.Kind, h.Device, h.Detail, h.Agent})
+	}
+	return writeJSON(w, http.StatusOK, answer)
+}

@@ -1,0 +1,327 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"example.org/odometer"
+	"example.org/odometer/account"
+	"example.org/odometer/api"
+	"example.org/odometer/ledger"
+	"example.org/odometer/queue"
+)
+
+// directoryFile is the directory of instances, apart from the ledger.
+const directoryFile = "directory.db"
+
+// openDirectory opens the directory of instances. Without it everything else
+// runs: metering waits for no description. Why is then an error that says what
+// to do about it.
+func openDirectory(ctx context.Context, path string, o account.Options) (*account.Directory, error) {
+	o.Path = path
+	d, err := account.Open(ctx, o)
+	switch {
+	case errors.Is(err, account.ErrNewer):
+		err = advise(err, "run the version that wrote it, or stop the server and move %s, %s-wal and %s-shm away: the agents tell it again", path, path, path)
+	case errors.Is(err, account.ErrDamaged):
+		err = advise(err, "stop the server and move %s, %s-wal and %s-shm away: the agents tell it again within a minute, and no usage is in it", path, path, path)
+	}
+	return d, err
+}
+
+// fleet joins what is known of the instances: what agents describe, what is
+// open, and what is booked.
+type fleet struct {
+	directory *account.Directory // nil where it could not be opened
+	absent    error              // why not
+	ledger    *ledger.Ledger
+	live      *liveView
+	now       func() time.Time
+}
+
+// hear takes what a live message says of machines into the directory.
+func (f *fleet) hear(m queue.LiveMessage) {
+	if f.directory == nil {
+		return
+	}
+	told, gone, err := machinesOf(m.Data)
+	if err != nil {
+		return // what came before the fault is told again too
+	}
+	f.directory.Describe(m.Agent, m.Received, told, gone)
+}
+
+// usable returns nil where there is a directory.
+func (f *fleet) usable() error {
+	if f.directory == nil {
+		return fmt.Errorf("%w: %w", odometer.ErrUnavailable, f.absent)
+	}
+	return nil
+}
+
+// Instances implements [api.InstanceReader].
+func (f *fleet) Instances(ctx context.Context, q api.InstanceQuery) ([]api.KnownInstance, error) {
+	if err := f.usable(); err != nil {
+		return nil, err
+	}
+	var list []api.KnownInstance
+	for len(list) < q.Limit {
+		some, last, err := f.some(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		for i := range some {
+			if matches(&some[i].Instance, &q) && len(list) < q.Limit {
+				list = append(list, some[i])
+			}
+		}
+		if last == "" {
+			break
+		}
+		q.After = last
+	}
+	return list, nil
+}
+
+// fleetBatch is how many instances are looked at together.
+const fleetBatch = 500
+
+// some returns the next instances that may match q, in order, and where to go on;
+// "" where there are no more.
+func (f *fleet) some(ctx context.Context, q api.InstanceQuery) (list []api.KnownInstance, last odometer.InstanceID, err error) {
+	described := map[odometer.InstanceID]*account.Instance{}
+	booked := map[odometer.InstanceID]*ledger.InstanceRow{}
+	var ids []odometer.InstanceID
+	whole := true // neither has more than it gave
+	cut := func(n int, at odometer.InstanceID) {
+		if n == fleetBatch && (whole || at < last) {
+			last, whole = at, false
+		}
+	}
+	owned := q.User != "" || q.Org != "" // which the ledger knows, and the open periods
+	// What is asked of each without a filter has what it knows of the others' too.
+	var all both
+	if q.State != api.StateUnknown && !owned {
+		d := account.Query{After: q.After, Limit: fleetBatch, Agent: q.Agent, Name: q.Name, Attribute: q.Attribute, Value: q.Value, Status: q.State}
+		found, err := f.directory.Instances(ctx, d)
+		if err != nil {
+			return nil, "", err
+		}
+		for i := range found {
+			id := found[i].Description.Instance
+			described[id] = &found[i]
+			ids = append(ids, id)
+			cut(i+1, id)
+		}
+		all.directory = q.State == "" && q.Agent == "" && q.Name == "" && q.Attribute == ""
+	}
+	if q.Name == "" && q.Attribute == "" && (q.State == "" || q.State == api.StateUnknown) || owned {
+		found, err := f.ledger.Instances(ctx, ledger.InstanceQuery{After: q.After, Limit: fleetBatch, User: q.User, Org: q.Org})
+		if err != nil {
+			return nil, "", err
+		}
+		for i := range found {
+			id := found[i].Instance
+			booked[id] = &found[i]
+			// Where the directory has it too, that says where it is.
+			if q.Agent == "" || found[i].Agent == q.Agent || owned {
+				ids = append(ids, id)
+			}
+			cut(i+1, id)
+		}
+		all.ledger = !owned
+	}
+	if owned {
+		for _, o := range f.live.Open("") {
+			if e := &o.Event; e.Instance > q.After {
+				ids = append(ids, e.Instance)
+			}
+		}
+	}
+	slices.Sort(ids)
+	for _, id := range slices.Compact(ids) {
+		if !whole && id > last {
+			break
+		}
+		k, err := f.join(ctx, id, described[id], booked[id], all)
+		if err != nil {
+			return nil, "", err
+		}
+		list = append(list, k)
+	}
+	return list, last, nil
+}
+
+// both says of the directory and of the ledger that they were asked.
+type both struct{ directory, ledger bool }
+
+// matches decides what depends on more than one of those that know.
+func matches(i *api.Instance, q *api.InstanceQuery) bool {
+	value, there := i.Attributes[q.Attribute]
+	return (q.State == "" || string(i.State) == q.State) &&
+		(q.Name == "" || i.Name == q.Name) &&
+		(q.Attribute == "" || there && value == q.Value) &&
+		(q.Agent == "" || i.Agent == q.Agent || i.Conflict != nil && slices.Contains(i.Conflict.Agents, q.Agent)) &&
+		(q.User == "" || i.User != nil && *i.User == q.User) &&
+		(q.Org == "" || i.Org != nil && *i.Org == q.Org)
+}
+
+// Instance implements [api.InstanceReader].
+func (f *fleet) Instance(ctx context.Context, id odometer.InstanceID) (k api.KnownInstance, elsewhere []api.InstanceElsewhere, err error) {
+	if err := f.usable(); err != nil {
+		return k, nil, err
+	}
+	found, err := f.directory.Instances(ctx, account.Query{Instance: id})
+	if err != nil {
+		return k, nil, err
+	}
+	var described *account.Instance
+	if len(found) > 0 {
+		described = &found[0]
+		for i := range described.Others {
+			c := &described.Others[i]
+			state, before := stateOf(c)
+			elsewhere = append(elsewhere, api.InstanceElsewhere{
+				Agent: c.Agent, State: string(state), LastState: before, FirstSeen: *known(c.First), DescribedAt: *known(c.Described), GoneSince: known(c.Gone),
+			})
+		}
+	}
+	if k, err = f.join(ctx, id, described, nil, both{directory: true}); err != nil {
+		return k, nil, err
+	}
+	if k.Agent == "" {
+		return k, nil, odometer.ErrNotFound
+	}
+	return k, elsewhere, nil
+}
+
+// join makes one instance of what the directory, the ledger and the live messages
+// have of it. What is not given is looked up where it was not asked for.
+func (f *fleet) join(ctx context.Context, id odometer.InstanceID, d *account.Instance, b *ledger.InstanceRow, asked both) (k api.KnownInstance, err error) {
+	if d == nil && !asked.directory {
+		found, err := f.directory.Instances(ctx, account.Query{Instance: id})
+		if err != nil {
+			return k, err
+		}
+		if len(found) > 0 {
+			d = &found[0]
+		}
+	}
+	if b == nil && !asked.ledger {
+		found, err := f.ledger.Instances(ctx, ledger.InstanceQuery{Instance: id, Limit: 1})
+		if err != nil {
+			return k, err
+		}
+		if len(found) > 0 {
+			b = &found[0]
+		}
+	}
+	k.Description = odometer.Describe(&odometer.VM{Instance: id, State: api.StateUnknown, VCPUs: odometer.Unknown, Memory: odometer.Unknown})
+	if d != nil {
+		k.Description, k.Agent = d.Description, d.Agent
+		k.State, k.LastState = stateOf(&d.Claim)
+		k.FirstSeen, k.DescribedAt, k.GoneSince = known(d.First), known(d.Described), known(d.Gone)
+		if c := d.Conflict; c != nil {
+			k.Conflict = conflictOf(c)
+		}
+	}
+	if b != nil {
+		k.Agent = cmp.Or(k.Agent, b.Agent)
+		f.read(&k, b.Owner, b.Until, time.Duration(f.now().UnixMicro()-b.Until)*time.Microsecond)
+		if first := time.UnixMicro(b.Since).UTC(); k.FirstSeen == nil || first.Before(*k.FirstSeen) {
+			k.FirstSeen = &first
+		}
+	}
+	f.listen(&k, id, d)
+	return k, nil
+}
+
+// listen adds what agents tell of an instance that is open.
+func (f *fleet) listen(k *api.KnownInstance, id odometer.InstanceID, d *account.Instance) {
+	agents := []odometer.AgentID{k.Agent}
+	if d != nil {
+		for i := range d.Others {
+			agents = append(agents, d.Others[i].Agent)
+		}
+	}
+	if k.Agent == "" { // its first period: nobody but its agent knows of it
+		agents, _ = f.live.all()
+	}
+	slices.Sort(agents)
+	for _, agent := range slices.Compact(agents) {
+		parts := f.live.of(agent)
+		for i := range parts {
+			p := &parts[i]
+			k.Periods = append(k.Periods, f.live.open(p, id)...)
+			for _, e := range p.events {
+				if e.Instance == id && (agent == k.Agent || k.Agent == "") {
+					k.Agent = agent
+					f.read(k, e.Owner.OrUnassigned(), e.Span.End, f.now().Sub(p.received)+time.Duration(p.At-e.Span.End)*time.Microsecond)
+				}
+			}
+		}
+	}
+}
+
+// read notes a reading: whose it is, when it was by its agent's clock, and how
+// long that is ago. A later one replaces an earlier one.
+func (f *fleet) read(k *api.KnownInstance, owner odometer.Owner, at int64, age time.Duration) {
+	t := time.UnixMicro(at).UTC()
+	if k.LastReading != nil && t.Before(*k.LastReading) {
+		return
+	}
+	k.LastReading, k.Age = &t, new(max(0, int64(age/time.Second)))
+	k.User, k.Org = nil, nil
+	if owner.User != "" {
+		k.User = &owner.User
+	}
+	if owner.Org != "" {
+		k.Org = &owner.Org
+	}
+}
+
+// stateOf returns the state of a claim for an answer, and what it was last where
+// that is something else.
+func stateOf(c *account.Claim) (state, before odometer.State) {
+	if state = odometer.State(c.Status()); state != c.State {
+		before = c.State
+	}
+	return state, before
+}
+
+func conflictOf(c *account.Conflict) *api.InstanceConflict {
+	return &api.InstanceConflict{Instance: c.Instance, Agents: c.Agents, Since: *known(c.Since)}
+}
+
+// known returns nil for a time that there is not.
+func known(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return new(t.Truncate(time.Microsecond).UTC())
+}
+
+// conflicts lists the instances that several agents say run with them.
+func (f *fleet) conflicts() []api.InstanceConflict {
+	if f.directory == nil {
+		return nil
+	}
+	var list []api.InstanceConflict
+	for _, c := range f.directory.Conflicts() {
+		list = append(list, *conflictOf(&c))
+	}
+	return list
+}
+
+// facts are what health is computed from.
+func (f *fleet) facts() *api.InstanceFacts {
+	if f.directory == nil {
+		return &api.InstanceFacts{Absent: f.absent.Error()}
+	}
+	st := f.directory.Stats()
+	return &api.InstanceFacts{Instances: st.Instances, Pending: st.Pending, Err: st.Err, Conflicts: f.conflicts()}
+}

@@ -1,0 +1,72 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math"
+	"slices"
+
+	"example.org/odometer"
+)
+
+// The lifecycle log is what the events of the journal tell of their instances'
+// lives. A change is told once however often its event comes, and whatever
+// becomes of the usage: the log decides nothing about that. Of two that differ
+// in nothing but their detail or their time since boot, the first one stands.
+
+// happened enters what an event tells.
+func (f *fold) happened(w *work, ev *odometer.Event) error {
+	for i := range ev.Lifecycle {
+		c := &ev.Lifecycle[i]
+		_, err := f.exec(`INSERT INTO lifecycle (partition, instance, at_us, what, device, agent, boot_us, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT DO NOTHING`, w.rec.partition, string(ev.Instance), c.At.Wall, string(c.Kind), c.Device, string(ev.Agent), c.At.Boot, c.Detail)
+		if err != nil {
+			return fmt.Errorf("store what happened to %s: %w", ev.Instance, err)
+		}
+	}
+	return nil
+}
+
+// Lifecycle returns what happened to an instance, in order of time: of more
+// than q.Limit changes the newest.
+func (l *Ledger) Lifecycle(ctx context.Context, q odometer.LifecycleQuery) ([]odometer.Happening, error) {
+	if q.To == 0 {
+		q.To = math.MaxInt64
+	}
+	rows, err := l.read.QueryContext(ctx, `SELECT instance, at_us, what, device, agent, boot_us, detail FROM lifecycle
+		WHERE instance = ? AND at_us >= ? AND at_us < ? ORDER BY at_us DESC, boot_us DESC, what DESC, device DESC, agent DESC LIMIT ?`,
+		string(q.Instance), q.From, q.To, q.Limit)
+	if err != nil {
+		return nil, fmt.Errorf("what happened to %s: %w", q.Instance, err)
+	}
+	defer rows.Close()
+	var list []odometer.Happening
+	for rows.Next() {
+		var h odometer.Happening
+		if err := rows.Scan(&h.Instance, &h.At.Wall, &h.Kind, &h.Device, &h.Agent, &h.At.Boot, &h.Detail); err != nil {
+			return nil, fmt.Errorf("what happened to %s: %w", q.Instance, err)
+		}
+		list = append(list, h)
+	}
+	slices.Reverse(list)
+	return list, rows.Err()
+}
+
+// addLifecycle makes the table lifecycle, empty: events of version 1 told
+// nothing of it.
+func addLifecycle(ctx context.Context, tx *sql.Tx, _ string) (string, error) {
+	_, err := tx.ExecContext(ctx, `CREATE TABLE lifecycle (
+  partition INTEGER NOT NULL,
+  instance  TEXT    NOT NULL,
+  at_us     INTEGER NOT NULL,
+  what      TEXT    NOT NULL,
+  device    TEXT    NOT NULL,
+  agent     TEXT    NOT NULL,
+  boot_us   INTEGER NOT NULL,
+  detail    TEXT    NOT NULL,
+  PRIMARY KEY (partition, instance, at_us, what, device, agent)
+);
+CREATE INDEX lifecycle_instance ON lifecycle (instance, at_us)`)
+	return "", err
+}

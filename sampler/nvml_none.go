@@ -1,0 +1,5 @@
+//go:build !nvml
+
+package sampler
+
+func openNVML() (gpuDriver, error) { return nil, errNotBuilt }
