@@ -38,6 +38,9 @@ var figures = slices.Concat([]figure{
 	{"audit", auditRate},
 	{"spool_recovery", recoveryTime},
 	{"ready", readyTime},
+	{"sample_1000", sampleCost},
+	{"tick_1000", tickTime},
+	{"agent_1000", agentMemory},
 }, questionFigures())
 
 // figure is what is measured under one name.

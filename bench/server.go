@@ -80,18 +80,21 @@ func (p *process) token() (string, error) {
 }
 
 // peak returns the most memory that was resident, in bytes.
-func (p *process) peak() (int64, error) {
+func (p *process) peak() (int64, error) { return p.resident("VmHWM") }
+
+// resident returns a figure of /proc/PID/status, in bytes.
+func (p *process) resident(name string) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(text)) {
-		if kib, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+		if kib, ok := strings.CutPrefix(line, name+":"); ok {
 			n, err := strconv.ParseInt(strings.Fields(kib)[0], 10, 64)
 			return n << 10, err
 		}
 	}
-	return 0, errors.New("no VmHWM in /proc/PID/status")
+	return 0, fmt.Errorf("no %s in /proc/PID/status", name)
 }
 
 func freeAddress() (string, error) {
