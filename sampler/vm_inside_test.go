@@ -15,7 +15,7 @@ import (
 func TestVMDeviceMapper(t *testing.T) {
 	const mib = 1 << 20
 	inside(t, "TestInsideMapper", guest.Options{
-		Modules: []string{"dm_thin_pool", "dm_snapshot", "dm_crypt", "crypto_null"},
+		Modules: []string{"dm_thin_pool", "dm_snapshot", "dm_crypt", "crypto_null", "dm_zero", "nbd"},
 		Disks:   []guest.Disk{{Path: guest.Image(t, "raw", 8*mib)}, {Path: guest.Image(t, "raw", 64*mib)}, {Path: guest.Image(t, "raw", 32*mib)}},
 	})
 }
