@@ -84,6 +84,7 @@ type control struct {
 	now      *live // what it said last, nil before that
 	problem  string
 	holding  string          // the socket that is held here, "" for none
+	since    time.Time       // when that began
 	others   bool            // another client held it when it was last looked for
 	closed   <-chan struct{} // when all that came over it was read
 	because  saying          // why its machine is about to end
@@ -429,18 +430,20 @@ func (v view) socket(name string) (int, error) {
 func (c *control) hold(socket string, closed <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.holding, c.closed = socket, closed
+	c.holding, c.closed, c.since = socket, closed, time.Now()
 }
 
 // mind looks whether somebody waits for the monitor that is held here.
 func (c *control) mind() {
 	c.mu.Lock()
-	socket := c.holding
+	socket, since := c.holding, c.since
 	c.mu.Unlock()
 	if socket == "" {
 		return
 	}
-	if _, waiting, _, err := c.table.of(socket, lineEvery/2); err == nil && waiting > 0 {
+	// Before that it was this connection that stood in line.
+	age := min(lineEvery/2, time.Since(since))
+	if _, waiting, _, err := c.table.of(socket, age); err == nil && waiting > 0 {
 		select {
 		case c.yield <- struct{}{}:
 		default: // it was told

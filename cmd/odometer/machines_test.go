@@ -46,7 +46,12 @@ func TestWhatWasReadBefore(t *testing.T) {
 // TestDoctorAsksHypervisors has one machine answer, one whose monitor another
 // client holds, and one that hangs.
 func TestDoctorAsksHypervisors(t *testing.T) {
-	answers, held, hangs := guest.Start(t, guest.Options{Paused: true}), guest.Start(t, guest.Options{Paused: true}), guest.Start(t, guest.Options{Paused: true})
+	spare := func() []string { // others on this host may hold one
+		dir := t.TempDir()
+		return []string{"-qmp", "unix:" + dir + "/a,server=on,wait=off", "-qmp", "unix:" + dir + "/b,server=on,wait=off"}
+	}
+	answers, held := guest.Start(t, guest.Options{Paused: true, Args: spare()}), guest.Start(t, guest.Options{Paused: true})
+	hangs := guest.Start(t, guest.Options{Paused: true, Args: spare()})
 	c, err := qmp.Dial(t.Context(), held.Monitor(), nil)
 	if err != nil {
 		t.Fatal(err)
