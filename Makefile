@@ -1,6 +1,6 @@
 # make test is what CI runs; see CONTRIBUTING.md.
 
-.PHONY: build test lint race fuzz proof bench corruption mutants sweep power soak sim cluster guests
+.PHONY: build test lint race fuzz proof bench corruption mutants sweep power soak sim cluster guests accuracy
 
 build:
 	go build -o odometer ./cmd/odometer
@@ -80,3 +80,9 @@ cluster:
 # Boots a guest on every backend that the harness has, alone and under libvirt.
 guests:
 	go test -count=1 -v ./internal/guest -all
+
+# Meters real virtual machines and prints what was measured beside the truth,
+# with every backend, and with thirty machines under libvirt one of which hangs.
+accuracy:
+	go test -count=1 -v -timeout 30m -run '^(TestVMGuest.*|TestVMBurn|TestVMGPUTime|TestVMOnCgroupV2)$$' ./sampler -all
+	go test -count=1 -v -timeout 30m -run '^TestAGuest' ./e2e -all

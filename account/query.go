@@ -105,10 +105,17 @@ func (q *Query) matches(i *Instance) bool {
 // some returns the next instances that may match q, and where to go on; "" when
 // there are no more.
 func (d *Directory) some(ctx context.Context, q Query) (list []Instance, last odometer.InstanceID, err error) {
-	cond, args := `c.instance > ?`, []any{string(q.After)}
-	also := func(more string, values ...any) { cond, args = cond+` AND `+more, append(args, values...) }
+	table, key := `claims c`, `c.instance`
+	var cond string
+	var args []any
+	if q.Attribute != "" { // of which few have the same, as a rule
+		table, key = `attributes a CROSS JOIN claims c ON c.instance = a.instance AND c.agent = a.agent`, `a.instance`
+		cond, args = `a.name = ? AND a.value = ? AND `, []any{q.Attribute, q.Value}
+	}
+	cond, args = cond+key+` > ?`, append(args, string(q.After))
+	also := func(more string, value any) { cond, args = cond+` AND `+more, append(args, value) }
 	if q.Instance != "" {
-		also(`c.instance = ?`, string(q.Instance))
+		also(key+` = ?`, string(q.Instance))
 	}
 	if q.Agent != "" {
 		also(`c.agent = ?`, string(q.Agent))
@@ -116,11 +123,11 @@ func (d *Directory) some(ctx context.Context, q Query) (list []Instance, last od
 	if q.Name != "" {
 		also(`c.name = ?`, q.Name)
 	}
-	if q.Attribute != "" {
-		also(`EXISTS (SELECT 1 FROM attributes a WHERE a.name = ? AND a.value = ? AND a.instance = c.instance AND a.agent = c.agent)`, q.Attribute, q.Value)
+	if odometer.State(q.Status).Valid() {
+		also(`c.state = ?`, q.Status)
 	}
 	rows, err := d.db.QueryContext(ctx, `SELECT instance, agent, body, first_us, described_us, gone_us FROM claims WHERE instance IN (
-		SELECT DISTINCT c.instance FROM claims c WHERE `+cond+` ORDER BY c.instance LIMIT ?) ORDER BY instance, agent`, append(args, batch)...)
+		SELECT DISTINCT `+key+` FROM `+table+` WHERE `+cond+` ORDER BY `+key+` LIMIT ?) ORDER BY instance, agent`, append(args, batch)...)
 	if err != nil {
 		return nil, "", err
 	}

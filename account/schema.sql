@@ -11,6 +11,7 @@ CREATE TABLE claims (
   instance     TEXT   NOT NULL,
   agent        TEXT   NOT NULL,
   name         TEXT   NOT NULL,
+  state        TEXT   NOT NULL,
   body         TEXT   NOT NULL, -- JSON, see odometer.Description
   first_us     BIGINT NOT NULL,
   described_us BIGINT NOT NULL, -- when it was last described otherwise than before
@@ -18,6 +19,7 @@ CREATE TABLE claims (
   PRIMARY KEY (instance, agent)
 );
 CREATE INDEX claims_agent ON claims (agent, instance);
+CREATE INDEX claims_state ON claims (state, instance);
 CREATE INDEX claims_name ON claims (name, instance);
 
 -- The attributes of each, to be found by.

@@ -67,7 +67,8 @@ func (d *Directory) open(ctx context.Context, path string) (err error) {
 	}
 	// What the last second told may be lost with the power: NORMAL syncs before
 	// a checkpoint, which keeps the file whole.
-	d.db, err = sql.Open("sqlite", "file:"+path+"?_txlock=immediate&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)")
+	d.db, err = sql.Open("sqlite", "file:"+path+"?_txlock=immediate&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)"+
+		"&_pragma=cache_size(-16000)&_pragma=wal_autocheckpoint(4096)")
 	if err != nil {
 		return err
 	}
@@ -172,13 +173,31 @@ func (d *Directory) load(ctx context.Context) error {
 // Close closes the file. What Run has not written is lost.
 func (d *Directory) Close() error { return d.db.Close() }
 
-// write writes what changed. When that fails it is kept for the next time.
+// writeMost is how many changes are written in one transaction: what a query waits
+// for, and what is lost together.
+const writeMost = 1000
+
+// write writes what changed. What cannot be written is kept for the next time.
 func (d *Directory) write(ctx context.Context) {
 	d.writing.Lock()
 	defer d.writing.Unlock()
+	for d.writeSome(ctx) {
+	}
+}
+
+// writeSome writes some changes and reports whether there are more and it may
+// go on.
+func (d *Directory) writeSome(ctx context.Context) (more bool) {
 	d.mu.Lock()
-	changed := d.changed
-	d.changed = map[key]*row{}
+	some := make(map[key]*row, min(len(d.changed), writeMost))
+	for k, r := range d.changed {
+		if len(some) == writeMost {
+			more = true
+			break
+		}
+		some[k] = r
+		delete(d.changed, k)
+	}
 	heard := map[odometer.AgentID]time.Time{}
 	for id, a := range d.agents {
 		if a.heard.Sub(a.saved) >= time.Minute {
@@ -186,22 +205,10 @@ func (d *Directory) write(ctx context.Context) {
 		}
 	}
 	d.mu.Unlock()
-	var err error
-	if len(changed)+len(heard) > 0 {
-		err = d.transact(ctx, func(tx *sql.Tx) error {
-			for k, r := range changed {
-				if err := writeClaim(ctx, tx, k, r); err != nil {
-					return fmt.Errorf("instance %s: %w", k.instance, err)
-				}
-			}
-			for id, at := range heard {
-				if _, err := tx.ExecContext(ctx, `INSERT INTO agents (agent, heard_us) VALUES (?, ?) ON CONFLICT (agent) DO UPDATE SET heard_us = excluded.heard_us`, string(id), at.UnixMicro()); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+	if len(some)+len(heard) == 0 {
+		return false
 	}
+	err := d.transact(ctx, func(tx *sql.Tx) error { return writeRows(ctx, tx, some, heard) })
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {
@@ -209,22 +216,21 @@ func (d *Directory) write(ctx context.Context) {
 			d.logger.Error("the directory of instances cannot be written; trying again", "err", err)
 		}
 		d.failed = err
-		for k, r := range changed {
+		for k, r := range some {
 			d.changed[k] = newer(r, d.changed[k])
 		}
-		return
+		return false
 	}
-	if len(changed)+len(heard) > 0 {
-		d.failed = nil
-	}
+	d.failed = nil
 	for id, at := range heard {
 		d.agents[id].saved = at
 	}
-	for k := range changed {
+	for k := range some {
 		if c := d.claim(k); c != nil && !c.gone.IsZero() && d.changed[k] == nil {
 			d.forget(k)
 		}
 	}
+	return more
 }
 
 // newer returns what both rows say, the second having come later; it may be nil.
@@ -238,31 +244,51 @@ func newer(r, later *row) *row {
 	return later
 }
 
-func writeClaim(ctx context.Context, tx *sql.Tx, k key, r *row) error {
-	gone := int64(0)
+// writeRows writes changes and when agents were heard.
+func writeRows(ctx context.Context, tx *sql.Tx, rows map[key]*row, heard map[odometer.AgentID]time.Time) error {
+	prepared := map[string]*sql.Stmt{} // to parse a statement takes longer than to run it
+	exec := func(query string, args ...any) (err error) {
+		if prepared[query] == nil {
+			if prepared[query], err = tx.PrepareContext(ctx, query); err != nil {
+				return err
+			}
+		}
+		_, err = prepared[query].ExecContext(ctx, args...)
+		return err
+	}
+	for k := range rows {
+		if err := writeRow(exec, string(k.instance), string(k.agent), rows[k]); err != nil {
+			return fmt.Errorf("instance %s: %w", k.instance, err)
+		}
+	}
+	for id, at := range heard {
+		if err := exec(`INSERT INTO agents (agent, heard_us) VALUES (?, ?) ON CONFLICT (agent) DO UPDATE SET heard_us = excluded.heard_us`, string(id), at.UnixMicro()); err != nil {
+			return fmt.Errorf("agent %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+func writeRow(exec func(string, ...any) error, instance, agent string, r *row) error {
+	described, gone := r.described.UnixMicro(), int64(0)
 	if !r.goneNow.IsZero() {
 		gone = r.goneNow.UnixMicro()
 	}
 	if r.body == nil {
-		_, err := tx.ExecContext(ctx, `UPDATE claims SET gone_us = ?, described_us = ? WHERE instance = ? AND agent = ?`,
-			gone, r.described.UnixMicro(), string(k.instance), string(k.agent))
-		return err
+		return exec(`UPDATE claims SET gone_us = ?, described_us = ? WHERE instance = ? AND agent = ?`, gone, described, instance, agent)
 	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO claims (instance, agent, name, body, first_us, described_us, gone_us) VALUES (?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (instance, agent) DO UPDATE SET name = excluded.name, body = excluded.body, described_us = excluded.described_us, gone_us = excluded.gone_us`,
-		string(k.instance), string(k.agent), r.desc.Name, string(r.body), r.described.UnixMicro(), r.described.UnixMicro(), gone)
-	if err != nil {
-		return err
-	}
-	if _, err := tx.ExecContext(ctx, `DELETE FROM attributes WHERE instance = ? AND agent = ?`, string(k.instance), string(k.agent)); err != nil {
-		return err
+	err := exec(`INSERT INTO claims (instance, agent, name, state, body, first_us, described_us, gone_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (instance, agent) DO UPDATE SET name = excluded.name, state = excluded.state, body = excluded.body, described_us = excluded.described_us, gone_us = excluded.gone_us`,
+		instance, agent, r.desc.Name, string(r.desc.State), string(r.body), described, described, gone)
+	if err == nil {
+		err = exec(`DELETE FROM attributes WHERE instance = ? AND agent = ?`, instance, agent)
 	}
 	for name, value := range r.desc.Attributes {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO attributes (instance, agent, name, value) VALUES (?, ?, ?, ?)`, string(k.instance), string(k.agent), name, value); err != nil {
-			return err
+		if err == nil {
+			err = exec(`INSERT INTO attributes (instance, agent, name, value) VALUES (?, ?, ?, ?)`, instance, agent, name, value)
 		}
 	}
-	return nil
+	return err
 }
 
 // expire forgets what nobody has described for as long as Kept.

@@ -97,8 +97,8 @@ func TestAGuestThroughEverything(t *testing.T) {
 	first.Write(4 << 20)
 	agent()
 	before := measured()
-	eventually(t, "the guest is metered on", func() bool { return measured() > before })
 	first.Run("killall cat")
+	eventually(t, "the guest is metered on", func() bool { return measured() > before })
 
 	move(t, first, filepath.Dir(cgroup))
 	removeCgroup(t, cgroup)

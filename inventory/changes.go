@@ -145,7 +145,7 @@ func (d *differ) stayed(a, b *odometer.VM, was odometer.InstanceID) {
 
 func (d *differ) disks(v *odometer.VM, before, after []odometer.Disk) {
 	devices(d, v, before, after, func(x odometer.Disk) string { return x.Name }, sameDisk,
-		func(x odometer.Disk) string { return strings.TrimSpace(string(x.Kind) + " " + x.Path) })
+		describeDisk)
 	for _, y := range after {
 		i := slices.IndexFunc(before, func(x odometer.Disk) bool { return x.Name == y.Name })
 		if i >= 0 && sameDisk(before[i], y) && before[i].Provisioned != y.Provisioned &&
@@ -187,6 +187,15 @@ func sameDisk(a, b odometer.Disk) bool {
 func sameNIC(a, b odometer.NIC) bool {
 	agree := func(x, y string) bool { return x == y || x == "" || y == "" }
 	return agree(a.Link, b.Link) && agree(a.MAC, b.MAC) && agree(a.Address, b.Address)
+}
+
+// describeDisk leaves out where on the host it lies, which is nobody's business
+// who reads the log.
+func describeDisk(x odometer.Disk) string {
+	if x.Provisioned == odometer.Unknown {
+		return string(x.Kind)
+	}
+	return string(x.Kind) + ", " + bytesText(x.Provisioned)
 }
 
 func describeNIC(n odometer.NIC) string {

@@ -83,12 +83,12 @@ func TestDifference(t *testing.T) {
 			v.Disks = []odometer.Disk{{Name: "vda", Kind: odometer.DiskFile, Path: "/b", Provisioned: 10 << 30, Backing: []string{"/a"}}}
 		})}},
 		{name: "devices come", before: vms{with(a, func(v *odometer.VM) { v.Disks, v.NICs, v.GPUs = nil, nil, nil })}, after: vms{a},
-			want: "a device_added at 100 vda file /a\na device_added at 100 net0 tap tap0\na device_added at 100 gpu0 passthrough 0000:01:00.0"},
+			want: "a device_added at 100 vda file, 10 GiB\na device_added at 100 net0 tap tap0\na device_added at 100 gpu0 passthrough 0000:01:00.0"},
 		{name: "devices go", before: vms{a}, after: vms{with(a, func(v *odometer.VM) { v.Disks, v.NICs, v.GPUs = nil, nil, nil })},
-			want: "a device_removed at 100 vda file /a\na device_removed at 100 net0 tap tap0\na device_removed at 100 gpu0 passthrough 0000:01:00.0"},
+			want: "a device_removed at 100 vda file, 10 GiB\na device_removed at 100 net0 tap tap0\na device_removed at 100 gpu0 passthrough 0000:01:00.0"},
 		{name: "a disk is replaced under its name", before: vms{a}, after: vms{with(a, func(v *odometer.VM) {
-			v.Disks = []odometer.Disk{{Name: "vda", Kind: odometer.DiskBlock, Path: "/dev/b", Provisioned: 10 << 30}}
-		})}, want: "a device_removed at 100 vda file /a\na device_added at 100 vda block /dev/b"},
+			v.Disks = []odometer.Disk{{Name: "vda", Kind: odometer.DiskBlock, Path: "/dev/b", Provisioned: odometer.Unknown}}
+		})}, want: "a device_removed at 100 vda file, 10 GiB\na device_added at 100 vda block"},
 		{name: "what an interface is becomes known", before: vms{with(a, func(v *odometer.VM) { v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICTap}} })}, after: vms{a}},
 		{name: "a function is another one", before: vms{with(a, func(v *odometer.VM) {
 			v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICDirect, Address: "0000:3b:02.5"}}

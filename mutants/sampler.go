@@ -43,4 +43,16 @@ var samplerBugs = []bug{
 
 // waiting`,
 		"sampler.TestAFilesystemThatHangs"},
+	{"what a machine did to its disks at the end is lost", "sampler/vms.go",
+		`		v.run.ended.add(e)`,
+		`		v.run.exit = max(v.run.exit, 0)`,
+		"sampler.TestVMEnds"},
+	{"a machine that ends during a sample loses what it used", "sampler/vm_sample.go",
+		`			s.drain() // its end may have been told since the sample began`,
+		``,
+		"sampler.TestVMEndsDuringASample"},
+	{"a record whose fields lie elsewhere is read", "sampler/vm_parse.go",
+		`binary.NativeEndian.Uint16(value) == taskShifted`,
+		`binary.NativeEndian.Uint16(value) == 0xffff`,
+		"sampler.TestWalkTask"},
 }

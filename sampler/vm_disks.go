@@ -310,9 +310,10 @@ func (s *VMs) diskParts(v *vm) []diskPart {
 	return list
 }
 
-// hasFile reports whether a disk lies in a file or on a device of this host.
+// hasFile reports whether a disk lies in a file or on a device of this host. Of
+// one that the inventory has not looked at the path may be that of another file.
 func hasFile(d odometer.Disk) bool {
-	return d.Kind != odometer.DiskNetwork && filepath.IsAbs(d.Path)
+	return (d.Kind == odometer.DiskFile || d.Kind == odometer.DiskBlock) && filepath.IsAbs(d.Path)
 }
 
 // share decides which files count to which machine. A disk's own counts to the

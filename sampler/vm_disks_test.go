@@ -64,6 +64,8 @@ func TestVMBackingImages(t *testing.T) {
 		{"what is below a read-only disk is not the machine's", []odometer.VM{disks(dir, "1", "a", "-iso<base")}, []int64{a}},
 		{"what is known through a process only", []odometer.VM{disks(dir, "1", "a</proc/self/root"+filepath.Join(dir, "base"))}, []int64{a}},
 		{"what is gone is unknown, and the rest counts", []odometer.VM{disks(dir, "1", "a<gone"), disks(dir, "2", "nothing")}, []int64{a, odometer.Unknown}},
+		{"what the inventory has not looked at has none either", []odometer.VM{{Instance: "1", State: odometer.Stopped,
+			Disks: []odometer.Disk{{Kind: odometer.DiskUnknown, Path: filepath.Join(dir, "a")}}}}, []int64{odometer.Unknown}},
 		{"what is on the network has no file here", []odometer.VM{disks(dir, "1", "a<"), {Instance: "2", State: odometer.Stopped,
 			Disks: []odometer.Disk{{Kind: odometer.DiskFile, Path: filepath.Join(dir, "b"), Backing: []string{"rbd:pool/base"}}}}}, []int64{a, b}},
 	} {

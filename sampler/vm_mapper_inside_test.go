@@ -73,19 +73,25 @@ func TestInsideMapper(t *testing.T) {
 			Disks: []odometer.Disk{{Kind: odometer.DiskBlock, Path: fmt.Sprintf("/dev/dm-%d", i), Provisioned: 1}}})
 	}
 	s.Update(vms)
-	is := func(what string, i int, want int64) {
+	device := func(what, path string, want int64) {
 		t.Helper()
-		got, err := s.images.layers.occupied(deviceNumber(t, fmt.Sprintf("/dev/dm-%d", i)))
+		got, err := s.images.layers.occupied(deviceNumber(t, path))
 		if got != want {
 			t.Errorf("%s: got %d occupied, %v; want %d", what, got, err, want)
 		}
 	}
+	is := func(what string, i int, want int64) {
+		t.Helper()
+		device(what, fmt.Sprintf("/dev/dm-%d", i), want)
+	}
+	device("a disk", "/dev/vdc", 32*mib)
+	device("NBD", "/dev/nbd0", odometer.Unknown)
 	is("a pool", 0, odometer.Unknown)
 	is("a thin volume to which nothing was written", 2, 0)
 	is("a volume", 3, 8*mib)
 	is("a snapshot", 5, 2*mib)
 	is("an encrypted thin volume to which nothing was written", 6, 0)
-	is("a disk", 1, 0)
+	is("a thin volume", 1, 0)
 	for i, r := range readings(t, s) {
 		if want := []int64{odometer.Unknown, 0, 0, 8 * mib, 2 * mib, 2 * mib, 0}[i]; r.Gauges.Storage != want {
 			t.Errorf("machine %d: got %d occupied, want %d", i, r.Gauges.Storage, want)
@@ -121,6 +127,12 @@ func TestInsideMapper(t *testing.T) {
 	mapCommand(t, 9, "pieces", 0, 1000, pieces)
 	mapCommand(t, 6, "pieces", 0, 0, nil)
 	is("a volume in a thousand pieces", 7, 1000*512)
+	mapDeviceOf(t, "striped", "striped", 4096, "2 8 /dev/vdc 30000 /dev/vdc 40000")
+	is("a striped volume", 8, 4096*512)
+	mapDeviceOf(t, "zeros", "zero", 4096, "")
+	is("a device of nothing but zeros", 9, 0)
+	mapDeviceOf(t, "part", "linear", 2048, "/dev/dm-1 0")
+	is("a part of a thin volume", 10, odometer.Unknown)
 }
 
 func deviceNumber(t *testing.T, path string) uint64 {

@@ -69,95 +69,109 @@ func (f *fleet) Instances(ctx context.Context, q api.InstanceQuery) ([]api.Known
 		return nil, err
 	}
 	var list []api.KnownInstance
-	for len(list) < q.Limit {
-		some, last, err := f.some(ctx, q)
+	for {
+		some, err := f.some(ctx, q)
 		if err != nil {
 			return nil, err
 		}
-		for i := range some {
-			if matches(&some[i].Instance, &q) && len(list) < q.Limit {
-				list = append(list, some[i])
+		for _, id := range some.ids {
+			k, err := f.join(ctx, id, some.described[id], some.booked[id], some.all)
+			if err != nil {
+				return nil, err
+			}
+			if matches(&k.Instance, &q) {
+				list = append(list, k)
+			}
+			if len(list) == q.Limit {
+				return list, nil
 			}
 		}
-		if last == "" {
-			break
+		if some.last == "" {
+			return list, nil
 		}
-		q.After = last
+		q.After = some.last
 	}
-	return list, nil
 }
 
-// fleetBatch is how many instances are looked at together.
-const fleetBatch = 500
+// candidates are instances that may match a query, in order, with what was found
+// of them on the way.
+type candidates struct {
+	ids       []odometer.InstanceID
+	last      odometer.InstanceID // where to go on; "" where there are no more
+	described map[odometer.InstanceID]*account.Instance
+	booked    map[odometer.InstanceID]*ledger.InstanceRow
+	all       both
+}
 
-// some returns the next instances that may match q, in order, and where to go on;
-// "" where there are no more.
-func (f *fleet) some(ctx context.Context, q api.InstanceQuery) (list []api.KnownInstance, last odometer.InstanceID, err error) {
-	described := map[odometer.InstanceID]*account.Instance{}
-	booked := map[odometer.InstanceID]*ledger.InstanceRow{}
-	var ids []odometer.InstanceID
+// both says of the directory and of the ledger that they were asked for all they
+// have, so that what they did not give they do not know.
+type both struct{ directory, ledger bool }
+
+// How many instances are looked at together: as many as are wanted, within these.
+const (
+	fleetLeast = 50
+	fleetMost  = 500
+)
+
+// some returns the next candidates.
+func (f *fleet) some(ctx context.Context, q api.InstanceQuery) (c candidates, err error) {
+	c.described, c.booked = map[odometer.InstanceID]*account.Instance{}, map[odometer.InstanceID]*ledger.InstanceRow{}
+	size := min(fleetMost, max(fleetLeast, q.Limit))
 	whole := true // neither has more than it gave
 	cut := func(n int, at odometer.InstanceID) {
-		if n == fleetBatch && (whole || at < last) {
-			last, whole = at, false
+		if n == size && (whole || at < c.last) {
+			c.last, whole = at, false
 		}
 	}
 	owned := q.User != "" || q.Org != "" // which the ledger knows, and the open periods
-	// What is asked of each without a filter has what it knows of the others' too.
-	var all both
 	if q.State != api.StateUnknown && !owned {
-		d := account.Query{After: q.After, Limit: fleetBatch, Agent: q.Agent, Name: q.Name, Attribute: q.Attribute, Value: q.Value, Status: q.State}
+		d := account.Query{After: q.After, Limit: size, Agent: q.Agent, Name: q.Name, Attribute: q.Attribute, Value: q.Value, Status: q.State}
 		found, err := f.directory.Instances(ctx, d)
 		if err != nil {
-			return nil, "", err
+			return c, err
 		}
 		for i := range found {
 			id := found[i].Description.Instance
-			described[id] = &found[i]
-			ids = append(ids, id)
+			c.described[id] = &found[i]
+			c.ids = append(c.ids, id)
 			cut(i+1, id)
 		}
-		all.directory = q.State == "" && q.Agent == "" && q.Name == "" && q.Attribute == ""
+		c.all.directory = q.State == "" && q.Agent == "" && q.Name == "" && q.Attribute == ""
 	}
 	if q.Name == "" && q.Attribute == "" && (q.State == "" || q.State == api.StateUnknown) || owned {
-		found, err := f.ledger.Instances(ctx, ledger.InstanceQuery{After: q.After, Limit: fleetBatch, User: q.User, Org: q.Org})
+		found, err := f.ledger.Instances(ctx, ledger.InstanceQuery{After: q.After, Limit: size, User: q.User, Org: q.Org})
 		if err != nil {
-			return nil, "", err
+			return c, err
 		}
 		for i := range found {
 			id := found[i].Instance
-			booked[id] = &found[i]
+			c.booked[id] = &found[i]
 			// Where the directory has it too, that says where it is.
 			if q.Agent == "" || found[i].Agent == q.Agent || owned {
-				ids = append(ids, id)
+				c.ids = append(c.ids, id)
 			}
 			cut(i+1, id)
 		}
-		all.ledger = !owned
+		c.all.ledger = !owned
 	}
 	if owned {
 		for _, o := range f.live.Open("") {
-			if e := &o.Event; e.Instance > q.After {
-				ids = append(ids, e.Instance)
+			if o.Event.Instance > q.After {
+				c.ids = append(c.ids, o.Event.Instance)
 			}
 		}
 	}
-	slices.Sort(ids)
-	for _, id := range slices.Compact(ids) {
-		if !whole && id > last {
-			break
+	slices.Sort(c.ids)
+	c.ids = slices.Compact(c.ids)
+	if !whole {
+		end, there := slices.BinarySearch(c.ids, c.last)
+		if there {
+			end++
 		}
-		k, err := f.join(ctx, id, described[id], booked[id], all)
-		if err != nil {
-			return nil, "", err
-		}
-		list = append(list, k)
+		c.ids = c.ids[:end]
 	}
-	return list, last, nil
+	return c, nil
 }
-
-// both says of the directory and of the ledger that they were asked.
-type both struct{ directory, ledger bool }
 
 // matches decides what depends on more than one of those that know.
 func matches(i *api.Instance, q *api.InstanceQuery) bool {

@@ -266,7 +266,7 @@ func showInstance(s streams, a api.InstanceAnswer) error {
 			}
 		}
 		if s.outTTY {
-			fmt.Fprintf(&b, "%-13s %s\n", title, strings.Join(words, "  "))
+			fmt.Fprintf(&b, "%-13s %s\n", title, strings.TrimRight(strings.Join(words, "  "), " "))
 		} else {
 			fmt.Fprintf(&b, "%s\t%s\n", title, strings.Join(words, "\t"))
 		}

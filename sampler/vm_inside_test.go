@@ -13,20 +13,31 @@ import (
 // TestVMDeviceMapper has a kernel with the device mapper, which is that of a
 // machine started for it, tell what volumes occupy.
 func TestVMDeviceMapper(t *testing.T) {
+	const mib = 1 << 20
+	inside(t, "TestInsideMapper", guest.Options{
+		Modules: []string{"dm_thin_pool", "dm_snapshot", "dm_crypt", "crypto_null", "dm_zero", "nbd"},
+		Disks:   []guest.Disk{{Path: guest.Image(t, "raw", 8*mib)}, {Path: guest.Image(t, "raw", 64*mib)}, {Path: guest.Image(t, "raw", 32*mib)}},
+	})
+}
+
+// TestVMOpenVSwitch has a kernel with Open vSwitch, likewise, count for a port.
+func TestVMOpenVSwitch(t *testing.T) {
+	inside(t, "TestInsideOpenVSwitch", guest.Options{Modules: []string{"tun", "openvswitch"}})
+}
+
+// inside runs a test of this package as root of a machine of its own.
+func inside(t *testing.T, test string, o guest.Options) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("it boots a machine")
 	}
 	guest.Need(t)
 	t.Parallel()
-	const mib = 1 << 20
-	g := guest.Start(t, guest.Options{
-		Memory:  256 * mib,
-		Modules: []string{"dm_thin_pool", "dm_snapshot", "dm_crypt", "crypto_null", "cryptd", "ecb"},
-		Files:   map[string]string{"/tests/sampler.test": guest.TestBinary(t, "example.org/odometer/sampler")},
-		Disks:   []guest.Disk{{Path: guest.Image(t, "raw", 8*mib)}, {Path: guest.Image(t, "raw", 64*mib)}, {Path: guest.Image(t, "raw", 32*mib)}},
-	})
-	out, status := g.RunFor("ODOMETER_TEST_INSIDE=1 /tests/sampler.test -test.v -test.run '^TestInsideMapper$'", 2*time.Minute)
-	if status != 0 || !strings.Contains(out, "--- PASS: TestInsideMapper") {
+	o.Memory = 256 << 20
+	o.Files = map[string]string{"/tests/sampler.test": guest.TestBinary(t, "example.org/odometer/sampler")}
+	g := guest.Start(t, o)
+	out, status := g.RunFor("ODOMETER_TEST_INSIDE=1 /tests/sampler.test -test.v -test.run '^"+test+"$'", 2*time.Minute)
+	if status != 0 || !strings.Contains(out, "--- PASS: "+test) {
 		t.Errorf("exit status %d\n%s", status, out)
 	}
 }
