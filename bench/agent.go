@@ -69,7 +69,8 @@ func (b *bench) agentOf(program string, p *park, interval time.Duration) error {
 	begin := time.Now()
 	for {
 		receipted, err := a.metric(token, "odometer_publisher_events_receipted_total")
-		if err == nil && receipted >= 2*len(p.vms) { // a record of each says that its epoch began
+		// Other records say that each was found and its epoch began.
+		if err == nil && time.Since(begin) > interval+interval/3 && receipted >= 2*len(p.vms) {
 			break
 		}
 		if time.Since(begin) > 3*interval+time.Minute {

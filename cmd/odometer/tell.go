@@ -120,29 +120,37 @@ func (t *teller) next(now time.Time) (machines []json.RawMessage, gone []odomete
 }
 
 // parts returns a live message as it travels: open periods and descriptions, in
-// as many parts as it takes.
+// as many parts as it takes. A host may have a thousand of them each second, so
+// that events are written where they stay and not looked through again.
 func (m liveMessage) parts(open []*odometer.Event) ([][]byte, error) {
 	var parts [][]byte
 	machines, gone := m.Machines, m.Gone
-	m.Machines, m.Gone = nil, nil
-	size := 0
+	m.Machines, m.Gone, m.Open = nil, nil, nil
+	const usual = 1 << 10 // bytes of one
+	events := make([]byte, 0, min(partBytes, len(open)*usual)+usual)
 	cut := func() error {
-		data, err := json.Marshal(&m)
-		parts = append(parts, data)
-		m.Open, size = nil, 0
+		head, err := json.Marshal(&m)
+		head = bytes.TrimSuffix(head, []byte("null}")) // what is open comes last
+		parts = append(parts, slices.Concat(head, []byte("["), events, []byte("]}")))
+		events = events[:0]
 		return err
 	}
 	for _, e := range open {
-		body := e.AppendJSON(nil)
-		if size+len(body) > partBytes {
+		before := len(events)
+		if before > 0 {
+			events = append(events, ',')
+		}
+		at := len(events)
+		if events = e.AppendJSON(events); len(events) > partBytes && before > 0 {
+			next := slices.Clone(events[at:])
+			events = events[:before]
 			if err := cut(); err != nil {
 				return nil, err
 			}
+			events = append(events, next...)
 		}
-		m.Open = append(m.Open, body)
-		size += len(body)
 	}
-	if size > partBytes-describeBytes && len(machines) > 0 {
+	if len(events) > partBytes-describeBytes && len(machines) > 0 {
 		if err := cut(); err != nil {
 			return nil, err
 		}
