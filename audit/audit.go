@@ -167,6 +167,9 @@ func (a *audit) run(ctx context.Context) error {
 	for _, flaw := range flaws {
 		a.report.find("storage", "%s", flaw)
 	}
+	if err := a.checkIDs(ctx); err != nil {
+		return err
+	}
 	if err := a.loadGenerations(ctx); err != nil {
 		return err
 	}

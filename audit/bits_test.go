@@ -65,7 +65,9 @@ func (s *teller) anecdote() {
 	}
 	s.commit(odometer.Frame{Agent: hostTwo, Spool: spoolID, Packed: []byte("no frame"), Err: odometer.ErrInvalid}, "quarantined")
 	s.http([]string{"recorded"}, event10("vm-8", base/sec, base/sec+60, 40))
-	s.commit(s.frame(hostTwo, odometer.Record{Event: newOdo("vm-3", hostTwo, two.at).next(30*sec, 7), Checkpoint: json.RawMessage(`{"instance":"vm-3"}`)}), "recorded")
+	three := newOdo("vm-3", hostTwo, two.at).next(30*sec, 7)
+	three.Lifecycle = []odometer.Change{{Kind: odometer.ChangeStarted, At: odometer.Moment{Boot: 1, Wall: three.Span.Start}, Detail: "at dawn"}}
+	s.commit(s.frame(hostTwo, odometer.Record{Event: three, Checkpoint: json.RawMessage(`{"instance":"vm-3"}`)}), "recorded")
 	if _, err := s.l.Checkpoints(context.Background(), hostTwo); err != nil {
 		s.t.Fatal(err)
 	}

@@ -312,6 +312,12 @@ type corruption struct {
 }
 
 var corruptions = slices.Concat(reversalCorruptions, handoverCorruptions, lifecycleCorruptions, []corruption{
+	{"a record is read out of its turn", "journal_position", func(f *forger) {
+		f.exec(1, `UPDATE journal SET id = id + 1000 WHERE id = (SELECT max(id) FROM journal WHERE partition = ?)`, hostTwo.Partition())
+	}},
+	{"the first record is read before there was one", "journal_position", func(f *forger) {
+		f.exec(1, `UPDATE journal SET id = -id WHERE id = 1`)
+	}},
 	{"an event of version 1.0 is booked again instead of being a duplicate", "booked_twice", func(f *forger) {
 		r := f.find(`"source_event_id":"vm-8/`)
 		var result map[string]json.RawMessage

@@ -423,6 +423,32 @@ func (a *audit) follow(partition int64, turn <-chan *ahead, do func(*row) error)
 	return nil
 }
 
+// checkIDs proves that the order of commit over all partitions has no holes: a
+// record with another id is read out of its turn. Records are removed only up to
+// a head, so that from where every partition is whole on each id is there.
+func (a *audit) checkIDs(ctx context.Context) error {
+	from := int64(1)
+	for p, h := range a.heads {
+		var first sql.NullInt64
+		if err := a.snap.conn.QueryRowContext(ctx, `SELECT min(id) FROM journal WHERE partition = ? AND position > ?`, p, h.Position).Scan(&first); err != nil {
+			return fmt.Errorf("read the journal's ids: %w", err)
+		}
+		from = max(from, first.Int64)
+	}
+	var n int64
+	var last sql.NullInt64
+	if err := a.snap.conn.QueryRowContext(ctx, `SELECT count(*), max(id) FROM journal WHERE id >= ?`, from).Scan(&n, &last); err != nil {
+		return fmt.Errorf("read the journal's ids: %w", err)
+	}
+	if n > 0 && last.Int64-from != n-1 {
+		a.report.find("journal_position", "the journal has %d records from id %d on, and the last has the id %d", n, from, last.Int64)
+	}
+	if len(a.heads) == 0 && n != a.all {
+		a.report.find("journal_position", "%d records have an id below 1", a.all-n)
+	}
+	return nil
+}
+
 // fetch reads one record of a partition again, for an event whose outcome
 // changed later.
 func (a *audit) fetch(ctx context.Context, partition, position int64) (*row, error) {
