@@ -466,7 +466,7 @@ func TestVMOpensLittleAndCloses(t *testing.T) {
 		v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: "tap0"}}
 		v.Disks = []odometer.Disk{{Kind: odometer.DiskFile, Path: "/etc/passwd"}}
 	})})
-	only(t, s)
+	readings(t, s)
 	if len(s.order) != 2 {
 		t.Errorf("%d namespaces are open, want 2", len(s.order))
 	}
