@@ -267,8 +267,9 @@ func settledIO(t *testing.T, pid int) (read, wrote uint64) {
 	}
 }
 
-// TestVMGuestOnABlockDevice runs a machine from a block device.
-func TestVMGuestOnABlockDevice(t *testing.T) {
+// TestVMGuestElsewhere runs a machine from a block device, in a network namespace
+// of its own.
+func TestVMGuestElsewhere(t *testing.T) {
 	if !*all {
 		t.Skip("only with -all")
 	}
@@ -279,13 +280,21 @@ func TestVMGuestOnABlockDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	device := qemu.LoopDevice(t, image)
-	v := startVM(t, qemu.Options{Disks: []qemu.Disk{{Path: device}}})
+	netns := fmt.Sprintf("odometer-sampler-%d", os.Getpid())
+	qemu.Netns(t, netns)
+	v := startVM(t, qemu.Options{Netns: netns, Disks: []qemu.Disk{{Path: device}}, NICs: []qemu.NIC{{Link: "tap0"}}})
 	a := qemu.NewAccuracy()
 	before, write := v.sample(), v.Disk("vda").Written
 	v.Write(16 * mib)
 	after := v.sample()
 	a.Near(t, "block device: bytes written, the guest's sectors", int64(v.Disk("vda").Written-write), v.grown(odometer.DiskWrite, "", before, after), 0)
 	a.Near(t, "block device: bytes provisioned", 32*mib, after.Gauges.StorageProvisioned, 0)
+	net, peer, inside := v.list()[0].NICs[0].Name, v.Peer(0), v.Link("eth0")
+	v.Send(peer, 4*mib)
+	v.Receive(peer, 2*mib)
+	now, there := v.Link("eth0"), v.sample()
+	a.Near(t, "tap in another namespace: bytes sent, the guest's counter", int64(now.Sent-inside.Sent), v.grown(odometer.NetworkEgress, net, after, there), 0)
+	a.Near(t, "tap in another namespace: bytes received, the guest's counter", int64(now.Received-inside.Received), v.grown(odometer.NetworkIngress, net, after, there), 0)
 	var st unix.Stat_t
 	if err := unix.Stat(image, &st); err != nil {
 		t.Fatal(err)

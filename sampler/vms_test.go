@@ -576,8 +576,8 @@ func (c *killingClock) Now() odometer.Moment {
 func TestVMEndsDuringASample(t *testing.T) {
 	needRoot(t)
 	clock := &killingClock{}
-	s := openVMs(t, func(o *VMsOptions) { o.Clock = clock })
 	g := startGuest(t, 0)
+	s := openVMs(t, func(o *VMsOptions) { o.Clock = clock })
 	s.Update([]odometer.VM{machineOf(g, "vm-1")})
 	first, start := only(t, s), g.do("ready")
 	truth := g.do("burn 100ms") - start
