@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"slices"
@@ -100,9 +101,20 @@ func askTop(ctx context.Context, server *client.Client, q client.InstanceQuery) 
 	q.Limit = topMost
 	if a.status, a.err = server.Status(ctx); a.err == nil {
 		a.instances, a.err = server.Instances(ctx, q)
+		if isProblem(a.err, http.StatusNotFound) || isProblem(a.err, http.StatusServiceUnavailable) {
+			// It has no list of machines, as health says, or is of before: hosts
+			// and the pipeline are there.
+			a.instances, a.err = api.InstancesAnswer{At: time.Now()}, nil
+		}
 	}
 	a.at = time.Now()
 	return a
+}
+
+// isProblem reports whether the server answered with a status.
+func isProblem(err error, status int) bool {
+	p, ok := errors.AsType[*api.Problem](err)
+	return ok && p.Status == status
 }
 
 // topOnce prints one frame with everything in it.

@@ -63,13 +63,14 @@ func TestTopFrame(t *testing.T) {
 	a.status.Conflicts = []api.InstanceConflict{*quiet.Conflict}
 	seen := topNow.Add(-time.Hour)
 	a.status.Agents = append(a.status.Agents, api.AgentStatus{ID: "host-2", LastSeen: &seen, Position: 77})
-	a.status.Health.Components["ledger"] = api.Component{Status: api.Failed, Details: new("disk full")}
+	a.status.Health.Components["ledger"] = api.Component{Status: api.Failed, Details: new("the disk is full, and a sentence about that goes on for longer than one line has room")}
 	s.take(a)
 	got := s.frame(80, 0, false)
 	want := []string{
 		"odometer 0.1.0 at http://127.0.0.1:8640, up 3m20s: ok                   15:04:05",
 		"waiting: queue 3, topic 4, held 0, quarantine 0 · ledger 1000, 0 s ago",
-		"ledger error: disk full",
+		"ledger error: the disk is full, and a sentence about that goes on for longer",
+		"than one line has room",
 		"! id-of-db runs on host-1, host-2 at once",
 		"HOSTS 2, 1 silent              SEEN     MACHINES         OPEN  COMMITTED",
 		"host-2                   60 min ago            -            0         77",

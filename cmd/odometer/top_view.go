@@ -94,8 +94,18 @@ func (t *topState) head(width int) []styled {
 	lines := []styled{title,
 		{fmt.Sprintf("waiting: queue %s, topic %s, held %d, quarantine %d · ledger %d%s, %s", waiting, behind, l.Held, l.Quarantine, l.Entries, booked, commit), nil},
 	}
-	return append(lines, t.problems()...)
+	for _, p := range t.problems() {
+		wrapped := strings.Split(ansi.Wrap(printable(p.text), width, ""), "\n")
+		for _, text := range wrapped[:min(len(wrapped), topProblem)] {
+			lines = append(lines, styled{text, p.style})
+		}
+	}
+	return lines
 }
+
+// topProblem is how many lines a problem may take: what to do about it stands at
+// its end.
+const topProblem = 5
 
 // problems has one line each for the server that does not answer, the parts that
 // are not well, the gravest first, and no conflict twice.
