@@ -103,7 +103,7 @@ func TestCloudHypervisorIsFollowed(t *testing.T) {
 	f.happens(id, change(`"Paused"`, `"Running"`), "resumed")
 	f.happens(id, change(`"boot_vcpus": 2`, `"boot_vcpus": 4`), "resized 2 to 4 vCPUs")
 	f.happens(id, change(`"memory_actual_size": 1073741824`, `"memory_actual_size": 2147483648`), "resized 1 GiB to 2 GiB of memory")
-	f.happens(id, change(`"id": "data"`, `"id": "other"`), "device_removed data file "+filepath.Join(s.dir, "data.raw"), "device_added other file "+filepath.Join(s.dir, "data.raw"))
+	f.happens(id, change(`"id": "data"`, `"id": "other"`), "device_removed data file, 1 MiB", "device_added other file, 1 MiB")
 	f.happens(id, change(`"tap": "chtap1"`, `"tap": "`+tap+`"`), "device_removed net1 tap chtap1", "device_added _net2 tap "+tap)
 	if err := os.Remove(filepath.Join(s.dir, "api/v1/vm.info/answer")); err != nil {
 		t.Fatal(err)
@@ -139,7 +139,7 @@ func TestFirecrackerIsFollowed(t *testing.T) {
 	f.happens(id, state("Paused"), "paused")
 	f.happens(id, func() {
 		s.answer("/vm/config", bytes.Replace(config, []byte(`root.raw`), []byte(`data.raw`), 1))
-	}, "device_removed rootfs file "+filepath.Join(s.dir, "root.raw"), "device_added rootfs file "+filepath.Join(s.dir, "data.raw"))
+	}, "device_removed rootfs file, 1 MiB", "device_added rootfs file, 1 MiB")
 }
 
 func TestWhatIsNoAPI(t *testing.T) {

@@ -178,13 +178,13 @@ func TestARealQEMUIsFollowed(t *testing.T) {
 	f.happens(g.UUID, do(t, g, "block_resize", map[string]any{"device": "drive0", "size": 100 << 20}), "resized disk0 96 MiB to 100 MiB")
 
 	var disk, nic string
-	f.happens(g.UUID, func() { disk = g.PlugDisk(booted.Disk{Path: plugged}) }, "device_added disk10 file "+plugged)
+	f.happens(g.UUID, func() { disk = g.PlugDisk(booted.Disk{Path: plugged}) }, "device_added disk10 file, 32 MiB")
 	if d := f.vm(g.UUID).Disks; len(d) != 2 || d[1].Provisioned != 32<<20 || d[1].Format != "raw" {
 		t.Errorf("got disks %+v", d)
 	}
 	second := tap + "b"
 	f.happens(g.UUID, func() { nic = g.PlugNIC(booted.NIC{Link: second}) }, "device_added nic11 tap "+second)
-	f.happens(g.UUID, func() { g.Unplug(disk) }, "device_removed disk10 file "+plugged)
+	f.happens(g.UUID, func() { g.Unplug(disk) }, "device_removed disk10 file, 32 MiB")
 	f.happens(g.UUID, func() { g.Unplug(nic) }, "device_removed nic11 tap "+second)
 
 	snapshot := root + ".over"
