@@ -249,7 +249,7 @@ func TestFleetIsPaged(t *testing.T) {
 	var events []*odometer.Event
 	var vms []odometer.VM
 	var want []string
-	for i := range 3*fleetMost + 7 {
+	for i := range 2*fleetMost + 5 {
 		id := odometer.InstanceID(fmt.Sprintf("i%05d", i))
 		want = append(want, string(id))
 		if i%3 != 0 {
@@ -267,7 +267,7 @@ func TestFleetIsPaged(t *testing.T) {
 		}
 		k.directory.Describe("h1", k.now, told, nil)
 	}
-	for _, limit := range []int{7, fleetMost, fleetMost + 1, 10_000} {
+	for _, limit := range []int{97, fleetMost, fleetMost + 1} {
 		var got []string
 		q := api.InstanceQuery{Limit: limit}
 		for {

@@ -22,27 +22,28 @@ import (
 
 // screen is a terminal with a program in it.
 type screen struct {
-	t        *testing.T
-	ptmx     *os.File
-	tty      *os.File // held open, so that its settings can be read when the program has ended
-	emulator *vt.SafeEmulator
-	before   unix.Termios
-	cmd      *exec.Cmd
-	done     chan error
+	t      *testing.T
+	ptmx   *os.File
+	tty    *os.File // held open, so that its settings can be read when the program has ended
+	before unix.Termios
+	cmd    *exec.Cmd
+	done   chan error
 
-	mu  sync.Mutex
-	raw bytes.Buffer // everything that was written to it
+	mu       sync.Mutex // guards what follows
+	emulator *vt.Emulator
+	raw      bytes.Buffer // everything that was written to it
 }
 
 // newScreen runs a command in a terminal of 80 columns and 24 rows.
 func newScreen(t *testing.T, env []string, args ...string) *screen {
 	t.Helper()
-	s := &screen{t: t, emulator: vt.NewSafeEmulator(80, 24), done: make(chan error, 1)}
+	s := &screen{t: t, emulator: vt.NewEmulator(80, 24), done: make(chan error, 1)}
 	var err error
 	if s.ptmx, s.tty, err = pty.Open(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.tty.Close(); s.ptmx.Close(); s.emulator.Close() })
+	answers := s.emulator.InputPipe().(io.Closer) // of the terminal, when it is asked
+	t.Cleanup(func() { s.tty.Close(); s.ptmx.Close(); answers.Close() })
 	s.resize(80, 24)
 	s.before = s.settings()
 	s.cmd = exec.Command("odometer", args...)
@@ -64,11 +65,11 @@ func newScreen(t *testing.T, env []string, args ...string) *screen {
 			}
 			s.mu.Lock()
 			s.raw.Write(buf[:n])
-			s.mu.Unlock()
 			s.emulator.Write(buf[:n])
+			s.mu.Unlock()
 		}
 	}()
-	go io.Copy(s.ptmx, s.emulator) // what the terminal answers when it is asked
+	go io.Copy(s.ptmx, s.emulator)
 	return s
 }
 
@@ -77,6 +78,8 @@ func (s *screen) resize(columns, rows int) {
 	if err := pty.Setsize(s.ptmx, &pty.Winsize{Rows: uint16(rows), Cols: uint16(columns)}); err != nil {
 		s.t.Fatal(err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.emulator.Resize(columns, rows)
 }
 
@@ -89,8 +92,14 @@ func (s *screen) settings() unix.Termios {
 	return *got
 }
 
-// lines returns what is on the screen.
-func (s *screen) lines() []string { return strings.Split(s.emulator.String(), "\n") }
+// text returns what is on the screen.
+func (s *screen) text() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.emulator.String()
+}
+
+func (s *screen) lines() []string { return strings.Split(s.text(), "\n") }
 
 func (s *screen) written() string {
 	s.mu.Lock()
@@ -103,11 +112,11 @@ func (s *screen) shows(what, pattern string) {
 	s.t.Helper()
 	want := regexp.MustCompile(pattern)
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		if want.MatchString(s.emulator.String()) {
+		if want.MatchString(s.text()) {
 			return
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("%s: want %q on the screen, got\n%s", what, pattern, s.emulator.String())
+			s.t.Fatalf("%s: want %q on the screen, got\n%s", what, pattern, s.text())
 		}
 	}
 }
@@ -125,10 +134,10 @@ func (s *screen) ends(what string) {
 	select {
 	case err := <-s.done:
 		if err != nil {
-			s.t.Errorf("%s: got %v, want exit code 0\n%s", what, err, s.emulator.String())
+			s.t.Errorf("%s: got %v, want exit code 0\n%s", what, err, s.text())
 		}
 	case <-time.After(patience):
-		s.t.Fatalf("%s: it has not ended after %s\n%s", what, patience, s.emulator.String())
+		s.t.Fatalf("%s: it has not ended after %s\n%s", what, patience, s.text())
 	}
 	if after := s.settings(); after != s.before {
 		s.t.Errorf("%s: the terminal's settings are %+v, want %+v", what, after, s.before)
