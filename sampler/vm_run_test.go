@@ -3,23 +3,34 @@ package sampler
 import (
 	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"example.org/odometer"
 )
 
-// stillClock stands still between the test's steps.
-type stillClock struct{ at odometer.Moment }
+// stillClock stands still between the test's steps. The watch for ends looks at
+// it too.
+type stillClock struct {
+	mu sync.Mutex
+	at odometer.Moment
+}
 
 func newStillClock() *stillClock {
 	// Ten minutes past an hour, so that none begins unless the test wants it.
-	return &stillClock{odometer.Moment{Boot: SystemClock{}.Now().Boot, Wall: time.Date(2026, 3, 1, 12, 10, 0, 0, time.UTC).UnixMicro()}}
+	return &stillClock{at: odometer.Moment{Boot: SystemClock{}.Now().Boot, Wall: time.Date(2026, 3, 1, 12, 10, 0, 0, time.UTC).UnixMicro()}}
 }
 
-func (c *stillClock) Now() odometer.Moment { return c.at }
+func (c *stillClock) Now() odometer.Moment {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
 
 func (c *stillClock) step(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.at.Boot += d.Microseconds()
 	c.at.Wall += d.Microseconds()
 }
