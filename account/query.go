@@ -70,7 +70,7 @@ func (d *Directory) Instances(ctx context.Context, q Query) ([]Instance, error) 
 	due := len(d.changed) > 0 && d.failed == nil
 	d.mu.Unlock()
 	if due {
-		d.write(ctx)
+		d.write(context.WithoutCancel(ctx)) // a client that hangs up is no fault of the file's
 	}
 	list := []Instance{}
 	for {

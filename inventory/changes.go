@@ -130,11 +130,15 @@ func (d *differ) stayed(a, b *odometer.VM, was odometer.InstanceID) {
 	if a.Source != b.Source {
 		return // which names its devices its own way
 	}
+	var sizes []string // one change: two of a kind at one moment would be the same
 	if a.VCPUs != b.VCPUs && a.VCPUs != odometer.Unknown && b.VCPUs != odometer.Unknown {
-		d.add(b, odometer.ChangeResized, d.at, "", fmt.Sprintf("%d to %d vCPUs", a.VCPUs, b.VCPUs))
+		sizes = append(sizes, fmt.Sprintf("%d to %d vCPUs", a.VCPUs, b.VCPUs))
 	}
 	if a.Memory != b.Memory && a.Memory != odometer.Unknown && b.Memory != odometer.Unknown {
-		d.add(b, odometer.ChangeResized, d.at, "", fmt.Sprintf("%s to %s of memory", bytesText(a.Memory), bytesText(b.Memory)))
+		sizes = append(sizes, fmt.Sprintf("%s to %s of memory", bytesText(a.Memory), bytesText(b.Memory)))
+	}
+	if len(sizes) > 0 {
+		d.add(b, odometer.ChangeResized, d.at, "", strings.Join(sizes, ", "))
 	}
 	d.disks(b, a.Disks, b.Disks)
 	devices(d, b, a.NICs, b.NICs, func(n odometer.NIC) string { return n.Name }, sameNIC, describeNIC)

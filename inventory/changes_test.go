@@ -74,7 +74,7 @@ func TestDifference(t *testing.T) {
 		{name: "paused", before: vms{a}, after: vms{with(a, paused)}, want: "a paused at 100"},
 		{name: "resumed", before: vms{with(a, paused)}, after: vms{a}, want: "a resumed at 100"},
 		{name: "resized", before: vms{a}, after: vms{with(a, func(v *odometer.VM) { v.VCPUs, v.Memory = 4, 3<<29 })},
-			want: "a resized at 100 2 to 4 vCPUs\na resized at 100 1 GiB to 1536 MiB of memory"},
+			want: "a resized at 100 2 to 4 vCPUs, 1 GiB to 1536 MiB of memory"},
 		{name: "a size becomes known, and unknown again", before: vms{with(a, func(v *odometer.VM) { v.VCPUs = unknown })}, after: vms{with(a, func(v *odometer.VM) { v.Memory = unknown })}},
 		{name: "a disk grows", before: vms{a}, after: vms{with(a, func(v *odometer.VM) {
 			v.Disks = []odometer.Disk{{Name: "vda", Kind: odometer.DiskFile, Path: "/a", Provisioned: 20<<30 + 1}}

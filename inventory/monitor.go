@@ -89,6 +89,10 @@ func (c *control) leave() time.Duration {
 	c.mu.Unlock()
 	if time.Since(c.heldSince) >= c.pace.held {
 		c.failed(errHeld)
+		if _, state, _ := c.said(); state == odometer.Paused {
+			// Who holds the monitor lets it go on, and nobody would see.
+			c.turned(odometer.Running, saying{odometer.ChangeResumed, "another client holds its monitor: whether it is paused is not seen"})
+		}
 	}
 	return c.pace.ask
 }
@@ -214,8 +218,7 @@ func (s *session) wholly(ctx context.Context, command *guest, devices map[string
 	base, plugged, err := q.Memory(ctx)
 	if err == nil {
 		now.memory = base + plugged
-		var left int64
-		if left, err = q.Balloon(ctx); err == nil {
+		if left, err := q.Balloon(ctx); err == nil { // the guest tells it: what makes no sense is not told
 			now.memory = min(now.memory, left)
 		}
 	}

@@ -267,12 +267,13 @@ func TestAMonitorIsShared(t *testing.T) {
 	if holding() {
 		t.Error("two hold it")
 	}
-	// It is not followed while he holds it, and that is said after a while.
+	// It is not followed while he holds it, and that is said after a while; it is
+	// taken to run.
 	if err := other.Execute(t.Context(), "cont", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	until("another holds it", func(s odometer.State, p string) bool {
-		return s == odometer.Paused && strings.Contains(p, "another client holds it")
+		return s == odometer.Running && strings.Contains(p, "another client holds it")
 	})
 	if err := other.Err(); err != nil {
 		t.Errorf("the other client was thrown out: %v", err)

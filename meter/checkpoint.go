@@ -118,9 +118,25 @@ func (in *instance) appendCheckpoint(b []byte) []byte {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = in.changes[i].AppendJSON(b)
+			b = appendChange(b, &in.changes[i])
 		}
 		b = append(b, ']')
+	}
+	return append(b, '}')
+}
+
+// appendChange appends a change as odometer.Change does, with strings that
+// survive whoever carries them.
+func appendChange(b []byte, c *odometer.Change) []byte {
+	b = append(b, `{"at_us":`...)
+	b = strconv.AppendInt(b, c.At.Wall, 10)
+	b = appendInt(b, "boot_us", c.At.Boot)
+	b = appendString(b, "what", string(c.Kind))
+	if c.Device != "" {
+		b = appendString(b, "device", c.Device)
+	}
+	if c.Detail != "" {
+		b = appendString(b, "detail", c.Detail)
 	}
 	return append(b, '}')
 }

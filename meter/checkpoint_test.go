@@ -178,7 +178,9 @@ func TestAdoptGoesOnFromTheRawReadingsInANewEpoch(t *testing.T) {
 
 func TestCheckpointSurvivesACarrierThatEscapesHTML(t *testing.T) {
 	p := newTape(t, live)
-	p.observe(read(0, counts(odometer.DiskRead, `<a&b>"\ü `+"\u2028\n", math.MaxUint64), named("é<1>")))
+	p.observe(read(0, counts(odometer.DiskRead, `<a&b>"\ü `+"\u2028\n", math.MaxUint64), named("é<1>"), func(r *odometer.Reading) {
+		r.Changes = []odometer.Change{{Kind: "<kind>", At: r.At, Device: "a&b", Detail: "known as R&D \u2028 before"}}
+	}))
 	carried, err := json.MarshalIndent(map[string]json.RawMessage{"checkpoint": p.newest()}, "", "\t")
 	if err != nil {
 		t.Fatal(err)

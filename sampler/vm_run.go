@@ -321,7 +321,7 @@ func (s *VMs) look(r *run, at odometer.Moment, everything bool) bool {
 	}
 	r.strayed = r.cpuFrom == cpuFromCgroup && errors.Is(err, unix.ENODEV)
 	s.tookCPU(r, n, err)
-	if everything || s.ioEvery == 0 || due(&r.ioAt, at, s.ioEvery) {
+	if everything || s.ioEvery == 0 || r.loose || due(&r.ioAt, at, s.ioEvery) {
 		s.lookIO(r)
 	}
 	if due(&r.memoryAt, at, memoryEvery) {
