@@ -33,8 +33,8 @@ func (s *server) getEvents(w http.ResponseWriter, r *http.Request) error {
 		After:    p.text("after"),
 		Limit:    p.number("limit", DefaultPage, MaxPage),
 	}
-	if q.To != 0 && q.From >= q.To {
-		p.fail("to", "must be later than from: from is %s, to is %s", formatMicros(q.From), formatMicros(q.To))
+	if q.To != 0 {
+		p.inOrder(q.From, q.To)
 	}
 	if len(q.After) > maxCursor {
 		p.fail("after", "is no cursor of this server: it is longer than %d bytes", maxCursor)

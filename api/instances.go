@@ -160,8 +160,9 @@ func (s *server) getInstances(w http.ResponseWriter, r *http.Request) error {
 
 func (s *server) getInstance(w http.ResponseWriter, r *http.Request) error {
 	now := s.router.clock()
-	id, err := pathInstance(r)
-	if err := join(err, queryOf(r, now).done()); err != nil {
+	p := queryOf(r, now)
+	id := p.instance(r)
+	if err := p.done(); err != nil {
 		return err
 	}
 	if s.Instances == nil {

@@ -36,17 +36,13 @@ type Happening struct {
 }
 
 func (s *server) getLifecycle(w http.ResponseWriter, r *http.Request) error {
-	now := s.router.clock()
-	instance, err := pathInstance(r)
-	p := queryOf(r, now)
-	if err != nil {
-		p.errs = append(p.errs, err)
-	}
+	p := queryOf(r, s.router.clock())
+	instance := p.instance(r)
 	q := odometer.LifecycleQuery{
 		Instance: instance, From: p.time("from", 0), To: p.time("to", 0), Limit: p.number("limit", DefaultPage, MaxPage),
 	}
-	if q.To != 0 && q.From >= q.To {
-		p.fail("to", "must be later than from: from is %s, to is %s", formatMicros(q.From), formatMicros(q.To))
+	if q.To != 0 {
+		p.inOrder(q.From, q.To)
 	}
 	if err := p.done(); err != nil {
 		return err

@@ -173,10 +173,17 @@ func (q *query) time(name string, def int64) int64 {
 func (q *query) span(length time.Duration) (from, to int64) {
 	to = q.time("to", q.now.UnixMicro())
 	from = q.time("from", max(0, to-length.Microseconds()))
-	if from >= to && len(q.errs) == 0 {
-		q.fail("to", "must be later than from: from is %s, to is %s", formatMicros(from), formatMicros(to))
+	if len(q.errs) == 0 {
+		q.inOrder(from, to)
 	}
 	return from, to
+}
+
+// inOrder refuses a time that does not end after it begins.
+func (q *query) inOrder(from, to int64) {
+	if from >= to {
+		q.fail("to", "must be later than from: from is %s, to is %s", formatMicros(from), formatMicros(to))
+	}
 }
 
 // number returns the parameter's value, which must lie in [1, most], or def

@@ -86,11 +86,8 @@ func (s *server) getHistory(w http.ResponseWriter, r *http.Request) error {
 		return absent("ledger")
 	}
 	now := s.router.clock()
-	instance, pathErr := pathInstance(r)
 	p := queryOf(r, now)
-	if pathErr != nil {
-		p.errs = append(p.errs, pathErr)
-	}
+	instance := p.instance(r)
 	interval := odometer.ByHour
 	if text := p.text("interval"); text != "" {
 		interval = odometer.GroupBy(text)
@@ -122,11 +119,8 @@ func (s *server) getCurrent(w http.ResponseWriter, r *http.Request) error {
 		return absent("ledger")
 	}
 	now := s.router.clock()
-	instance, err := pathInstance(r)
 	p := queryOf(r, now)
-	if err != nil {
-		p.errs = append(p.errs, err)
-	}
+	instance := p.instance(r)
 	if err := p.done(); err != nil {
 		return err
 	}
@@ -195,13 +189,13 @@ func (s *server) known(r *http.Request, instance odometer.InstanceID, now time.T
 	return nil
 }
 
-// pathInstance returns the instance that the path names.
-func pathInstance(r *http.Request) (odometer.InstanceID, error) {
+// instance returns the instance that the path names.
+func (q *query) instance(r *http.Request) odometer.InstanceID {
 	id := r.PathValue("id")
 	if err := odometer.ValidID("instance", id); err != nil {
-		return "", FieldError{"path", "id", reason(err)}
+		q.errs = append(q.errs, FieldError{"path", "id", reason(err)})
 	}
-	return odometer.InstanceID(id), nil
+	return odometer.InstanceID(id)
 }
 
 // groups reads a list of group keys, separated by commas. Of hour, day and

@@ -113,30 +113,8 @@ func (in *instance) appendCheckpoint(b []byte) []byte {
 	}
 	b = append(b, ']')
 	if len(in.changes) > 0 {
-		b = append(appendName(b, "changes"), '[')
-		for i := range in.changes {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = appendChange(b, &in.changes[i])
-		}
-		b = append(b, ']')
-	}
-	return append(b, '}')
-}
-
-// appendChange appends a change as odometer.Change does, with strings that
-// survive whoever carries them.
-func appendChange(b []byte, c *odometer.Change) []byte {
-	b = append(b, `{"at_us":`...)
-	b = strconv.AppendInt(b, c.At.Wall, 10)
-	b = appendInt(b, "boot_us", c.At.Boot)
-	b = appendString(b, "what", string(c.Kind))
-	if c.Device != "" {
-		b = appendString(b, "device", c.Device)
-	}
-	if c.Detail != "" {
-		b = appendString(b, "detail", c.Detail)
+		list, _ := json.Marshal(in.changes) // which escapes what carriers escape; it always marshals
+		b = append(appendName(b, "changes"), list...)
 	}
 	return append(b, '}')
 }

@@ -118,16 +118,15 @@ func machineSources(id odometer.AgentID, c *meterFlags, logger *slog.Logger) (li
 }
 
 // libvirtIsHere reports whether a libvirt daemon has a socket here.
-func libvirtIsHere() bool {
-	found, _ := filepath.Glob("/run/libvirt/*-sock") // the pattern is right
+func libvirtIsHere() bool { return anyFile("/run/libvirt/*-sock") }
+
+func anyFile(pattern string) bool {
+	found, _ := filepath.Glob(pattern) // the pattern is right
 	return len(found) > 0
 }
 
 // libvirtHasDomains reports whether domains are defined here, be libvirt up or not.
-func libvirtHasDomains() bool {
-	found, _ := filepath.Glob("/etc/libvirt/qemu/*.xml") // the pattern is right
-	return len(found) > 0
-}
+func libvirtHasDomains() bool { return anyFile("/etc/libvirt/qemu/*.xml") }
 
 // run watches the machines until ctx is done.
 func (m *machines) run(ctx context.Context) error { return m.watch.Run(ctx) }
