@@ -30,7 +30,7 @@ func (s *teller) prune() *ledger.PruneReport {
 		if len(entries) == 0 {
 			break
 		}
-		if err := s.l.FeedAdvance(ctx, "usage", at, "", 0); err != nil {
+		if err := s.l.FeedAdvance(ctx, "usage", at, "", 0, 0); err != nil {
 			s.t.Fatal(err)
 		}
 	}

@@ -75,7 +75,7 @@ func (s *teller) anecdote() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := s.l.FeedAdvance(context.Background(), "usage", at, "a stream", 3); err != nil {
+	if err := s.l.FeedAdvance(context.Background(), "usage", at, "a stream", 3, 3); err != nil {
 		s.t.Fatal(err)
 	}
 }

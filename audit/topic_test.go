@@ -73,7 +73,7 @@ func (s *served) feed() {
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		if _, seq, _ := l.FeedStream(ctx, "usage"); lag == 0 && seq > 0 {
+		if _, _, seq, _ := l.FeedStream(ctx, "usage"); lag == 0 && seq > 0 {
 			break
 		}
 		select {

@@ -59,7 +59,7 @@ func (s *site) open() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ledger, s.conn, s.stop = led, conn, stop
-	s.feed = queue.NewFeed(conn, entries{led})
+	s.feed = queue.NewFeed(conn, ledger.Feed{Ledger: led, Name: feedName})
 	in := ingest.New(ingest.Options{Ledger: led, Receipts: conn, Logger: s.log})
 	s.stage(ctx, s.feed.Run)
 	s.stage(ctx, func(ctx context.Context) error {
@@ -140,19 +140,3 @@ func (d deliveries) Receive(ctx context.Context) ([]ingest.Delivery, error) {
 
 // feedName names the cursor of the topic in the ledger.
 const feedName = "usage"
-
-// entries is the ledger as the feed wants it.
-type entries struct{ *ledger.Ledger }
-
-func (e entries) Pending(ctx context.Context, limit int) ([]odometer.Entry, func(context.Context, string, uint64) error, error) {
-	list, at, err := e.FeedAfter(ctx, feedName, limit)
-	return list, func(ctx context.Context, stream string, seq uint64) error {
-		return e.FeedAdvance(ctx, feedName, at, stream, seq)
-	}, err
-}
-
-func (e entries) Position(ctx context.Context) (string, uint64, error) {
-	return e.FeedStream(ctx, feedName)
-}
-func (e entries) Rewind(ctx context.Context) error       { return e.FeedRewind(ctx, feedName) }
-func (e entries) Lag(ctx context.Context) (int64, error) { return e.FeedLag(ctx, feedName) }

@@ -72,14 +72,15 @@ func (l *Ledger) FeedAfter(ctx context.Context, name string, limit int) ([]odome
 		}
 	}
 	if len(entries) == 0 && len(at) > 0 { // records that booked nothing
-		return nil, nil, l.FeedAdvance(ctx, name, at, "", 0)
+		return nil, nil, l.FeedAdvance(ctx, name, at, "", 0, 0)
 	}
 	return entries, at, nil
 }
 
-// FeedAdvance notes that everything up to a position is published, the last
-// of it as message seq of a stream. An empty stream leaves those as they are.
-func (l *Ledger) FeedAdvance(ctx context.Context, name string, at FeedPosition, stream string, seq uint64) error {
+// FeedAdvance notes that everything up to a position is published, in messages
+// of a stream up to last, and that messages after back may hold entries that lie
+// beyond the position. An empty stream leaves those as they are.
+func (l *Ledger) FeedAdvance(ctx context.Context, name string, at FeedPosition, stream string, back, last uint64) error {
 	return l.feed(ctx, name, func(tx *sql.Tx) error {
 		for p := range maps.Keys(at) {
 			_, err := tx.ExecContext(ctx, `INSERT INTO feed (name, partition, position, entry) VALUES (?, ?, ?, ?)
@@ -91,8 +92,8 @@ func (l *Ledger) FeedAdvance(ctx context.Context, name string, at FeedPosition, 
 		if stream == "" {
 			return nil
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO feed_stream (name, stream, seq) VALUES (?, ?, ?)
-			ON CONFLICT (name) DO UPDATE SET stream = excluded.stream, seq = excluded.seq`, name, stream, seq)
+		_, err := tx.ExecContext(ctx, `INSERT INTO feed_stream (name, stream, seq, back) VALUES (?, ?, ?, ?)
+			ON CONFLICT (name) DO UPDATE SET stream = excluded.stream, seq = excluded.seq, back = excluded.back`, name, stream, last, back)
 		return err
 	})
 }
@@ -130,14 +131,14 @@ func (l *Ledger) feed(ctx context.Context, name string, change func(*sql.Tx) err
 	return nil
 }
 
-// FeedStream returns the stream and message that the named feed published
-// last, "" when it never did.
-func (l *Ledger) FeedStream(ctx context.Context, name string) (stream string, seq uint64, err error) {
-	err = l.read.QueryRowContext(ctx, `SELECT stream, seq FROM feed_stream WHERE name = ?`, name).Scan(&stream, &seq)
+// FeedStream returns what [Ledger.FeedAdvance] was last told for the named feed,
+// "" when it never was.
+func (l *Ledger) FeedStream(ctx context.Context, name string) (stream string, back, last uint64, err error) {
+	err = l.read.QueryRowContext(ctx, `SELECT stream, back, seq FROM feed_stream WHERE name = ?`, name).Scan(&stream, &back, &last)
 	if errors.Is(err, sql.ErrNoRows) {
-		return "", 0, nil
+		return "", 0, 0, nil
 	}
-	return stream, seq, err
+	return stream, back, last, err
 }
 
 // FeedLag returns how many entries the named feed has not published yet.
@@ -165,15 +166,15 @@ type Feed struct {
 
 // Pending returns entries that lie beyond the cursor, about limit of them, and
 // how to move the cursor behind them once they are published.
-func (f Feed) Pending(ctx context.Context, limit int) ([]odometer.Entry, func(ctx context.Context, stream string, seq uint64) error, error) {
+func (f Feed) Pending(ctx context.Context, limit int) ([]odometer.Entry, func(ctx context.Context, stream string, back, last uint64) error, error) {
 	entries, at, err := f.FeedAfter(ctx, f.Name, limit)
-	return entries, func(ctx context.Context, stream string, seq uint64) error {
-		return f.FeedAdvance(ctx, f.Name, at, stream, seq)
+	return entries, func(ctx context.Context, stream string, back, last uint64) error {
+		return f.FeedAdvance(ctx, f.Name, at, stream, back, last)
 	}, err
 }
 
 // Position is [Ledger.FeedStream] of this feed.
-func (f Feed) Position(ctx context.Context) (stream string, seq uint64, err error) {
+func (f Feed) Position(ctx context.Context) (stream string, back, last uint64, err error) {
 	return f.FeedStream(ctx, f.Name)
 }
 

@@ -44,7 +44,7 @@ func TestNoNumberIsGivenToTwoEntries(t *testing.T) {
 				}
 				seen[e.ID] = what
 			}
-			if err := d.FeedAdvance(t.Context(), "usage", at, "stream-1", uint64(len(seen))); err != nil {
+			if err := d.FeedAdvance(t.Context(), "usage", at, "stream-1", uint64(len(seen)), uint64(len(seen))); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -147,7 +147,7 @@ func tellGolden(d *desk) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	if err := d.FeedAdvance(d.t.Context(), "usage", feed, "2026-03-01T00:00:00Z", 100); err != nil {
+	if err := d.FeedAdvance(d.t.Context(), "usage", feed, "2026-03-01T00:00:00Z", 100, 100); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -199,9 +199,12 @@ func (d *desk) account() account {
 	}
 	a.FeedLag, err = d.FeedLag(ctx, "usage")
 	check(err)
-	stream, seq, err := d.FeedStream(ctx, "usage")
+	stream, back, last, err := d.FeedStream(ctx, "usage")
 	check(err)
-	a.FeedStream = fmt.Sprintf("%s %d", stream, seq)
+	if back != last {
+		d.t.Errorf("the topic is read back from message %d, want %d", back, last)
+	}
+	a.FeedStream = fmt.Sprintf("%s %d", stream, last)
 	next, _, err := d.FeedAfter(ctx, "usage", 1)
 	check(err)
 	if len(next) > 0 {

@@ -48,6 +48,7 @@ var migrations = map[int][]step{
 		{"reversals of entries", addReversals},
 		{"handovers of epochs", addHandovers},
 		{"lifecycle of instances", addLifecycle},
+		{"where a feed reads back from", addFeedBack},
 	},
 }
 
@@ -412,6 +413,12 @@ func addGenerations(ctx context.Context, tx *sql.Tx, _ string) (string, error) {
   entry      INTEGER NOT NULL,
   PRIMARY KEY (partition, generation)
 )`)
+	return "", err
+}
+
+// addFeedBack has each feed read back from the message that it noted.
+func addFeedBack(ctx context.Context, tx *sql.Tx, _ string) (string, error) {
+	_, err := tx.ExecContext(ctx, `ALTER TABLE feed_stream ADD COLUMN back INTEGER NOT NULL DEFAULT 0; UPDATE feed_stream SET back = seq`)
 	return "", err
 }
 

@@ -43,7 +43,7 @@ func (d *desk) publishAll() {
 		if len(entries) == 0 {
 			return
 		}
-		if err := d.FeedAdvance(d.t.Context(), "usage", at, "stream-1", 1); err != nil {
+		if err := d.FeedAdvance(d.t.Context(), "usage", at, "stream-1", 1, 1); err != nil {
 			d.t.Fatal(err)
 		}
 	}
@@ -180,7 +180,7 @@ func TestPruning(t *testing.T) {
 			break
 		}
 		n += int64(len(entries))
-		if err := d.FeedAdvance(t.Context(), "usage", pos, "stream-2", uint64(n)); err != nil {
+		if err := d.FeedAdvance(t.Context(), "usage", pos, "stream-2", uint64(n), uint64(n)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -236,7 +236,7 @@ func TestNothingUnpublishedIsPruned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.FeedAdvance(t.Context(), "usage", at, "s", 2); err != nil {
+	if err := d.FeedAdvance(t.Context(), "usage", at, "s", 2, 2); err != nil {
 		t.Fatal(err)
 	}
 	if r := d.prune(later, nil); r.Records != 2 {

@@ -282,5 +282,6 @@ CREATE TABLE feed (
 CREATE TABLE feed_stream (
   name   TEXT    PRIMARY KEY,
   stream TEXT    NOT NULL,
-  seq    INTEGER NOT NULL
+  seq    INTEGER NOT NULL, -- the last message of it that the cursor is beyond
+  back   INTEGER NOT NULL DEFAULT 0 -- messages after this one may hold entries after the cursor
 );

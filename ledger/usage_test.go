@@ -257,7 +257,7 @@ func TestFeed(t *testing.T) {
 			for _, e := range entries {
 				ids = append(ids, e.ID.String())
 			}
-			if err := d.FeedAdvance(t.Context(), "usage", at, "stream-1", uint64(len(ids))); err != nil {
+			if err := d.FeedAdvance(t.Context(), "usage", at, "stream-1", 7, uint64(len(ids))); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -282,8 +282,8 @@ func TestFeed(t *testing.T) {
 	if got := read(); len(got) != 1 {
 		t.Errorf("after one more: got %v, want one", got)
 	}
-	if stream, seq, err := d.FeedStream(t.Context(), "usage"); stream != "stream-1" || seq != 1 || err != nil {
-		t.Errorf("stream: got %s %d %v, want stream-1 1", stream, seq, err)
+	if stream, back, last, err := d.FeedStream(t.Context(), "usage"); stream != "stream-1" || back != 7 || last != 1 || err != nil {
+		t.Errorf("stream: got %s %d %d %v, want stream-1 7 1", stream, back, last, err)
 	}
 	if err := d.FeedRewind(t.Context(), "usage"); err != nil {
 		t.Fatal(err)

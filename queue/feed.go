@@ -50,10 +50,11 @@ const (
 type Source interface {
 	// Pending returns entries that lie beyond the cursor, each partition in
 	// its own order, about limit of them; and how to move the cursor behind
-	// them once they are published, the last as message seq of a stream.
-	Pending(ctx context.Context, limit int) (entries []odometer.Entry, advance func(ctx context.Context, stream string, seq uint64) error, err error)
+	// them once they are published, in messages of a stream up to last, while
+	// messages after back may hold entries that lie beyond it.
+	Pending(ctx context.Context, limit int) (entries []odometer.Entry, advance func(ctx context.Context, stream string, back, last uint64) error, err error)
 	// Position returns what advance was last told, "" for nothing yet.
-	Position(ctx context.Context) (stream string, seq uint64, err error)
+	Position(ctx context.Context) (stream string, back, last uint64, err error)
 	// Rewind moves the cursor to the beginning.
 	Rewind(ctx context.Context) error
 	// Lag returns how many entries lie beyond the cursor.
@@ -154,9 +155,9 @@ type end struct {
 	hold   [odometer.Partitions]uint64 // entries up to here are in the stream already; 0 once they are passed
 }
 
-// noted returns the message behind which everything lies that is published
+// back returns the message behind which everything lies that is published
 // and beyond the cursor: what a feed that is interrupted now must read back.
-func (e *end) noted() uint64 {
+func (e *end) back() uint64 {
 	if e.hold == ([odometer.Partitions]uint64{}) {
 		return e.seq
 	}
@@ -229,7 +230,7 @@ func (f *Feed) follow(ctx context.Context) (progress bool, err error) {
 		if err != nil {
 			return progress, err
 		}
-		if err := advance(ctx, at.id, at.noted()); err != nil {
+		if err := advance(ctx, at.id, at.back(), at.seq); err != nil {
 			return progress, fmt.Errorf("feed: move the cursor: %w", err)
 		}
 		if time.Since(at.looked) >= f.check {
@@ -275,15 +276,15 @@ func (f *Feed) open(ctx context.Context) (*end, error) {
 	if why != "" {
 		return nil, f.empty(ctx, at, info, why)
 	}
-	noted, seq, err := f.source.Position(ctx)
+	noted, back, last, err := f.source.Position(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("feed: read the cursor: %w", err)
 	}
 	switch {
-	case noted == at.id && seq <= at.seq:
-		at.from = seq
+	case noted == at.id && last <= at.seq:
+		at.from = back
 	case noted != "":
-		f.log.Warn("the topic was lost: it is fed again from the first entry", "stream", UsageStream, "was", noted, "message", seq, "is", at.id, "last", at.seq)
+		f.log.Warn("the topic was lost: it is fed again from the first entry", "stream", UsageStream, "was", noted, "message", last, "is", at.id, "last", at.seq)
 		if err := f.source.Rewind(ctx); err != nil {
 			return nil, fmt.Errorf("feed: rewind: %w", err)
 		}

@@ -23,7 +23,8 @@ type memorySource struct {
 	entries [odometer.Partitions][]odometer.Entry
 	at      [odometer.Partitions]int
 	stream  string
-	seq     uint64
+	back    uint64
+	last    uint64
 	rewinds int
 	fail    func(what string) error // "pending", "advance" or "advanced"
 }
@@ -54,7 +55,7 @@ func (s *memorySource) failing(what string) error {
 	return s.fail(what)
 }
 
-func (s *memorySource) Pending(_ context.Context, limit int) ([]odometer.Entry, func(context.Context, string, uint64) error, error) {
+func (s *memorySource) Pending(_ context.Context, limit int) ([]odometer.Entry, func(context.Context, string, uint64, uint64) error, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.failing("pending"); err != nil {
@@ -67,27 +68,27 @@ func (s *memorySource) Pending(_ context.Context, limit int) ([]odometer.Entry, 
 		entries = append(entries, s.entries[p][at[p]:at[p]+n]...)
 		at[p] += n
 	}
-	return entries, func(_ context.Context, stream string, seq uint64) error {
+	return entries, func(_ context.Context, stream string, back, last uint64) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if err := s.failing("advance"); err != nil {
 			return err
 		}
-		s.at, s.stream, s.seq = at, stream, seq
+		s.at, s.stream, s.back, s.last = at, stream, back, last
 		return s.failing("advanced")
 	}, nil
 }
 
-func (s *memorySource) Position(context.Context) (string, uint64, error) {
+func (s *memorySource) Position(context.Context) (string, uint64, uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.stream, s.seq, nil
+	return s.stream, s.back, s.last, nil
 }
 
 func (s *memorySource) Rewind(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.at, s.stream, s.seq = [odometer.Partitions]int{}, "", 0
+	s.at, s.stream, s.back, s.last = [odometer.Partitions]int{}, "", 0, 0
 	s.rewinds++
 	return nil
 }
@@ -345,7 +346,7 @@ func TestFeedInterruptedWhileItCatchesUpPublishesNothingTwice(t *testing.T) {
 	// As after a power failure that took the end of the topic: the cursor
 	// names a message that is no longer there.
 	s.mu.Lock()
-	s.seq += 5
+	s.back, s.last = s.back+5, s.last+5
 	moved := 0
 	s.fail = func(what string) error { // the process dies after the first batch
 		if moved += map[string]int{"advanced": 1}[what]; moved > 0 {
@@ -365,6 +366,56 @@ func TestFeedInterruptedWhileItCatchesUpPublishesNothingTwice(t *testing.T) {
 	eventually(t, "all is published again", s.caughtUp)
 	checkTopic(t, conn, s)
 	same(t, "published by the last", feed.Stats().Published, 3)
+}
+
+// A feed that is interrupted while it passes over what the topic has after a
+// rewind has published more behind that; when the topic then loses it, it must
+// notice, although the cursor is to be read back from before.
+func TestFeedSeesATopicLoseItsEndAgainWhileItCatchesUp(t *testing.T) {
+	dir, old := t.TempDir(), t.TempDir()
+	srv := serving(t, dir, anyPort)
+	conn := connected(t, srv, "")
+	s := newSource()
+	s.book(1, 3*feedBatch)
+	s.book(2, 10)
+	_, stop := feeding(t, conn, s)
+	eventually(t, "all is published", s.caughtUp)
+	stop()
+	addr := srv.Addr()
+	srv.Shutdown()
+	if err := os.CopyFS(old, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	srv = serving(t, dir, addr)
+	s.book(1, feedBatch) // is published before what lies beyond it in partition 2 is passed
+	s.mu.Lock()
+	s.back, s.last = s.back+5, s.last+5
+	batches := 0
+	s.fail = func(what string) error {
+		if batches += map[string]int{"advanced": 1}[what]; batches >= 4 {
+			return errors.New("killed")
+		}
+		return nil
+	}
+	s.mu.Unlock()
+	_, stop = feeding(t, conn, s)
+	eventually(t, "it is interrupted", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return batches >= 4 })
+	stop()
+	if got := len(topic(t, conn)); got != 4*feedBatch+10 {
+		t.Fatalf("messages in the topic: got %d, want %d", got, 4*feedBatch+10)
+	}
+	srv.Shutdown()
+	if err := errors.Join(os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(old))); err != nil {
+		t.Fatal(err)
+	}
+	serving(t, dir, addr)
+	s.mu.Lock()
+	s.fail = nil
+	s.mu.Unlock()
+	feeding(t, conn, s)
+	eventually(t, "all is published again", s.caughtUp)
+	checkTopic(t, conn, s)
+	same(t, "rewinds", s.rewinds, 2)
 }
 
 func TestFeedFillsATopicThatLostItsEnd(t *testing.T) {
@@ -388,7 +439,7 @@ func TestFeedFillsATopicThatLostItsEnd(t *testing.T) {
 		}
 		s.at[p] = len(s.entries[p])
 	}
-	s.seq += 10
+	s.back, s.last = s.back+10, s.last+10
 	s.mu.Unlock()
 	feed, _ := feeding(t, conn, s)
 	eventually(t, "all is published", func() bool { return feed.Stats().Published == 10 && s.caughtUp() })
@@ -486,7 +537,7 @@ func TestFeedEmptiesATopicThatCannotBeRead(t *testing.T) {
 	eventually(t, "all is published", s.caughtUp)
 	stop()
 	s.mu.Lock()
-	s.seq -= 5 // as if it had been stopped between publishing and moving the cursor
+	s.back, s.last = s.back-5, s.last-5 // as if it had been stopped between publishing and moving the cursor
 	s.mu.Unlock()
 	f := NewFeed(blind, s)
 	f.unread = unreadMost - 2

@@ -49,7 +49,7 @@ type entries struct {
 	oldest time.Time // when the first of the entries being published was booked, zero for none
 }
 
-func (e *entries) Pending(ctx context.Context, limit int) ([]odometer.Entry, func(context.Context, string, uint64) error, error) {
+func (e *entries) Pending(ctx context.Context, limit int) ([]odometer.Entry, func(context.Context, string, uint64, uint64) error, error) {
 	list, advance, err := e.Feed.Pending(ctx, limit)
 	if err != nil {
 		return nil, nil, err
@@ -61,8 +61,8 @@ func (e *entries) Pending(ctx context.Context, limit int) ([]odometer.Entry, fun
 		}
 	}
 	e.note(oldest)
-	return list, func(ctx context.Context, stream string, seq uint64) error {
-		err := advance(ctx, stream, seq)
+	return list, func(ctx context.Context, stream string, back, last uint64) error {
+		err := advance(ctx, stream, back, last)
 		if err == nil {
 			e.note(time.Time{})
 		}
