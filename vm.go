@@ -28,6 +28,9 @@ type VM struct {
 	// What it was given; [Unknown] where that is not told.
 	VCPUs  int64
 	Memory int64 // bytes, the most that it may use
+	// Ballooned is how many bytes of Memory its balloon has given back, as the
+	// machine itself says; 0 for none.
+	Ballooned int64
 	Disks  []Disk
 	NICs   []NIC
 	GPUs   []GPUDevice

@@ -95,13 +95,14 @@ func askAPI(describe func(context.Context, api) (*guest, odometer.State, error))
 // cloudInfo is the part of Cloud Hypervisor's answer to vm.info that matters
 // here, see VmInfo in vmm/src/api/openapi/cloud-hypervisor.yaml of its source.
 type cloudInfo struct {
-	State  string `json:"state"` // Created, Running, Shutdown, Paused, BreakPoint
-	Memory *int64 `json:"memory_actual_size"`
+	State  string `json:"state"`              // Created, Running, Shutdown, Paused, BreakPoint
+	Actual *int64 `json:"memory_actual_size"` // what the balloon leaves
 	Config struct {
 		CPUs struct {
 			Boot *int64 `json:"boot_vcpus"` // as many as there are now
 		} `json:"cpus"`
-		Disks []struct {
+		Memory cloudRAM `json:"memory"`
+		Disks  []struct {
 			ID       string `json:"id"`
 			Path     string `json:"path"`
 			ReadOnly bool   `json:"readonly"`
@@ -117,6 +118,37 @@ type cloudInfo struct {
 			Path string `json:"path"`
 		} `json:"devices"`
 	} `json:"config"`
+}
+
+// cloudRAM is what was given, with what was plugged in later.
+type cloudRAM struct {
+	Size       *int64     `json:"size"`
+	Hotplugged *int64     `json:"hotplugged_size"`
+	Zones      []cloudRAM `json:"zones"`
+}
+
+// bytes is the sum, [odometer.Unknown] where nothing tells it or it makes no
+// sense.
+func (m *cloudRAM) bytes() int64 {
+	if m.Size == nil {
+		return odometer.Unknown
+	}
+	sum := int64(0)
+	add := func(n int64) {
+		if n < 0 || n > 1<<60 || sum == odometer.Unknown {
+			sum = odometer.Unknown
+			return
+		}
+		sum += n
+	}
+	add(*m.Size)
+	if m.Hotplugged != nil {
+		add(*m.Hotplugged)
+	}
+	for i := range m.Zones {
+		add(m.Zones[i].bytes())
+	}
+	return sum
 }
 
 // describeCloud asks Cloud Hypervisor. Its counters (vm.counters) are not
@@ -148,8 +180,11 @@ func (info *cloudInfo) machine(command *guest) (*guest, odometer.State, error) {
 	if n := info.Config.CPUs.Boot; n != nil && *n >= 0 {
 		g.vcpus = *n
 	}
-	if n := info.Memory; n != nil && *n >= 0 {
-		g.memory = *n
+	if n := info.Config.Memory.bytes(); n >= 0 {
+		g.memory = n
+		if left := info.Actual; left != nil && *left >= 0 {
+			g.balloon = max(0, n-*left)
+		}
 	}
 	disks := 0 // of the command line that were found
 	for _, d := range info.Config.Disks {

@@ -102,7 +102,9 @@ func TestCloudHypervisorIsFollowed(t *testing.T) {
 	f.happens(id, change(`"Running"`, `"Paused"`), "paused")
 	f.happens(id, change(`"Paused"`, `"Running"`), "resumed")
 	f.happens(id, change(`"boot_vcpus": 2`, `"boot_vcpus": 4`), "resized 2 to 4 vCPUs")
-	f.happens(id, change(`"memory_actual_size": 1073741824`, `"memory_actual_size": 2147483648`), "resized 1 GiB to 2 GiB of memory")
+	f.happens(id, change(`"hotplugged_size": null`, `"hotplugged_size": 1073741824`), "resized 1 GiB to 2 GiB of memory")
+	change(`"memory_actual_size": 1073741824`, `"memory_actual_size": 1610612736`)()
+	f.until(id, "the balloon", func(v *odometer.VM) bool { return v.Memory == 2<<30 && v.Ballooned == 512<<20 })
 	f.happens(id, change(`"id": "data"`, `"id": "other"`), "device_removed data file, 1 MiB", "device_added other file, 1 MiB")
 	f.happens(id, change(`"tap": "chtap1"`, `"tap": "`+tap+`"`), "device_removed net1 tap chtap1", "device_added _net2 tap "+tap)
 	if err := os.Remove(filepath.Join(s.dir, "api/v1/vm.info/answer")); err != nil {

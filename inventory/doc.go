@@ -58,12 +58,12 @@
 // that. What it says of devices is laid over the command line: a device goes when
 // QEMU does not list its id any more, and one that came is added, under its id.
 //
-//	QEMU    whether it runs, vCPUs, memory (what the balloon leaves of it), disks
-//	        with their sizes and the images below them, interfaces, and devices of
+//	QEMU    whether it runs, vCPUs, memory, what its balloon has taken, disks with
+//	        their sizes and the images below them, interfaces, and devices of
 //	        the host; events tell a pause, its end, a reboot and why a machine ends
 //	Cloud Hypervisor
-//	        GET /api/v1/vm.info at its API socket: its state, vCPUs, memory (what
-//	        the balloon leaves of it), disks, interfaces, devices of the host
+//	        GET /api/v1/vm.info at its API socket: its state, vCPUs, memory, what its
+//	        balloon has taken, disks, interfaces, devices of the host
 //	Firecracker
 //	        GET / and /vm/config at its API socket: its state, and all that its
 //	        configuration file would have, which of a machine that was made over
@@ -145,7 +145,7 @@
 //	difference                                       change
 //	vCPUs, memory, the size of a disk                resized
 //	a device by its name, or another under that      device_removed, device_added
-//	a disk with a snapshot on top                    none
+//	a disk with a snapshot on top, a balloon         none
 //	what was unknown becomes known, or the reverse   none
 //	another source knows the machine, or the same    none of its devices
 //	process claims another identity                  found and deleted, with the other

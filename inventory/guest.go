@@ -25,6 +25,7 @@ type guest struct {
 	config   string // a file that has the rest, as the process sees its path
 	vcpus    int64
 	memory   int64
+	balloon  int64 // bytes of memory that it has taken
 	disks    []guestDisk
 	nics     []guestNIC
 	devices  []hostDevice

@@ -138,8 +138,8 @@ func parseDomain(b []byte) (domain, error) {
 		Name:     strings.TrimSpace(x.Name),
 		Source:   "libvirt",
 		VCPUs:    x.vcpus(),
-		Memory:   x.memory(),
 	}}
+	d.vm.Memory, d.vm.Ballooned = x.memory()
 	d.vm.Attributes = x.attributes(d.vm.Name)
 	for i := range x.Disks {
 		d.addDisk(&x.Disks[i])
@@ -199,21 +199,21 @@ func (x *domainXML) vcpus() int64 {
 	return n
 }
 
-// memory is what the machine may use now: what the balloon leaves it of what
-// is plugged in.
-func (x *domainXML) memory() int64 {
-	if x.CurrentMemory != nil {
-		return x.CurrentMemory.bytes()
+// memory is what is plugged in, and how much of it the balloon has taken.
+func (x *domainXML) memory() (given, balloon int64) {
+	left := x.CurrentMemory.bytes()
+	if given = x.Memory.bytes(); given == odometer.Unknown || left == odometer.Unknown {
+		return max(given, left), 0
 	}
-	if x.Memory != nil {
-		return x.Memory.bytes()
-	}
-	return odometer.Unknown
+	return given, max(0, given-left)
 }
 
 // bytes is an amount of memory: KiB unless it says another unit. KB is 1000,
 // K and KiB are 1024, in any case of the letters.
 func (a *amount) bytes() int64 {
+	if a == nil {
+		return odometer.Unknown
+	}
 	n, err := strconv.ParseInt(strings.TrimSpace(a.Text), 10, 64)
 	if err != nil || n < 0 {
 		return odometer.Unknown

@@ -63,7 +63,7 @@ func TestDomains(t *testing.T) {
 		problems []string
 	}{
 		{tree: "debian", want: odometer.VM{
-			Instance: "1f7c2b94-58a6-4a0e-8d0c-6e8f0b1d2c3a", Name: "bookworm", VCPUs: 2, Memory: 2 << 30,
+			Instance: "1f7c2b94-58a6-4a0e-8d0c-6e8f0b1d2c3a", Name: "bookworm", VCPUs: 2, Memory: 4 << 30, Ballooned: 2 << 30,
 			Attributes: map[string]string{"libvirt.title": "Build machine"},
 			Disks: []odometer.Disk{
 				disk("vda", odometer.DiskFile, "/var/lib/libvirt/images/bookworm.snap1", "qcow2",
@@ -94,7 +94,7 @@ func TestDomains(t *testing.T) {
 			GPUs: []odometer.GPUDevice{{Name: "hostdev1", Kind: odometer.GPUWhole, Address: "0000:65:00.0"}},
 		}},
 		{tree: "lvm", want: odometer.VM{
-			Instance: "c0ffee00-0104-4000-8000-000000000104", Name: "vm-104", VCPUs: 4, Memory: 6 << 30,
+			Instance: "c0ffee00-0104-4000-8000-000000000104", Name: "vm-104", VCPUs: 4, Memory: 8 << 30, Ballooned: 2 << 30,
 			Disks: []odometer.Disk{
 				disk("sda", odometer.DiskBlock, "/dev/pve/vm-104-disk-0", "raw"),
 				readOnly(disk("sdb", odometer.DiskBlock, "/dev/zvol/rpool/data/vm-104-disk-1", "raw")),
@@ -246,8 +246,8 @@ func FuzzDomain(f *testing.F) {
 			return
 		}
 		host.settle(&d)
-		if d.vm.VCPUs < odometer.Unknown || d.vm.Memory < odometer.Unknown {
-			t.Errorf("got %d processors and %d bytes", d.vm.VCPUs, d.vm.Memory)
+		if d.vm.VCPUs < odometer.Unknown || d.vm.Memory < odometer.Unknown || d.vm.Ballooned < 0 || d.vm.Ballooned > max(0, d.vm.Memory) {
+			t.Errorf("got %d processors and %d bytes less %d", d.vm.VCPUs, d.vm.Memory, d.vm.Ballooned)
 		}
 		for _, disk := range d.vm.Disks {
 			if disk.Path == "" || disk.Kind == "" {

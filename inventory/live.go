@@ -19,6 +19,7 @@ type live struct {
 	whole *guest
 
 	vcpus, memory int64 // Unknown where it does not say
+	balloon       int64 // see guest
 	drives        []qmp.Drive
 	devices       map[string]string // drivers of those with an id; nil where it does not say
 	nics          []qmp.NIC
@@ -29,7 +30,7 @@ type live struct {
 func (l *live) over(command *guest) *guest {
 	g := *command
 	if l.whole != nil {
-		g.vcpus, g.memory = l.whole.vcpus, l.whole.memory
+		g.vcpus, g.memory, g.balloon = l.whole.vcpus, l.whole.memory, l.whole.balloon
 		g.disks, g.nics, g.devices, g.problems = l.whole.disks, l.whole.nics, l.whole.devices, l.whole.problems
 		g.config = ""
 		return &g
@@ -41,7 +42,7 @@ func (l *live) over(command *guest) *guest {
 		solved = append(solved, "vCPUs: ")
 	}
 	if l.memory != odometer.Unknown {
-		g.memory = l.memory
+		g.memory, g.balloon = l.memory, l.balloon
 		solved = append(solved, "memory: ")
 	}
 	g.disks = l.disksOver(command)

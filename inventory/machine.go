@@ -123,7 +123,7 @@ func (p *Processes) look(m *machine, dir process, deadline time.Time) {
 	}
 	g := m.guest
 	m.problems = append(m.problems, g.problems...)
-	v.Name, v.VCPUs, v.Memory = first(g.name, g.label), g.vcpus, g.memory
+	v.Name, v.VCPUs, v.Memory, v.Ballooned = first(g.name, g.label), g.vcpus, g.memory, g.balloon
 	if g.id != "" {
 		v.Attributes = map[string]string{g.idName: g.id}
 	}

@@ -77,7 +77,7 @@ func complete(v, other *odometer.VM, ended func(pid int) bool) {
 		v.VCPUs = other.VCPUs
 	}
 	if v.Memory == odometer.Unknown {
-		v.Memory = other.Memory
+		v.Memory, v.Ballooned = other.Memory, other.Ballooned
 	}
 	if v.Disks == nil {
 		v.Disks = other.Disks

@@ -219,7 +219,7 @@ func (s *session) wholly(ctx context.Context, command *guest, devices map[string
 	if err == nil {
 		now.memory = base + plugged
 		if left, err := q.Balloon(ctx); err == nil { // the guest tells it: what makes no sense is not told
-			now.memory = min(now.memory, left)
+			now.balloon = max(0, now.memory-left)
 		}
 	}
 	if err = serious(err); err != nil {

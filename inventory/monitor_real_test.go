@@ -201,7 +201,7 @@ func TestARealQEMUIsFollowed(t *testing.T) {
 	if err := g.QMP().SetBalloon(t.Context(), 240<<20); err != nil {
 		t.Fatal(err)
 	}
-	f.until(g.UUID, "the balloon", func(v *odometer.VM) bool { return v.Memory == 240<<20 })
+	f.until(g.UUID, "the balloon", func(v *odometer.VM) bool { return v.Memory == 256<<20 && v.Ballooned == 16<<20 })
 	f.forget(g.UUID) // on its way it has any size
 	f.happens(g.UUID, do(t, g, "quit", nil), "stopped ended over its monitor; its process exited")
 	<-g.Done()

@@ -206,7 +206,7 @@ func (s *VMs) update(v *vm, def *odometer.VM, now odometer.Moment) (disks bool) 
 	if !slices.Equal(old.NICs, v.def.NICs) {
 		s.replaceNICs(v.run, v.def.NICs, false)
 	}
-	if v.last > 0 && (old.State != def.State || old.VCPUs != def.VCPUs || old.Memory != def.Memory || len(old.GPUs) != len(def.GPUs)) {
+	if v.last > 0 && (old.State != def.State || old.VCPUs != def.VCPUs || old.Memory != def.Memory || old.Ballooned != def.Ballooned || len(old.GPUs) != len(def.GPUs)) {
 		v.edges = append(v.edges, edge{at: now, state: v.state(), gauges: v.gauges()})
 	}
 	return disks

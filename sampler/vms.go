@@ -254,6 +254,11 @@ func (v *vm) gauges() odometer.Gauges {
 	case v.state() == odometer.Stopped:
 		g.Memory = 0
 	}
+	if b := v.def.Ballooned; b > 0 && g.MemoryAllocated > 0 && g.Memory >= 0 {
+		// The machine tells it, which would pay for less: what the host sees
+		// resident it has not given back.
+		g.MemoryAllocated = min(g.MemoryAllocated, max(g.MemoryAllocated-b, g.Memory))
+	}
 	return g
 }
 

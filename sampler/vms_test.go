@@ -534,6 +534,38 @@ func TestVMStorageAndMemory(t *testing.T) {
 	}
 }
 
+// TestABalloonHidesNothingThatIsResident has machines say that they have given
+// memory back, as a machine does that would rather pay for less.
+func TestABalloonHidesNothingThatIsResident(t *testing.T) {
+	needRoot(t)
+	g := startGuest(t, 0)
+	s := openVMs(t)
+	says := func(ballooned int64) odometer.Gauges {
+		t.Helper()
+		s.Update([]odometer.VM{machineOf(g, "vm-1", func(v *odometer.VM) { v.Memory, v.Ballooned = 1<<30, ballooned })})
+		list := readings(t, s)
+		return list[len(list)-1].Gauges
+	}
+	g.do("touch %d", 64<<20)
+	if got := says(0); got.MemoryAllocated != 1<<30 || got.Memory < 64<<20 {
+		t.Fatalf("without a balloon: got %+v, want an allocation of 1 GiB", got)
+	}
+	if got := says(256 << 20).MemoryAllocated; got != 768<<20 {
+		t.Errorf("a balloon of 256 MiB: got an allocation of %d, want 768 MiB", got)
+	}
+	for _, lie := range []int64{1 << 30, 1 << 62} {
+		if got := says(lie); got.MemoryAllocated != got.Memory || got.Memory < 64<<20 {
+			t.Errorf("a balloon of %d: got %+v, want an allocation of what is resident", lie, got)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list[0].run.memory = odometer.Unknown
+	if got := s.list[0].gauges(); got.MemoryAllocated != 1<<30 || got.Memory != odometer.Unknown {
+		t.Errorf("what is resident is not known: got %+v, want an allocation of 1 GiB", got)
+	}
+}
+
 // imageDir makes a directory that does not lie in memory.
 func imageDir(t *testing.T) string {
 	t.Helper()
