@@ -3,16 +3,22 @@ package inventory
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"example.org/odometer"
 )
@@ -195,9 +201,68 @@ func TestWhoIsConnectedIsSeen(t *testing.T) {
 	conn.Close()
 	first.Close()
 	expect("they have gone", nil, 0, 0)
+	elsewhere(t, func() { first, err = net.Dial("unix", socket) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("one in line, of another network namespace", errLine, 0, 1)
+	first.Close()
+	if conn, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
 	a.table.remove(socket)
 	if served, _, _, err := a.table.of(socket, 0); err != nil || served != nil {
 		t.Errorf("got %v, %v of a name that nobody asks for", served, err)
+	}
+}
+
+// elsewhere runs do in a network namespace of its own.
+func elsewhere(t *testing.T, do func()) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			do()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWhoeverWaitsIsSeen or a monitor is not held: of a process in this network
+// namespace, by a kernel that tells how long a line is.
+func TestWhoeverWaitsIsSeen(t *testing.T) {
+	s := newSockets("/")
+	defer s.close()
+	if s.sees(os.Getpid()) {
+		t.Error("the lines were never read")
+	}
+	s.of("", 0)
+	if !s.sees(os.Getpid()) {
+		t.Error("it does not see the lines of this network namespace")
+	}
+	cmd := exec.Command("sleep", "60")
+	var err error
+	elsewhere(t, func() { err = cmd.Start() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.sees(cmd.Process.Pid) {
+		t.Error("it says that it sees the lines of another network namespace")
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	cmd.Wait()
+	s.lines.close() // as a kernel does that refuses
+	s.of("", 0)
+	if s.sees(os.Getpid()) {
+		t.Error("the lines cannot be read, and are said to be seen")
 	}
 }
 
@@ -234,6 +299,51 @@ func FuzzSocketTable(f *testing.F) {
 		state, _, name := parseSocket(line)
 		if (state != 0) != (len(name) > 0) || !bytes.HasSuffix(line, name) {
 			t.Errorf("got %d %q from %q", state, name, line)
+		}
+	})
+}
+
+func TestAnswersAboutLines(t *testing.T) {
+	message := func(kind uint16, payload ...byte) []byte {
+		b := make([]byte, unix.NLMSG_HDRLEN, 64)
+		binary.NativeEndian.PutUint32(b, uint32(len(b)+len(payload)))
+		binary.NativeEndian.PutUint16(b[4:], kind)
+		return append(b, payload...)
+	}
+	socket := append(make([]byte, unixDiagMessage), 8, 0, unixDiagName, 0, '/', 's', 0, 0, 12, 0, unixDiagQueue, 0, 3, 0, 0, 0, 9, 0, 0, 0)
+	nameless := append(make([]byte, unixDiagMessage), 12, 0, unixDiagQueue, 0, 3, 0, 0, 0, 9, 0, 0, 0)
+	for _, c := range []struct {
+		name string
+		b    []byte
+		want string
+	}{
+		{"a socket and the end", slices.Concat(message(unix.SOCK_DIAG_BY_FAMILY, socket...), message(unix.NLMSG_DONE, 0, 0, 0, 0)), "/s 3; true <nil>"},
+		{"one without a name", message(unix.SOCK_DIAG_BY_FAMILY, nameless...), "false <nil>"},
+		{"one that is cut", message(unix.SOCK_DIAG_BY_FAMILY, socket[:18]...), "false <nil>"},
+		{"an attribute beyond the end", message(unix.SOCK_DIAG_BY_FAMILY, append(socket[:16:16], 200, 0, 0, 0)...), "false <nil>"},
+		{"refused", message(unix.NLMSG_ERROR, 0xfe, 0xff, 0xff, 0xff), "false no such file or directory"},
+		{"refused for no reason", message(unix.NLMSG_ERROR), "false " + errDiag.Error()},
+		{"half a header", []byte{1, 2, 3}, "false " + errDiag.Error()},
+		{"longer than it is", message(unix.NLMSG_DONE, 1)[:16], "false " + errDiag.Error()},
+	} {
+		got := ""
+		done, err := walkLines(c.b, func(name []byte, waiting int) { got += fmt.Sprintf("%s %d; ", name, waiting) })
+		if got += fmt.Sprint(done, " ", err); got != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func FuzzLines(f *testing.F) {
+	f.Add(make([]byte, 64))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, err := walkLines(b, func(name []byte, waiting int) {
+			if len(name) == 0 || waiting < 0 {
+				t.Errorf("got %q with %d", name, waiting)
+			}
+		})
+		if err == nil && len(b) > 0 && len(b) < unix.NLMSG_HDRLEN {
+			t.Errorf("%x is taken", b)
 		}
 	})
 }

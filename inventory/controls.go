@@ -50,6 +50,7 @@ func newControls(root string, clock Clock, told chan<- odometer.Change) *control
 func (a *controls) close() {
 	a.end()
 	a.running.Wait()
+	a.table.close()
 }
 
 // add begins to ask.

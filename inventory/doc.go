@@ -81,10 +81,13 @@
 //
 // QEMU's monitor serves one client at a time. It is held while nobody else wants
 // it, since only a client that is connected is told of a reboot. The kernel's table
-// of unix sockets, /proc/net/unix, is read every second: somebody who waits in
-// line gets the monitor within that, and for an hour after that it is only visited,
-// for milliseconds every half a minute, and a reboot in between is not seen. One that
-// another client holds is left alone, which is a problem after half a minute.
+// of unix sockets, /proc/net/unix, and how long each line is (sock_diag(7)) are
+// read every second: somebody who waits in line gets the monitor within that, and
+// for an hour after that it is only visited, for milliseconds every half a minute,
+// and a reboot in between is not seen. So it is always where he would not be seen:
+// of a QEMU in another network namespace, or where the kernel has no
+// CONFIG_UNIX_DIAG. One that another client holds is left alone, which is a
+// problem after half a minute.
 // Never touched are libvirt's own monitor, one at which QEMU waits for who started
 // it (wait=on, its default), and a socket at which another process listens.
 //

@@ -112,7 +112,7 @@ type session struct {
 const settleFor = time.Second
 
 // stay asks until somebody else wants the monitor, or once where somebody did
-// lately.
+// lately, or would not be seen.
 func (s *session) stay(ctx context.Context, command *guest, socket string) time.Duration {
 	c := s.c
 	select {
@@ -121,6 +121,7 @@ func (s *session) stay(ctx context.Context, command *guest, socket string) time.
 	}
 	c.hold(socket, s.client.Done())
 	defer c.hold("", nil)
+	visits := !c.table.sees(c.pid)
 	for {
 		again := c.pace.ask
 		err := s.ask(ctx, command)
@@ -136,7 +137,7 @@ func (s *session) stay(ctx context.Context, command *guest, socket string) time.
 			again = c.failed(err)
 		}
 		c.asked()
-		if time.Now().Before(c.polite) && !errors.Is(err, qmp.ErrNoAnswer) {
+		if (visits || time.Now().Before(c.polite)) && !errors.Is(err, qmp.ErrNoAnswer) {
 			return again
 		}
 		timer := time.NewTimer(again)

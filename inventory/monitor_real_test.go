@@ -218,42 +218,75 @@ func spare(t *testing.T) []string {
 	return args
 }
 
-// TestAMonitorIsShared has other clients come to the monitor that is held here,
-// and hold it themselves. It is named as libvirt's is, so that nobody else on
-// this host asks there.
-func TestAMonitorIsShared(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "s")
-	g := booted.Start(t, booted.Options{Paused: true, Args: []string{
+// heldMonitor starts a machine that is paused, and asks it at a monitor. That is
+// named as libvirt's is, so that nobody else on this host asks there.
+func heldMonitor(t *testing.T) (g *booted.Guest, socket string, c *control) {
+	booted.Need(t)
+	socket = filepath.Join(t.TempDir(), "s")
+	g = booted.Start(t, booted.Options{Paused: true, Args: []string{
 		"-chardev", "socket,id=charmonitor,path=" + socket + ",server=on,wait=off", "-mon", "chardev=charmonitor,mode=control"}})
-	told := make(chan odometer.Change, 100)
-	all := newControls("/", realClock{}, told)
-	defer all.close()
+	all := newControls("/", realClock{}, make(chan odometer.Change, 100))
+	t.Cleanup(all.close)
 	all.pace.ask, all.pace.held = 500*time.Millisecond, 2*time.Second
-	c := &control{
+	c = &control{
 		asks: "its monitor", sockets: []string{socket}, view: view{cwd: "/", pid: g.PID()}, pid: g.PID(),
 		ask: askMonitor(newGuest(qemu)), instance: "vm",
 	}
 	all.add(c)
-	until := func(what string, is func(state odometer.State, problem string) bool) {
-		t.Helper()
-		for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-			_, state, problem := c.said()
-			if is(state, problem) {
-				return
-			}
-			if time.Now().After(end) {
-				t.Fatalf("%s: it is %s, with problem %q", what, state, problem)
-			}
+	c.until(t, "asked first", func(s odometer.State, _ string) bool { return s == odometer.Paused })
+	if !c.holds() {
+		t.Error("the monitor is not held although nobody wants it")
+	}
+	return g, socket, c
+}
+
+// until waits until what is known is as it should be.
+func (c *control) until(t *testing.T, what string, is func(state odometer.State, problem string) bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		_, state, problem := c.said()
+		if is(state, problem) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s: it is %s, with problem %q", what, state, problem)
 		}
 	}
-	holding := func() bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.holding != ""
+}
+
+// holds reports whether the monitor is held here.
+func (c *control) holds() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.holding != ""
+}
+
+// TestAMonitorIsGivenUpToAClientElsewhere has a client come to the monitor that
+// is in another network namespace, whose connections this one's table has not.
+func TestAMonitorIsGivenUpToAClientElsewhere(t *testing.T) {
+	_, socket, c := heldMonitor(t)
+	limited, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	elsewhere(t, func() {
+		other, err := qmp.Dial(limited, socket, nil)
+		if err != nil {
+			t.Errorf("it does not get the monitor: %v", err)
+			return
+		}
+		other.Close()
+	})
+	if c.holds() {
+		t.Error("two hold it")
 	}
-	until("asked first", func(s odometer.State, _ string) bool { return s == odometer.Paused })
-	if !holding() {
-		t.Error("the monitor is not held although nobody wants it")
+}
+
+// TestAMonitorIsShared has other clients come to the monitor that is held here,
+// and hold it themselves.
+func TestAMonitorIsShared(t *testing.T) {
+	g, socket, c := heldMonitor(t)
+	until := func(what string, is func(state odometer.State, problem string) bool) {
+		t.Helper()
+		c.until(t, what, is)
 	}
 	limited, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -264,7 +297,7 @@ func TestAMonitorIsShared(t *testing.T) {
 	}
 	defer other.Close()
 	t.Logf("another client got the monitor after %v", time.Since(begin))
-	if holding() {
+	if c.holds() {
 		t.Error("two hold it")
 	}
 	// It is not followed while he holds it, and that is said after a while; it is
@@ -286,7 +319,7 @@ func TestAMonitorIsShared(t *testing.T) {
 	// He may come again: now it is only visited.
 	visited := 0
 	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if holding() {
+		if c.holds() {
 			visited++
 		}
 	}

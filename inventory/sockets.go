@@ -3,6 +3,7 @@ package inventory
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -15,11 +16,13 @@ import (
 // has accepted, and those that wait in line, each under its name.
 //
 // A table is of one network namespace, and a connection is in that of its
-// client: here that of this process.
+// client: here that of this process. Clients elsewhere are seen while they wait,
+// in the lines.
 type sockets struct {
 	path string // of the table
 
 	mu    sync.Mutex
+	lines *lines              // nil before they are opened, and after they failed
 	names map[string]*callers // those that are asked for
 	at    time.Time           // when the table was read
 	err   error               // why it was not
@@ -36,7 +39,7 @@ type callers struct {
 }
 
 func newSockets(root string) *sockets {
-	return &sockets{path: filepath.Join(root, "proc/self/net/unix"), names: map[string]*callers{}, buf: make([]byte, 64<<10)}
+	return &sockets{path: filepath.Join(root, "proc/thread-self/net/unix"), names: map[string]*callers{}, buf: make([]byte, 64<<10)}
 }
 
 // add begins to count the clients of a socket by the name that it is bound to.
@@ -47,6 +50,16 @@ func (s *sockets) add(name string) {
 		s.names[name] = &callers{added: time.Now()}
 	}
 	s.names[name].users++
+}
+
+// close ends what is held open.
+func (s *sockets) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lines != nil {
+		s.lines.close()
+		s.lines = nil
+	}
 }
 
 func (s *sockets) remove(name string) {
@@ -76,8 +89,47 @@ func (s *sockets) of(name string, age time.Duration) (served []uint64, waiting i
 	return append(served, c.served...), c.waiting, c.users > 1, nil
 }
 
-// read reads the table. It costs a microsecond a socket of the host.
+// sees reports whether everybody is seen who waits for a socket of a process:
+// the kernel tells how long its line is, and only of listeners here.
+func (s *sockets) sees(pid int) bool {
+	s.mu.Lock()
+	readable := s.lines != nil
+	s.mu.Unlock()
+	here, err := os.Readlink("/proc/thread-self/ns/net")
+	there, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+	return readable && err == nil && err2 == nil && here == there
+}
+
+// countLines counts who waits, wherever he is. A kernel that tells nobody's line
+// leaves those of the table.
+func (s *sockets) countLines() {
+	err := error(nil)
+	if s.lines == nil {
+		if s.lines, err = openLines(); err != nil {
+			return
+		}
+	}
+	err = s.lines.each(func(name []byte, waiting int) {
+		if c := s.names[string(name)]; c != nil {
+			c.waiting = max(c.waiting, waiting)
+		}
+	})
+	if err != nil {
+		s.lines.close()
+		s.lines = nil
+	}
+}
+
+// read reads the table and the lines. It costs a microsecond a socket of the host.
 func (s *sockets) read() error {
+	if err := s.readTable(); err != nil {
+		return err
+	}
+	s.countLines()
+	return nil
+}
+
+func (s *sockets) readTable() error {
 	fd, err := unix.Open(s.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open the table of unix sockets: %w", err)
