@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,8 +70,14 @@ type Live struct {
 	heard func(LiveMessage)
 
 	mu    sync.Mutex
-	last  map[odometer.AgentID][]LiveMessage // by part; one that was not heard has no data
+	said  map[odometer.AgentID]told
 	bytes int
+}
+
+// told is what an agent said last, and what has come of what it is saying.
+type told struct {
+	whole, coming []LiveMessage
+	parts         int // that coming will have
 }
 
 // LiveMessage is what an agent said last, or a part of it.
@@ -83,7 +90,7 @@ type LiveMessage struct {
 // NewLive returns an empty cache, which fills while Run runs. Heard, where it is
 // not nil, is given each message by Run as it comes, and must not block.
 func NewLive(c *Conn, heard func(LiveMessage)) *Live {
-	return &Live{c: c, heard: heard, last: map[odometer.AgentID][]LiveMessage{}}
+	return &Live{c: c, heard: heard, said: map[odometer.AgentID]told{}}
 }
 
 // Run follows the live messages until ctx is done, and then returns nil.
@@ -118,39 +125,50 @@ func (l *Live) Run(ctx context.Context) error {
 	}
 }
 
+// keep takes a part in. A message takes the place of the one before as a whole:
+// what is said of a machine may stand in another part than before, and would be
+// there twice, or not at all. Parts come in order; a message of which one is
+// missing is left out.
 func (l *Live) keep(m LiveMessage, part, parts int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	have := l.last[m.Agent]
-	for len(have) > parts { // it has less to say than before
-		l.bytes -= len(have[len(have)-1].Data)
-		have = have[:len(have)-1]
+	t := l.said[m.Agent]
+	if part == 0 || part != len(t.coming) || parts != t.parts {
+		l.bytes -= size(t.coming)
+		t.coming, t.parts = nil, parts
+		if part > 0 {
+			l.said[m.Agent] = t
+			return
+		}
 	}
-	for len(have) < parts {
-		have = append(have, LiveMessage{Agent: m.Agent})
-	}
-	l.last[m.Agent] = have
-	before := len(have[part].Data)
-	if l.bytes-before+len(m.Data) > maxLive {
+	if l.bytes+len(m.Data) > maxLive {
 		l.c.log.Debug("a live message is ignored: too many are remembered", "agent", m.Agent)
 		return
 	}
-	l.bytes += len(m.Data) - before
-	have[part] = m
+	l.bytes += len(m.Data)
+	t.coming = append(t.coming, m)
+	if len(t.coming) == parts {
+		l.bytes -= size(t.whole)
+		t.whole, t.coming = t.coming, nil
+	}
+	l.said[m.Agent] = t
+}
+
+func size(parts []LiveMessage) (bytes int) {
+	for _, m := range parts {
+		bytes += len(m.Data)
+	}
+	return bytes
 }
 
 func (l *Live) forget(before time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for agent, have := range l.last {
-		bytes, fresh := 0, false
-		for _, m := range have {
-			bytes += len(m.Data)
-			fresh = fresh || !m.Received.Before(before)
-		}
-		if !fresh {
-			l.bytes -= bytes
-			delete(l.last, agent)
+	for agent, t := range l.said {
+		fresh := func(m LiveMessage) bool { return !m.Received.Before(before) }
+		if !slices.ContainsFunc(t.whole, fresh) && !slices.ContainsFunc(t.coming, fresh) {
+			l.bytes -= size(t.whole) + size(t.coming)
+			delete(l.said, agent)
 		}
 	}
 }
@@ -160,7 +178,7 @@ func (l *Live) forget(before time.Time) {
 func (l *Live) Last(agent odometer.AgentID) []LiveMessage {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return heardOf(nil, l.last[agent])
+	return slices.Clone(l.said[agent].whole)
 }
 
 // All returns what each agent said last, the parts of one agent one after the
@@ -168,19 +186,9 @@ func (l *Live) Last(agent odometer.AgentID) []LiveMessage {
 func (l *Live) All() []LiveMessage {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := make([]LiveMessage, 0, len(l.last))
-	for _, have := range l.last {
-		all = heardOf(all, have)
-	}
-	return all
-}
-
-// heardOf appends the parts that were heard.
-func heardOf(all, have []LiveMessage) []LiveMessage {
-	for _, m := range have {
-		if m.Data != nil {
-			all = append(all, m)
-		}
+	all := make([]LiveMessage, 0, len(l.said))
+	for _, t := range l.said {
+		all = append(all, t.whole...)
 	}
 	return all
 }

@@ -602,6 +602,43 @@ func TestLive(t *testing.T) {
 	}
 }
 
+// TestALiveMessageIsTakenAsAWhole has parts shift, go missing and come twice.
+func TestALiveMessageIsTakenAsAWhole(t *testing.T) {
+	l := NewLive(&Conn{log: discard}, nil)
+	steps := []struct {
+		part, parts int
+		data, want  string
+	}{
+		{1, 2, "b", ""}, // began to listen in its middle
+		{0, 2, "a", ""},
+		{1, 2, "b", "ab"},
+		{0, 3, "c", "ab"},
+		{1, 3, "d", "ab"},
+		{2, 3, "e", "cde"},
+		{0, 2, "f", "cde"}, // its end is lost
+		{0, 2, "g", "cde"},
+		{1, 2, "h", "gh"},
+		{0, 3, "i", "gh"},
+		{2, 3, "k", "gh"}, // its middle is lost
+		{1, 3, "j", "gh"},
+		{2, 3, "k", "gh"},
+		{0, 2, "l", "gh"},
+		{1, 3, "m", "gh"}, // of another
+		{0, 1, "n", "n"},
+	}
+	for i, s := range steps {
+		l.keep(LiveMessage{Agent: testAgent, Data: []byte(s.data), Received: time.UnixMicro(int64(i))}, s.part, s.parts)
+		got := ""
+		for _, m := range l.Last(testAgent) {
+			got += string(m.Data)
+		}
+		if got != s.want {
+			t.Fatalf("step %d: got %q, want %q", i, got, s.want)
+		}
+	}
+	same(t, "bytes that are remembered", l.bytes, 1)
+}
+
 func TestLiveIsBounded(t *testing.T) {
 	l := NewLive(&Conn{log: discard}, nil)
 	for i := range 2*maxLive/maxLiveBytes + 3 {
