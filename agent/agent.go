@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -102,8 +104,8 @@ type Agent struct {
 
 	mu     sync.Mutex // guards what follows
 	live   LiveState
-	gone   []odometer.InstanceID
-	goneAt odometer.Moment
+	here   map[odometer.InstanceID]bool // all that there are, nil for not known
+	hereAt odometer.Moment
 }
 
 // LiveState is an agent at one moment.
@@ -218,22 +220,30 @@ func (a *Agent) restore(ctx context.Context) {
 	a.mu.Unlock()
 }
 
-// Gone says that instances which were metered before this agent started were
-// found to be gone. Those that it read since are not.
-func (a *Agent) Gone(at odometer.Moment, ids []odometer.InstanceID) {
+// Here says which instances there are, all of them. Others that were metered
+// before this agent started, by its own state or the server's, are gone, unless
+// it has read them since.
+func (a *Agent) Here(at odometer.Moment, ids []odometer.InstanceID) {
+	here := make(map[odometer.InstanceID]bool, len(ids))
+	for _, id := range ids {
+		here[id] = true
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.gone, a.goneAt = ids, at
+	a.here, a.hereAt = here, at
 }
 
 // retire ends the epochs of instances that are gone.
 func (a *Agent) retire() {
 	a.mu.Lock()
-	ids, at := a.gone, a.goneAt
-	a.gone = nil
+	here, at := a.here, a.hereAt
+	a.here = nil
 	a.mu.Unlock()
-	for _, id := range ids {
-		if !a.unwatched[id] {
+	if here == nil {
+		return
+	}
+	for _, id := range slices.Sorted(maps.Keys(a.unwatched)) {
+		if here[id] {
 			continue
 		}
 		delete(a.unwatched, id)

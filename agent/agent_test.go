@@ -186,44 +186,61 @@ func TestRestartGoesOn(t *testing.T) {
 	})
 }
 
-// What is gone when an agent starts ends its epoch with a gap; what is read again
-// is not gone, whoever says so.
+// What is gone when an agent starts ends its epoch with a gap, by its own state or
+// by what the server kept of it; what is read again is not gone, whoever says so.
 func TestWhatIsGoneEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f, s := newFleet("vm-1", "vm-2"), &memSpool{}
-		run(t, Options{Source: f, Meter: newMeter(30 * time.Second), Spool: s}, time.Minute)
-		time.Sleep(time.Hour)
-		f.names = f.names[1:]
-		a, err := New(Options{Source: f, Meter: &jealous{Meter: newMeter(30 * time.Second), t: t}, Spool: s})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		time.AfterFunc(10*time.Second, func() {
-			now := time.Now()
-			a.Gone(odometer.Moment{Boot: now.Sub(f.made).Microseconds() + 1e9, Wall: now.UnixMicro()}, []odometer.InstanceID{"vm-1", "vm-2", "vm-3"})
+	for name, lost := range map[string]bool{"the spool has its state": false, "its disk was lost": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { whatIsGoneEnds(t, lost) })
 		})
-		if err := a.Run(ctx); err != nil {
-			t.Error(err)
-		}
-		final := map[odometer.InstanceID]*odometer.Event{}
-		for _, e := range s.events() {
-			if e.Final {
-				final[e.Instance] = e
-			}
-		}
-		e := final["vm-1"]
-		if len(final) != 1 || e == nil {
-			t.Fatalf("ended: got %v, want vm-1", final)
-		}
-		if e.Quality != odometer.Gap || e.Usage.Vector[odometer.GapTime] < 3600e6 || len(e.Lifecycle) != 1 || e.Lifecycle[0].Kind != odometer.ChangeDeleted {
-			t.Errorf("got %+v, want a gap of an hour that tells that it is gone", e)
-		}
-		if u := sum(t, s, "vm-2"); u.Vector[odometer.CPU] != f.cpu(f.samples[len(f.samples)-1]) {
-			t.Errorf("vm-2 used %d µs, want %d", u.Vector[odometer.CPU], f.cpu(f.samples[len(f.samples)-1]))
-		}
+	}
+}
+
+func whatIsGoneEnds(t *testing.T, lost bool) {
+	f, s := newFleet("vm-1", "vm-2"), &memSpool{}
+	run(t, Options{Source: f, Meter: newMeter(30 * time.Second), Spool: s}, time.Minute)
+	time.Sleep(time.Hour)
+	f.names = f.names[1:]
+	o := Options{Source: f, Meter: &jealous{Meter: newMeter(30 * time.Second), t: t}, Spool: s}
+	now := s
+	if lost {
+		now = &memSpool{}
+		o.Spool = now
+		o.Recall = func(context.Context) ([]json.RawMessage, error) { return s.Checkpoints(), nil }
+	}
+	a, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	time.AfterFunc(10*time.Second, func() {
+		now := time.Now()
+		a.Here(odometer.Moment{Boot: now.Sub(f.made).Microseconds() + 1e9, Wall: now.UnixMicro()}, []odometer.InstanceID{"vm-3"})
 	})
+	if err := a.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	final := map[odometer.InstanceID]*odometer.Event{}
+	for _, e := range now.events() {
+		if e.Final {
+			final[e.Instance] = e
+		}
+	}
+	e := final["vm-1"]
+	if len(final) != 1 || e == nil {
+		t.Fatalf("ended: got %v, want vm-1", final)
+	}
+	if e.Quality != odometer.Gap || e.Usage.Vector[odometer.GapTime] < 3600e6 || len(e.Lifecycle) != 1 || e.Lifecycle[0].Kind != odometer.ChangeDeleted {
+		t.Errorf("got %+v, want a gap of an hour that tells that it is gone", e)
+	}
+	used := sum(t, s, "vm-2").Vector[odometer.CPU]
+	if lost {
+		used += sum(t, now, "vm-2").Vector[odometer.CPU]
+	}
+	if want := f.cpu(f.samples[len(f.samples)-1]); used != want {
+		t.Errorf("vm-2 used %d µs, want %d", used, want)
+	}
 }
 
 func TestAFailingSpoolCostsResolutionOnly(t *testing.T) {

@@ -105,7 +105,6 @@ type host struct {
 	self    *measured        // the machine as it is metered, nil where it is not
 	spool   *spool.Spool
 	agent   *agent.Agent
-	before  map[odometer.InstanceID]readAt // metered before, and not known to be here
 	started time.Time
 }
 
@@ -174,9 +173,7 @@ func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logg
 		h.self = &measured{Machine: h.machine, instance: odometer.InstanceID(c.InstanceID)}
 		h.self.name, _ = os.Hostname() // for people: it may be unknown
 		source = append(source, h.self)
-		delete(last, h.self.instance)
 	}
-	h.before = last
 	h.agent, err = agent.New(agent.Options{
 		Source: source,
 		Meter: meter.New(meter.Options{
@@ -196,8 +193,9 @@ func (h *host) run(intake *phase) {
 	if h.vms != nil {
 		intake.run("inventory", h.vms.run)
 		intake.run("instances that are gone", func(ctx context.Context) error {
-			ids := h.vms.left(ctx, h.before)
-			h.agent.Gone(sampler.SystemClock{}.Now(), ids)
+			if ids, ok := h.vms.here(ctx); ok {
+				h.agent.Here(sampler.SystemClock{}.Now(), ids)
+			}
 			<-ctx.Done()
 			return nil
 		})

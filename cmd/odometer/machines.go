@@ -131,19 +131,19 @@ func libvirtHasDomains() bool { return anyFile("/etc/libvirt/qemu/*.xml") }
 // run watches the machines until ctx is done.
 func (m *machines) run(ctx context.Context) error { return m.watch.Run(ctx) }
 
-// left returns those of the instances that are not here, once every source has
-// said twice what there is; nothing when ctx ends before, or where libvirt has
-// domains that it does not tell since it does not run.
-func (m *machines) left(ctx context.Context, of map[odometer.InstanceID]readAt) (ids []odometer.InstanceID) {
+// here returns which instances there are, once every source has said it twice;
+// nothing when ctx ends before, or where libvirt has domains that it does not tell
+// since it does not run.
+func (m *machines) here(ctx context.Context) (ids []odometer.InstanceID, ok bool) {
 	if !slices.ContainsFunc(m.sources, func(s inventory.Source) bool { return s.Name() == "libvirt" }) && libvirtHasDomains() {
-		return nil
+		return nil, false
 	}
 	tick := time.NewTicker(processesEvery)
 	defer tick.Stop()
 	for said := 0; ; {
 		select {
 		case <-ctx.Done():
-			return nil
+			return nil, false
 		case <-tick.C:
 		}
 		said++
@@ -154,12 +154,10 @@ func (m *machines) left(ctx context.Context, of map[odometer.InstanceID]readAt) 
 		if found == nil || said < 2 { // what a list says is told after it is well
 			continue
 		}
-		for id, r := range of {
-			if !r.Ended && !slices.ContainsFunc(*found, func(v odometer.VM) bool { return v.Instance == id }) {
-				ids = append(ids, id)
-			}
+		for _, v := range *found {
+			ids = append(ids, v.Instance)
 		}
-		return ids
+		return ids, true
 	}
 }
 
@@ -214,7 +212,6 @@ func (m *machines) any(ctx context.Context) bool {
 type readAt struct {
 	BootID string `json:"boot_id"`
 	Boot   int64  `json:"boot_us"`
-	Ended  bool   `json:"ended"` // and nothing since
 }
 
 // lastReadings returns when each instance was last read, as the newest of its
