@@ -92,8 +92,8 @@
 //     device say: LVM and its snapshots, thin volumes, zvols, loop devices,
 //     disks, see blockLayers. An image that a disk is laid over counts where no
 //     other machine is laid over it or has it for a disk, and not at all where
-//     several share it, or machines of other hosts may. Each file and device counts once to a machine, whatever
-//     it is called. Where a machine has a disk of which nobody tells beside one
+//     several share it or did, or machines of other hosts may. Each file and
+//     device counts once to a machine, whatever it is called. Where a machine has a disk of which nobody tells beside one
 //     that is known, that one counts. They are looked at every 10 s.
 //     Provisioned is what the machine sees of those disks. Read-only disks
 //     count in neither.

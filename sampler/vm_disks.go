@@ -58,10 +58,14 @@ type images struct {
 	since  int64               // boot time of the last round
 	news   atomic.Bool         // a file was seen for the first time, or is another one
 
-	// shared are the images that several machines were laid over, for as long
-	// as one is: when the others have gone it is still nobody's own.
-	shared map[fileID]bool
+	// shared are the paths of images that several machines were laid over, the
+	// one that was found last at the end: when the others have gone it is still
+	// nobody's own, and so after a restart.
+	shared []string
 }
+
+// maxShared is more images than a host has.
+const maxShared = 10_000
 
 type statFunc func(path string, st *unix.Stat_t) error
 
@@ -78,7 +82,7 @@ type imageFS struct {
 
 func (m *images) init(stat statFunc, layers blockLayers) {
 	m.stat, m.layers = stat, layers
-	m.byFS, m.wake, m.shared = map[string]*imageFS{}, make(chan struct{}, 1), map[fileID]bool{}
+	m.byFS, m.wake = map[string]*imageFS{}, make(chan struct{}, 1)
 }
 
 // replace takes over which files there are, and where filesystems are mounted.
@@ -319,7 +323,7 @@ func hasFile(d odometer.Disk) bool {
 // share decides which files count to which machine. A disk's own counts to the
 // machine that has the disk. An image that disks are laid over counts to their
 // machine where no other one is laid over it or has it for a disk; what several
-// share counts to none of them. Nor does an image count where machines of other
+// share counts to none of them, also when one remains. Nor does an image count where machines of other
 // hosts may be laid over it: on a block device, which may be a cluster's, and on
 // a filesystem that is not this host's alone. A file counts to a machine once,
 // whatever it is called. Of one that was not looked at yet nothing counts.
@@ -347,23 +351,34 @@ func (s *VMs) share() {
 			uses[*p.as] = u
 		}
 	}
-	for id, u := range uses {
-		if u.several {
-			s.images.shared[id] = true
-		}
-	}
-	for id := range s.images.shared {
-		if _, used := uses[id]; !used {
-			delete(s.images.shared, id)
-		}
+	known := map[string]bool{}
+	for _, path := range s.images.shared {
+		known[path] = true
 	}
 	for _, v := range s.list {
 		for i := range v.parts {
-			if p := &v.parts[i]; p.below && p.counts {
-				p.counts = p.local && !p.as.isDevice() && !s.images.shared[*p.as]
+			p := &v.parts[i]
+			if !p.below || p.as == nil {
+				continue
 			}
+			if uses[*p.as].several && !known[p.path] {
+				known[p.path] = true
+				s.images.shared = append(s.images.shared, p.path)
+			}
+			p.counts = p.counts && p.local && !p.as.isDevice() && !known[p.path]
 		}
 	}
+	if more := len(s.images.shared) - maxShared; more > 0 {
+		s.images.shared = slices.Delete(s.images.shared, 0, more)
+	}
+}
+
+// Shared returns the paths of the images that several machines were laid over,
+// those of [VMsOptions] among them, the one that was found last at the end.
+func (s *VMs) Shared() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.images.shared)
 }
 
 // occupied adds up what the machine's disks occupy, as far as that is known;

@@ -85,7 +85,7 @@ func TestVMBackingImages(t *testing.T) {
 // image, and the file behind a path replaced by another.
 func TestVMBackingImageIsShared(t *testing.T) {
 	dir := t.TempDir()
-	for name, pages := range map[string]int{"a": 1, "b": 2, "golden": 8, "other": 8} {
+	for name, pages := range map[string]int{"a": 1, "b": 2, "golden": 8, "third": 8, "other": 8} {
 		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, pages*4096), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -108,15 +108,18 @@ func TestVMBackingImageIsShared(t *testing.T) {
 	is("another one comes", 1, 2)
 	s.Update([]odometer.VM{one})
 	is("the other one goes: the image was several machines' and is not this one's", 1)
-	s.Update(nil)
-	readings(t, s)
+	before := s.Shared()
+	if len(before) != 1 || before[0] != filepath.Join(dir, "golden") {
+		t.Fatalf("shared: got %v, want golden", before)
+	}
+	s = openVMs(t, func(o *VMsOptions) { o.Shared = before })
 	s.Update([]odometer.VM{two})
-	is("nobody was laid over it", 10)
+	is("after a restart", 2)
 
-	two = disks(dir, "2", "b<other")
+	one, two = disks(dir, "1", "a<third"), disks(dir, "2", "b<other")
 	s.Update([]odometer.VM{one, two})
 	is("each its own", 9, 10)
-	if err := errors.Join(os.Remove(filepath.Join(dir, "other")), os.Link(filepath.Join(dir, "golden"), filepath.Join(dir, "other"))); err != nil {
+	if err := errors.Join(os.Remove(filepath.Join(dir, "other")), os.Link(filepath.Join(dir, "third"), filepath.Join(dir, "other"))); err != nil {
 		t.Fatal(err)
 	}
 	s.images.since = -1 << 40

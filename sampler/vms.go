@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +28,9 @@ type VMsOptions struct {
 	Agent odometer.AgentID
 	// Previous is what this agent read before it was started.
 	Previous Previous
+	// Shared is what [VMs.Shared] returned before: the images are nobody's own
+	// still. At most 10,000 are remembered.
+	Shared []string
 	// Period is how long the periods are that are made of the readings. Disk
 	// I/O, which is the dearest counter to read, is read six times in each, and
 	// every 5 s at most. It is read by each sample where Period is 0, and where
@@ -156,6 +160,7 @@ func OpenVMs(opt VMsOptions) *VMs {
 	}
 	s.hierarchies = cpuHierarchies(parseMounts([]byte(word(filepath.Join(s.root, "proc/self/mountinfo")))))
 	s.images.init(statFile, s.blockLayers())
+	s.images.shared = slices.Clone(opt.Shared)
 	if opt.MaxFiles == 0 {
 		s.maxKept = keptRuns()
 	}

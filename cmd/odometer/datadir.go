@@ -22,6 +22,7 @@ import (
 //	ledger.key   the key that signs that, mode 0600
 //	nats/        JetStream's streams
 //	spool/       the agent's events that have no receipt yet
+//	images.json  images that several of this host's machines share; may be lost
 //	admin.token  the administrator's bearer token, mode 0600
 //	server.json  where the running server answers; absent when none runs
 //	agent/       the data directory of `odometer agent`, where none was named
@@ -37,6 +38,7 @@ const (
 	ledgerFile = "ledger.db"
 	natsDir    = "nats"
 	spoolDir   = "spool"
+	imagesFile = "images.json"
 	tokenFile  = "admin.token"
 	serverFile = "server.json"
 	lockFile   = "lock"

@@ -164,7 +164,7 @@ func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logg
 	}
 	var source together
 	if c.names(sourceVMs) {
-		if h.vms, err = openMachines(id, &c, previous(last, boot), logger); err != nil {
+		if h.vms, err = openMachines(id, &c, previous(last, boot), dir.file(imagesFile), logger); err != nil {
 			return nil, err
 		}
 		source = append(source, h.vms.vms)
@@ -192,6 +192,7 @@ func dueAfter(interval time.Duration) time.Duration { return interval - agent.Ti
 func (h *host) run(intake *phase) {
 	if h.vms != nil {
 		intake.run("inventory", h.vms.run)
+		intake.run("shared images", h.vms.keepImages)
 		intake.run("instances that are gone", func(ctx context.Context) error {
 			if ids, ok := h.vms.here(ctx); ok {
 				h.agent.Here(sampler.SystemClock{}.Now(), ids)

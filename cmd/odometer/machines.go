@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -42,6 +43,7 @@ type machines struct {
 	processes inventory.Source // the last of them
 	vms       *sampler.VMs
 	found     atomic.Pointer[[]odometer.VM] // another one when something is different; nil before the first
+	images    string                        // the file of the images that they share
 	logger    *slog.Logger
 }
 
@@ -56,9 +58,9 @@ func (m *machines) known() *[]odometer.VM {
 
 // openMachines looks for virtual machines by their processes and in libvirt, and
 // in the file of --vm-file, which may name others. Before is when each was last
-// read.
-func openMachines(id odometer.AgentID, c *meterFlags, before sampler.Previous, logger *slog.Logger) (*machines, error) {
-	m := &machines{logger: logger}
+// read, images the file of the images that they share.
+func openMachines(id odometer.AgentID, c *meterFlags, before sampler.Previous, images string, logger *slog.Logger) (*machines, error) {
+	m := &machines{images: images, logger: logger}
 	sources, err := machineSources(id, c, logger)
 	if err != nil {
 		return nil, err
@@ -75,7 +77,7 @@ func openMachines(id odometer.AgentID, c *meterFlags, before sampler.Previous, l
 		m.sources, watched = append(m.sources, s), append(watched, w)
 	}
 	m.processes = m.sources[len(m.sources)-1]
-	m.vms = sampler.OpenVMs(sampler.VMsOptions{Agent: id, Previous: before, Period: c.Interval, Logger: logger})
+	m.vms = sampler.OpenVMs(sampler.VMsOptions{Agent: id, Previous: before, Shared: m.sharedImages(), Period: c.Interval, Logger: logger})
 	m.watch = inventory.NewWatch(inventory.WatchOptions{
 		Sources: watched, Agent: id, Clock: sampler.SystemClock{}, Logger: logger,
 		Changed: func(vms []odometer.VM, changes []odometer.Change) {
@@ -130,6 +132,47 @@ func libvirtHasDomains() bool { return anyFile("/etc/libvirt/qemu/*.xml") }
 
 // run watches the machines until ctx is done.
 func (m *machines) run(ctx context.Context) error { return m.watch.Run(ctx) }
+
+// sharedImages reads which images several machines shared before.
+func (m *machines) sharedImages() (paths []string) {
+	text, err := os.ReadFile(m.images)
+	if err == nil {
+		err = json.Unmarshal(text, &paths)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.logger.Warn("which images machines shared before is not known: one that a single machine has left counts to it", "err", err)
+	}
+	return paths
+}
+
+// keepImages notes which images several machines share, until ctx is done. What
+// cannot be written is tried again.
+func (m *machines) keepImages(ctx context.Context) error {
+	tick := time.NewTicker(processesEvery)
+	defer tick.Stop()
+	kept, failed := m.sharedImages(), false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		now := m.vms.Shared()
+		if slices.Equal(now, kept) {
+			continue
+		}
+		text, err := json.MarshalIndent(now, "", "\t")
+		if err == nil {
+			err = writeFile(m.images, append(text, '\n'))
+		}
+		if err == nil {
+			kept = now
+		} else if !failed {
+			m.logger.Warn("which images machines share cannot be noted", "err", err)
+		}
+		failed = err != nil
+	}
+}
 
 // here returns which instances there are, once every source has said it twice;
 // nothing when ctx ends before, or where libvirt has domains that it does not tell

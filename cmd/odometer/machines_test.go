@@ -1,9 +1,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,6 +17,7 @@ import (
 	"example.org/odometer"
 	"example.org/odometer/internal/guest"
 	"example.org/odometer/internal/qmp"
+	"example.org/odometer/sampler"
 )
 
 // Times of different boots do not compare: where anything was read in this one,
@@ -40,6 +46,59 @@ func TestWhatWasReadBefore(t *testing.T) {
 				t.Errorf("got boot %q, %v, want %q, %v", got.BootID, got.Readings, tt.boot, tt.want)
 			}
 		})
+	}
+}
+
+// TestSharedImagesAreRemembered has two machines laid over one image, one of
+// which goes, and the agent start again.
+func TestSharedImagesAreRemembered(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a", "b", "golden"} {
+		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, 8192), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	machine := func(name string) odometer.VM {
+		return odometer.VM{Instance: odometer.InstanceID("h:" + name), State: odometer.Stopped, Disks: []odometer.Disk{
+			{Name: "vda", Kind: odometer.DiskFile, Path: filepath.Join(dir, name), Backing: []string{filepath.Join(dir, "golden")}}}}
+	}
+	m := &machines{images: filepath.Join(dir, "none", imagesFile), logger: slog.New(slog.DiscardHandler)}
+	start := func() (stop func()) {
+		m.vms = sampler.OpenVMs(sampler.VMsOptions{Agent: "h", Shared: m.sharedImages()})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- m.keepImages(ctx) }()
+		return func() {
+			cancel()
+			if err := errors.Join(<-done, m.vms.Close()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	stop := start()
+	m.vms.Update([]odometer.VM{machine("a"), machine("b")})
+	time.Sleep(2 * processesEvery) // there is no such directory yet
+	if err := os.Mkdir(filepath.Dir(m.images), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); len(m.sharedImages()) == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it is not noted that an image is shared")
+		}
+	}
+	stop()
+	stop = start()
+	m.vms.Update([]odometer.VM{machine("a")})
+	var got int64
+	if err := m.vms.Sample(func(r *odometer.Reading) { got = r.Gauges.Storage }); err != nil || got != 8192 {
+		t.Errorf("storage of the one that remains: got %d, %v, want its own 8192", got, err)
+	}
+	stop()
+	if err := os.WriteFile(m.images, []byte("["), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.sharedImages(); len(got) != 0 {
+		t.Errorf("of a file that is damaged: got %v", got)
 	}
 }
 
