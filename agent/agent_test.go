@@ -197,10 +197,10 @@ func TestWhatIsGoneEnds(t *testing.T) {
 }
 
 func whatIsGoneEnds(t *testing.T, lost bool) {
-	f, s := newFleet("vm-1", "vm-2"), &memSpool{}
+	f, s := newFleet("vm-1", "vm-2", "vm-3"), &memSpool{}
 	run(t, Options{Source: f, Meter: newMeter(30 * time.Second), Spool: s}, time.Minute)
 	time.Sleep(time.Hour)
-	f.names = f.names[1:]
+	f.names = f.names[1:2] // vm-3 is here, and cannot be read
 	o := Options{Source: f, Meter: &jealous{Meter: newMeter(30 * time.Second), t: t}, Spool: s}
 	now := s
 	if lost {

@@ -29,4 +29,10 @@ var agentBugs = []bug{
 `, `					r.Checkpoint = nil
 `,
 		"agent.TestCompact"},
+	{"what is here ends as if it were gone", "agent/agent.go",
+		`		if here[id] {
+			continue
+		}
+`, ``,
+		"agent.TestWhatIsGoneEnds"},
 }

@@ -39,7 +39,7 @@ var queueBugs = []bug{
 	{"the cursor of the feed moves before its entries are stored", "queue/feed.go",
 		`		n, err := f.publish(ctx, at, entries)
 		progress`,
-		`		_ = advance(ctx, "", 0)
+		`		_ = advance(ctx, "", 0, 0)
 		n, err := f.publish(ctx, at, entries)
 		progress`,
 		"queue.TestFeedOverALedgerAndAServerThatFail"},
@@ -47,6 +47,16 @@ var queueBugs = []bug{
 		`		held := e.ID.Number <= *hold`,
 		`		held := e.ID.Number <= *hold+1`,
 		"queue.TestFeedPublishesEachEntryOnceInOrder"},
+	{"a feed that catches up does not see the topic lose its end again", "queue/feed.go",
+		`	case noted == at.id && last <= at.seq:`,
+		`	case noted == at.id && back <= at.seq:`,
+		"queue.TestFeedSeesATopicLoseItsEndAgainWhileItCatchesUp"},
+	{"a live message is shown in halves", "queue/live.go",
+		`	if len(t.coming) == parts {
+		l.bytes`,
+		`	if len(t.coming) > 0 {
+		l.bytes`,
+		"queue.TestALiveMessageIsTakenAsAWhole"},
 	{"the feed publishes again what it had published before a crash", "queue/feed.go",
 		`			at.hold[id.Partition] = max(at.hold[id.Partition], id.Number)
 `, `			_ = id

@@ -55,4 +55,12 @@ var samplerBugs = []bug{
 		`binary.NativeEndian.Uint16(value) == taskShifted`,
 		`binary.NativeEndian.Uint16(value) == 0xffff`,
 		"sampler.TestWalkTask"},
+	{"a machine says itself how much memory it was allocated", "sampler/vms.go",
+		`max(g.MemoryAllocated-b, g.Memory))`,
+		`max(g.MemoryAllocated-b, 0))`,
+		"sampler.TestABalloonHidesNothingThatIsResident"},
+	{"an image that was shared is billed to the last one", "sampler/vm_disks.go",
+		`!p.as.isDevice() && !known[p.path]`,
+		`!p.as.isDevice() && !uses[*p.as].several`,
+		"sampler.TestVMBackingImageIsShared"},
 }
