@@ -143,7 +143,7 @@
 // a process within milliseconds, and how it ended (crashed is what neither
 // exited with 0 nor was asked to end); where libvirt knows the machine its
 // reason is waited for, for five seconds. A reboot and a move show only where they
-// are told.
+// are told; reboots of a machine are told once a minute at most.
 //
 //	difference                                       change
 //	vCPUs, memory, the size of a disk                resized

@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -20,7 +21,17 @@ const (
 	// more of it: the process is seen to end before libvirt has found out why,
 	// which takes seconds where it waits for the process itself.
 	reasonWithin = 5 * odometer.SecondMicros
+	// rebootsEvery is how often reboots of a machine are told at most, each of which
+	// ends a period and is kept for ever: a machine may reboot as it likes.
+	rebootsEvery = 60 * odometer.SecondMicros
 )
+
+// reboots are those of one machine.
+type reboots struct {
+	told int64           // when one was told last, boot time in microseconds
+	held odometer.Change // the last of those that were not told since
+	n    int             // how many they are
+}
 
 // pending is a change that a source told and no list has shown yet.
 type pending struct {
@@ -94,13 +105,29 @@ func (w *Watch) explain(seen []odometer.Change, now []odometer.VM, at odometer.M
 		}
 		return over
 	})
+	for id, r := range w.reboots {
+		if at.Boot-r.told < rebootsEvery {
+			continue
+		}
+		delete(w.reboots, id)
+		if r.n > 0 {
+			c := r.held
+			if r.n > 1 {
+				c.Detail = fmt.Sprintf("the last of %d since the one before", r.n)
+			}
+			pass(c)
+			w.reboots[id] = &reboots{told: at.Boot}
+		}
+	}
 	w.pending = slices.DeleteFunc(w.pending, func(p pending) bool {
 		i, known := find(now, p.Instance)
 		switch {
 		case p.Kind == "" || w.toldBefore(p.Change):
 			return true
 		case p.Kind == odometer.ChangeRebooted:
-			pass(p.Change)
+			if w.rebooted(p.Change) {
+				pass(p.Change)
+			}
 			return true
 		case known:
 			return w.sources[p.source].begun >= p.At.Boot && is(&now[i], p.Kind) || at.Boot-p.At.Boot > rememberFor
@@ -114,6 +141,20 @@ func (w *Watch) explain(seen []odometer.Change, now []odometer.VM, at odometer.M
 	slices.SortStableFunc(tell, func(a, b odometer.Change) int { return cmp.Compare(a.At.Boot, b.At.Boot) })
 	w.recent = slices.DeleteFunc(w.recent, func(c odometer.Change) bool { return c.At.Boot < at.Boot-rememberFor })
 	return tell
+}
+
+// rebooted reports whether a reboot is told, or held until more of them are told
+// as one.
+func (w *Watch) rebooted(c odometer.Change) bool {
+	r := w.reboots[c.Instance]
+	if r == nil {
+		w.reboots[c.Instance] = &reboots{told: c.At.Boot}
+		return true
+	}
+	if r.n == 0 || c.At.Boot-r.held.At.Boot >= sameMoment {
+		r.n, r.held = r.n+1, c
+	}
+	return false
 }
 
 // is reports whether a machine is as a change of this kind leaves it.

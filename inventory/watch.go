@@ -77,6 +77,7 @@ type Watch struct {
 	pending []pending
 	shown   []shown
 	recent  []odometer.Change
+	reboots map[odometer.InstanceID]*reboots // of those that were told of lately
 
 	mu       sync.Mutex // guards what is told about it
 	status   []SourceStatus
@@ -116,7 +117,7 @@ type event struct {
 
 // NewWatch returns a watch that does nothing before Run.
 func NewWatch(opt WatchOptions) *Watch {
-	w := &Watch{opt: opt, log: opt.Logger, events: make(chan event), gone: map[int]int64{}}
+	w := &Watch{opt: opt, log: opt.Logger, events: make(chan event), gone: map[int]int64{}, reboots: map[odometer.InstanceID]*reboots{}}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}

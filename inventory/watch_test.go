@@ -289,6 +289,20 @@ func TestWatchTakesKindAndMomentFromWhoHears(t *testing.T) {
 				th.pass(50 * time.Millisecond)
 			}
 		}, "a rebooted at 1001"},
+		{"a machine reboots all the time", func(th *theatre) {
+			for range 18 {
+				th.libvirt.told <- odometer.Change{Instance: "a", Kind: odometer.ChangeRebooted, At: th.Now()}
+				th.pass(10 * time.Second)
+			}
+		}, "a rebooted at 1001\na rebooted at 1051 the last of 5 since the one before\na rebooted at 1111 the last of 6 since the one before\n" +
+			"a rebooted at 1171 the last of 6 since the one before"},
+		{"a machine reboots twice", func(th *theatre) {
+			for range 2 {
+				th.libvirt.told <- odometer.Change{Instance: "a", Kind: odometer.ChangeRebooted, At: th.Now()}
+				th.pass(30 * time.Second)
+			}
+			th.pass(2 * time.Minute)
+		}, "a rebooted at 1001\na rebooted at 1031"},
 		{"libvirt takes long to find out why", func(th *theatre) {
 			th.processes.set()
 			end.At = th.Now()
