@@ -29,6 +29,9 @@ const (
 	// MaxInstances bounds what one agent may have described at a time: several
 	// times the largest host, and no way to fill the disk.
 	MaxInstances = 20_000
+	// MaxGone bounds how many instances of one agent are remembered that are
+	// gone, the newest.
+	MaxGone = 5 * MaxInstances
 )
 
 // Options says where a directory lies.
@@ -40,9 +43,10 @@ type Options struct {
 
 // Directory knows the instances. Its methods may be called at once.
 type Directory struct {
-	clock  func() time.Time
-	logger *slog.Logger
-	db     *sql.DB
+	clock   func() time.Time
+	logger  *slog.Logger
+	db      *sql.DB
+	maxGone int
 
 	mu      sync.Mutex // guards what follows; never held over a look at the disk
 	agents  map[odometer.AgentID]*agentState

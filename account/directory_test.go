@@ -224,6 +224,18 @@ func TestTheLifeOfAnInstance(t *testing.T) {
 			w.write(t.Context())
 			w.expire(t.Context())
 		}, []string{"a@h running"}},
+		{"more have gone than are remembered", func(w *world) {
+			w.maxGone = 2
+			w.hear("h", a, b, vm("c", odometer.Running), vm("d", odometer.Running))
+			w.hear("h2", vm("e", odometer.Running))
+			w.Describe("h2", w.now, nil, []odometer.InstanceID{"e"})
+			for _, id := range []odometer.InstanceID{"c", "a", "b"} {
+				w.now = w.now.Add(time.Second)
+				w.Describe("h", w.now, nil, []odometer.InstanceID{id})
+			}
+			w.write(t.Context())
+			w.expire(t.Context())
+		}, []string{"a@h gone", "b@h gone", "d@h running", "e@h2 gone"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)

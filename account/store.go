@@ -43,7 +43,7 @@ var (
 // agents tell everything again.
 func Open(ctx context.Context, o Options) (*Directory, error) {
 	d := &Directory{
-		clock: o.Clock, logger: o.Logger, agents: map[odometer.AgentID]*agentState{},
+		clock: o.Clock, logger: o.Logger, maxGone: MaxGone, agents: map[odometer.AgentID]*agentState{},
 		claims: map[odometer.InstanceID][]*claim{}, several: map[odometer.InstanceID]bool{}, changed: map[key]*row{},
 	}
 	if d.clock == nil {
@@ -291,7 +291,8 @@ func writeRow(exec func(string, ...any) error, instance, agent string, r *row) e
 	return err
 }
 
-// expire forgets what nobody has described for as long as Kept.
+// expire forgets what nobody has described for as long as Kept, and what is gone
+// beyond MaxGone.
 func (d *Directory) expire(ctx context.Context) {
 	d.writing.Lock()
 	defer d.writing.Unlock()
@@ -309,6 +310,11 @@ func (d *Directory) expire(ctx context.Context) {
 	err := d.transact(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM claims WHERE CASE WHEN gone_us <> 0 THEN gone_us ELSE described_us END < ?1
 			AND NOT (gone_us = 0 AND EXISTS (SELECT 1 FROM agents a WHERE a.agent = claims.agent AND a.heard_us >= ?1))`, before.UnixMicro())
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM claims WHERE (instance, agent) IN (SELECT instance, agent FROM (
+			SELECT instance, agent, row_number() OVER (PARTITION BY agent ORDER BY gone_us DESC) AS n FROM claims WHERE gone_us <> 0) WHERE n > ?)`, d.maxGone)
 		if err != nil {
 			return err
 		}
