@@ -77,7 +77,8 @@ type UsageRow struct {
 }
 
 // LifecycleQuery asks what happened to an instance: of more changes than Limit
-// the newest.
+// the newest, and all of the moment of the oldest of these, so that the next
+// question, up to that moment, leaves none out.
 type LifecycleQuery struct {
 	Instance InstanceID
 	From, To int64 // microseconds of the wall clock, [From, To); To 0 for no end

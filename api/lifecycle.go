@@ -11,8 +11,7 @@ import (
 
 // LifecycleReader knows what happened to instances. The ledger is one.
 type LifecycleReader interface {
-	// Lifecycle returns what happened, in order of time: of more than q.Limit
-	// changes the newest.
+	// Lifecycle returns what happened, in order of time.
 	Lifecycle(ctx context.Context, q odometer.LifecycleQuery) ([]odometer.Happening, error)
 }
 
@@ -50,8 +49,6 @@ func (s *server) getLifecycle(w http.ResponseWriter, r *http.Request) error {
 	if s.Lifecycle == nil {
 		return absent("ledger")
 	}
-	limit := q.Limit
-	q.Limit++ // one more says whether there are more
 	list, err := s.Lifecycle.Lifecycle(r.Context(), q)
 	if err != nil {
 		return fmt.Errorf("read the lifecycle log: %w", err)
@@ -61,9 +58,13 @@ func (s *server) getLifecycle(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	answer := LifecycleAnswer{Instance: instance, Lifecycle: []Happening{}, More: len(list) > limit}
-	if answer.More {
-		list = list[1:]
+	answer := LifecycleAnswer{Instance: instance, Lifecycle: []Happening{}}
+	if len(list) >= q.Limit && list[0].At.Wall > q.From {
+		before, err := s.Lifecycle.Lifecycle(r.Context(), odometer.LifecycleQuery{Instance: instance, From: q.From, To: list[0].At.Wall, Limit: 1})
+		if err != nil {
+			return fmt.Errorf("read the lifecycle log: %w", err)
+		}
+		answer.More = len(before) > 0
 	}
 	for _, h := range list {
 		answer.Lifecycle = append(answer.Lifecycle, Happening{instant(h.At.Wall), h.At.Boot, h.Kind, h.Device, h.Detail, h.Agent})

@@ -232,7 +232,11 @@ func (m *InMemory) Lifecycle(_ context.Context, q odometer.LifecycleQuery) ([]od
 			}
 		}
 	}
-	return list[max(0, len(list)-q.Limit):], nil
+	cut := max(0, len(list)-q.Limit)
+	for cut > 0 && list[cut-1].At.Wall == list[cut].At.Wall {
+		cut--
+	}
+	return list[cut:], nil
 }
 
 func (m *InMemory) Quarantine(_ context.Context, limit int) ([]QuarantineItem, error) {

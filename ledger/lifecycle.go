@@ -28,15 +28,17 @@ func (f *fold) happened(w *work, ev *odometer.Event) error {
 	return nil
 }
 
-// Lifecycle returns what happened to an instance, in order of time: of more
-// than q.Limit changes the newest.
+// Lifecycle returns what happened to an instance, in order of time: see
+// [odometer.LifecycleQuery].
 func (l *Ledger) Lifecycle(ctx context.Context, q odometer.LifecycleQuery) ([]odometer.Happening, error) {
 	if q.To == 0 {
 		q.To = math.MaxInt64
 	}
 	rows, err := l.read.QueryContext(ctx, `SELECT instance, at_us, what, device, agent, boot_us, detail FROM lifecycle
-		WHERE instance = ? AND at_us >= ? AND at_us < ? ORDER BY at_us DESC, boot_us DESC, what DESC, device DESC, agent DESC LIMIT ?`,
-		string(q.Instance), q.From, q.To, q.Limit)
+		WHERE instance = ?1 AND at_us < ?3 AND at_us >= coalesce(
+			(SELECT at_us FROM lifecycle WHERE instance = ?1 AND at_us >= ?2 AND at_us < ?3 ORDER BY at_us DESC LIMIT 1 OFFSET ?4), ?2)
+		ORDER BY at_us DESC, boot_us DESC, what DESC, device DESC, agent DESC`,
+		string(q.Instance), q.From, q.To, max(0, q.Limit-1))
 	if err != nil {
 		return nil, fmt.Errorf("what happened to %s: %w", q.Instance, err)
 	}

@@ -37,6 +37,8 @@ func TestLifecycleIsTheFoldOfTheJournal(t *testing.T) {
 	begin := m.next(sec, 5, 5)
 	begin.Lifecycle = []odometer.Change{change(odometer.ChangeStarted, base, ""), change(odometer.ChangeDeviceAdded, base+5, "20 GiB")}
 	begin.Lifecycle[1].Device = "vdb"
+	begin.Lifecycle = append(begin.Lifecycle, begin.Lifecycle[1])
+	begin.Lifecycle[2].Device = "vdc"
 	d.want(d.send(begin), "recorded")
 	again := *begin
 	again.Lifecycle = []odometer.Change{change(odometer.ChangeStarted, base, "told otherwise")}
@@ -63,6 +65,7 @@ func TestLifecycleIsTheFoldOfTheJournal(t *testing.T) {
 	want := []string{
 		fmt.Sprintf("host-1 vm-1 at %d+0: started  ", base),
 		fmt.Sprintf("host-1 vm-1 at %d+5: device_added vdb 20 GiB", base+5),
+		fmt.Sprintf("host-1 vm-1 at %d+5: device_added vdc 20 GiB", base+5),
 		fmt.Sprintf("host-1 vm-1 at %d+2000000: paused  ", base+2*sec),
 		fmt.Sprintf("host-1 vm-1 at %d+3000000: resized  2 to 4 vCPUs", base+3*sec),
 		fmt.Sprintf("host-2 vm-1 at %d+4000000: moved  from host-1", base+4*sec),
@@ -73,8 +76,9 @@ func TestLifecycleIsTheFoldOfTheJournal(t *testing.T) {
 		want  []string
 	}{
 		"all":          {odometer.LifecycleQuery{}, want},
-		"the newest":   {odometer.LifecycleQuery{Limit: 2}, want[4:]},
-		"from, to":     {odometer.LifecycleQuery{From: base + 5, To: base + 3*sec}, want[1:3]},
+		"the newest":   {odometer.LifecycleQuery{Limit: 2}, want[5:]},
+		"of a moment":  {odometer.LifecycleQuery{Limit: 5}, want[1:]},
+		"from, to":     {odometer.LifecycleQuery{From: base + 5, To: base + 3*sec}, want[1:4]},
 		"another time": {odometer.LifecycleQuery{To: base}, nil},
 	} {
 		q.query.Instance = "vm-1"
