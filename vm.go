@@ -31,9 +31,9 @@ type VM struct {
 	// Ballooned is how many bytes of Memory its balloon has given back, as the
 	// machine itself says; 0 for none.
 	Ballooned int64
-	Disks  []Disk
-	NICs   []NIC
-	GPUs   []GPUDevice
+	Disks     []Disk
+	NICs      []NIC
+	GPUs      []GPUDevice
 }
 
 // Disk is a disk of a [VM].

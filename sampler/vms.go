@@ -350,6 +350,8 @@ func (s *VMs) note(slot *error, id odometer.InstanceID, what string, err error) 
 	was := *slot
 	*slot = err
 	switch {
+	case errors.Is(err, unix.ESRCH):
+		s.log.Debug("a machine's process has ended", "instance", id, "err", err)
 	case err != nil && (was == nil || was.Error() != err.Error()):
 		s.log.Warn("cannot measure", "instance", id, "what", what, "err", err)
 	case err == nil && was != nil:
