@@ -175,12 +175,13 @@ type facts struct {
 	read, written int64
 	sent, got     int64
 	threads       int64
-	ends          int
+	stopped       time.Time // the last of them
 }
 
 // stop stops a guest, so that it does no more, and reads what it came to.
 func stop(t *testing.T, g *guest.Guest) (f facts) {
 	t.Helper()
+	f.stopped = time.Now()
 	g.Signal(syscall.SIGSTOP)
 	for before := int64(-1); before != f.read+f.written; time.Sleep(50 * time.Millisecond) { // a system call ends first
 		before = f.read + f.written
@@ -203,7 +204,7 @@ func stop(t *testing.T, g *guest.Guest) (f facts) {
 		}
 		f.alive += time.Duration(n) * 10 * time.Millisecond
 	}
-	f.threads, f.ends = 32, 1
+	f.threads = 32
 	return f
 }
 
@@ -224,7 +225,7 @@ func (f *facts) add(o facts) {
 	f.sent += o.sent
 	f.got += o.got
 	f.threads += o.threads
-	f.ends += o.ends
+	f.stopped = o.stopped
 }
 
 // compare demands what is exact: bytes. The last record of a thread has whole
@@ -245,17 +246,18 @@ func (s *site) used(instance string, f facts) (used amounts) {
 			Events []struct {
 				Instance string `json:"instance_id"`
 				Final    bool   `json:"final"`
+				Span     struct {
+					End int64 `json:"end_us"`
+				} `json:"span"`
 			} `json:"events"`
 		}
 		s.get("/api/v1/events?limit=1000&instance="+instance, &page)
-		ends := 0
+		ended := false
 		for _, e := range page.Events {
-			if e.Instance == instance && e.Final {
-				ends++
-			}
+			ended = ended || e.Instance == instance && e.Final && e.Span.End >= f.stopped.UnixMicro()
 		}
 		used = s.usage("instance", byInstance)[instance]
-		return ends >= f.ends
+		return ended
 	})
 	return used
 }
