@@ -221,14 +221,22 @@ func TestWhoIsConnectedIsSeen(t *testing.T) {
 func elsewhere(t *testing.T, do func()) {
 	t.Helper()
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this
+	var run func()
+	run = func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() { // whose namespace is the process's: another thread's is changed
+			go run()
+			<-t.Context().Done()
+			runtime.UnlockOSThread()
+			return
+		}
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		if err == nil {
 			do()
 		}
-		done <- err
-	}()
+		done <- err // and the thread ends with this
+	}
+	go run()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
