@@ -159,11 +159,13 @@ func TestAGuestHangsAmongThirty(t *testing.T) {
 		h := health.Components["inventory"]
 		return h.Status + ": " + h.Details
 	}
-	said := inventory()
+	// While libvirt ends a machine it answers nobody, for half a minute at times.
+	said := ""
+	eventually(t, "health says that the one does not answer, and nothing of the others", func() bool {
+		said = inventory()
+		return strings.HasPrefix(said, "ok: ") && strings.Contains(said, hung.Name+": libvirt does not answer") && !strings.Contains(said, guests[0].Name)
+	})
 	t.Log("inventory: ", said)
-	if !strings.HasPrefix(said, "ok: ") || !strings.Contains(said, hung.Name+": libvirt does not answer") || strings.Contains(said, guests[0].Name) {
-		t.Errorf("health says of the machines %q, want that %s does not answer", said, hung.Name)
-	}
 
 	a := guest.NewAccuracy()
 	used := s.used(works.UUID, truth)
