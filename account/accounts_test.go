@@ -300,6 +300,36 @@ func TestARevokedTokenIsNotAccepted(t *testing.T) {
 	}
 }
 
+// TestAuthenticateDoesNotAllocate, whoever asks.
+func TestAuthenticateDoesNotAllocate(t *testing.T) {
+	w := newOffice(t, AccountsOptions{})
+	_, secret := w.create("a", time.Time{}, odometer.ScopeRead)
+	ctx := t.Context()
+	for name, s := range map[string]string{"valid": secret, "unknown": NewSecret(), "malformed": secret[:20], "another system's": "secret"} {
+		if n := testing.AllocsPerRun(100, func() { w.Authenticate(ctx, s) }); n != 0 {
+			t.Errorf("%s: got %v allocations, want none", name, n)
+		}
+	}
+}
+
+// BenchmarkAuthenticate finds one token among all that there can be.
+func BenchmarkAuthenticate(b *testing.B) {
+	a := &Accounts{clock: time.Now, maxTokens: MaxTokens, valid: map[short]*held{}}
+	var secret string
+	for range MaxTokens {
+		secret = NewSecret()
+		h := hold(&odometer.Token{Name: "a", Scopes: []odometer.Scope{odometer.ScopeRead}})
+		h.digest = digestOf(secret)
+		a.take(h, 0)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := a.Authenticate(b.Context(), secret); !ok {
+			b.Fatal("got it refused")
+		}
+	}
+}
+
 // TestLastUseIsWrittenOnceAMinute uses a token each second.
 func TestLastUseIsWrittenOnceAMinute(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger.db")

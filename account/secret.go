@@ -46,18 +46,53 @@ func CheckSecret(s string) error {
 // text stands for each.
 func wellFormed(s string) bool {
 	text, ours := strings.CutPrefix(s, odometer.SecretPrefix)
-	if !ours || len(text) != secretChars || strings.ContainsAny(text, "\r\n") { // which the decoder would skip
+	if !ours || len(text) != secretChars {
 		return false
 	}
-	b, err := secretText.DecodeString(text)
-	return err == nil && crc32.ChecksumIEEE(b[:secretBytes]) == binary.BigEndian.Uint32(b[secretBytes:]) && secretText.EncodeToString(b) == text
+	var bits [secretBytes + crc32.Size]byte
+	if !decode(&bits, text) {
+		return false
+	}
+	sum := ^uint32(0) // crc32.ChecksumIEEE, which would have bits escape to the heap
+	for _, b := range bits[:secretBytes] {
+		sum = crc32.IEEETable[byte(sum)^b] ^ sum>>8
+	}
+	return ^sum == binary.BigEndian.Uint32(bits[secretBytes:])
+}
+
+// decode reads the text of a secret: five bits a character, and two at the end
+// that are 0. The standard library's decoder allocates, skips line ends and takes
+// any value of the last bits.
+func decode(bits *[secretBytes + crc32.Size]byte, text string) bool {
+	left, n, at := uint32(0), 0, 0
+	for i := range len(text) {
+		switch c := text[i]; {
+		case 'a' <= c && c <= 'z':
+			left = left<<5 | uint32(c-'a')
+		case '2' <= c && c <= '7':
+			left = left<<5 | uint32(c-'2'+26)
+		default:
+			return false
+		}
+		if n += 5; n >= 8 {
+			n -= 8
+			bits[at] = byte(left >> n)
+			at, left = at+1, left&(1<<n-1)
+		}
+	}
+	return left == 0
 }
 
 // digest is what is kept of a secret. It has 256 bits of randomness, so that a
 // hash made to be slow would add nothing.
 type digest [sha256.Size]byte
 
-func digestOf(secret string) digest { return sha256.Sum256([]byte(secret)) }
+// digestOf returns the digest of a secret, without an allocation where it is of
+// the usual length.
+func digestOf(secret string) digest {
+	var b [len(odometer.SecretPrefix) + secretChars]byte
+	return sha256.Sum256(append(b[:0], secret...))
+}
 
 func (d digest) String() string { return hex.EncodeToString(d[:]) }
 
