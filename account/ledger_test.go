@@ -25,8 +25,11 @@ func TestBesideTheLedger(t *testing.T) {
 	if err != nil || len(goldens) == 0 {
 		t.Fatalf("got %d golden ledgers, %v, want those of every version", len(goldens), err)
 	}
-	for _, golden := range goldens {
+	for i, golden := range goldens {
 		for _, before := range []bool{false, true} {
+			if testing.Short() && (i > 0 || !before) {
+				continue // one that is migrated with accounts in it
+			}
 			name := filepath.Base(golden)
 			if before {
 				name += ", accounts first"
