@@ -105,7 +105,7 @@ func (a *Accounts) open(ctx context.Context, o *AccountsOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	a.db.SetMaxOpenConns(2)
+	a.db.SetMaxOpenConns(4) // while one change waits, others read
 	if err := a.migrate(ctx); err != nil {
 		return err
 	}
