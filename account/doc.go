@@ -1,6 +1,15 @@
-// Package account holds what is known of the instances beside their usage: who
-// they are, where they run and what they were given, as their agents told it.
-// Later it also has organisations, users, tokens and who owned what when.
+// Package account holds what is known beside usage: of the instances, who they
+// are, where they run and what they were given, as their agents told it; and who
+// may ask the server for something, with what they did. Later it also has
+// organisations, users and who owned what when.
+//
+// # Accounts
+//
+// [Accounts] has the tokens of services and the audit log, in tables of its own in
+// the ledger's file: a backup has both, of one moment, and what is decided is as
+// durable as what is booked. The ledger knows nothing of them. A request is
+// authenticated in memory, so that it waits for no disk, and a disk that is full
+// or a database that is locked refuses changes of tokens and nothing else.
 //
 // # The directory
 //
@@ -19,11 +28,20 @@
 //     describes is gone since then, and one whose agent is silent is unobserved,
 //     not stopped.
 //   - Names and attributes are in no other file of the server and can be erased.
+//   - The secret of a token is returned once, when it is created, and is nowhere
+//     else: the file has its SHA-256.
+//   - A token that was revoked or has expired is not accepted by any later call,
+//     nor after a crash.
+//   - What is changed here is in the audit log, or was not changed.
 //
 // # On a crash
 //
-// The last second of changes is lost and told again by the agents within a
-// minute. So is everything, when the file is: nothing of it is needed to count
-// usage. What is gone for 90 days is forgotten, and is then known to the ledger
-// alone.
+// Of the directory the last second of changes is lost and told again by the agents
+// within a minute. So is everything, when the file is: nothing of it is needed to
+// count usage. What is gone for 90 days is forgotten, and is then known to the
+// ledger alone.
+//
+// Of accounts nothing is lost that was answered, but for the last minute of when
+// tokens were used. A token whose creation was not answered may be there; its
+// secret is not, so that nobody holds it.
 package account

@@ -128,10 +128,12 @@ func (s *server) postRelease(w http.ResponseWriter, r *http.Request) error {
 	if s.Quarantine == nil {
 		return absent("ledger")
 	}
-	result, err := s.Quarantine.Release(r.Context(), partition, no, caller(r))
+	by := caller(r)
+	result, err := s.Quarantine.Release(r.Context(), partition, no, by.String())
 	if err != nil {
 		return err
 	}
+	s.note(r, odometer.ActionQuarantineRelease, fmt.Sprintf("%d-%d", partition, no), strings.TrimSpace(result.EventID+" "+string(result.Outcome)))
 	return writeJSON(w, http.StatusOK, result)
 }
 
@@ -159,10 +161,12 @@ func (s *server) postReverse(w http.ResponseWriter, r *http.Request) error {
 	if err := join(errs...); err != nil {
 		return err
 	}
-	entry, err := s.Reversals.Reverse(r.Context(), id, caller(r), ask.Cause)
+	by := caller(r)
+	entry, err := s.Reversals.Reverse(r.Context(), id, by.String(), ask.Cause)
 	if err != nil {
 		return err
 	}
+	s.note(r, odometer.ActionEntryReverse, id.String(), fmt.Sprintf("by entry %s: %s", entry.ID, ask.Cause))
 	return writeJSON(w, http.StatusOK, &entry)
 }
 

@@ -9,8 +9,11 @@
 //
 // # What holds for every route
 //
-// Everything is denied unless the route's row in the table says otherwise: only
-// the health routes answer without the bearer token, and then without details.
+// Everything is denied unless the route's row in the table says otherwise: each
+// declares the scope that the caller's token must have. Only the health routes
+// answer without a token, and then without details. No or a wrong token is a 401,
+// a token without the scope a 403 of its own code. No answer and no line of the
+// log repeats what looks like a token.
 // Every request has an id, which the answer carries (X-Request-Id), a time
 // limit, and a limit on its body that is checked before the body is read.
 // Parameters are strict: an unknown, repeated or unreadable one is refused by
@@ -148,6 +151,8 @@ type Deps struct {
 	Status     StatusReader
 	Instances  InstanceReader
 	Lifecycle  LifecycleReader
+	Tokens     TokenAdmin
+	Audit      AuditLogger
 
 	Health  HealthSource
 	Machine MachineReader
@@ -217,22 +222,28 @@ func (s *server) routes(r *router) []route {
 		{"GET /livez", anybody, s.getAlive("ok")},
 		{"GET /readyz", anybody, s.getReady},
 		{"GET /api/v1/health/status", brief, s.getHealth},
-		{"GET /metrics", bearer, r.metrics.get},
-		{"GET /openapi.json", bearer, getOpenAPI},
-		{"GET /get", bearer, s.getMachine},
-		{"GET /api/v1/status", bearer, s.getStatus},
-		{"GET /api/v1/queue", bearer, s.getQueue},
-		{"GET /api/v1/usage", bearer, s.getUsage},
-		{"GET /api/v1/usage/instances/{id}/current", bearer, s.getCurrent},
-		{"GET /api/v1/usage/instances/{id}/history", bearer, s.getHistory},
-		{"GET /api/v1/instances", bearer, s.getInstances},
-		{"GET /api/v1/instances/{id}", bearer, s.getInstance},
-		{"GET /api/v1/instances/{id}/lifecycle", bearer, s.getLifecycle},
-		{"GET /api/v1/events", bearer, s.getEvents},
-		{"POST /api/v1/events", bearer, s.postEvents},
-		{"POST /api/v1/entries/{id}/reverse", bearer, s.postReverse},
-		{"GET /api/v1/quarantine", bearer, s.getQuarantine},
-		{"POST /api/v1/quarantine/{partition}/{no}/release", bearer, s.postRelease},
+		{"GET /metrics", reader, r.metrics.get},
+		{"GET /openapi.json", reader, getOpenAPI},
+		{"GET /get", reader, s.getMachine},
+		{"GET /api/v1/status", reader, s.getStatus},
+		{"GET /api/v1/queue", administrator, s.getQueue},
+		{"GET /api/v1/usage", reader, s.getUsage},
+		{"GET /api/v1/usage/instances/{id}/current", reader, s.getCurrent},
+		{"GET /api/v1/usage/instances/{id}/history", reader, s.getHistory},
+		{"GET /api/v1/instances", reader, s.getInstances},
+		{"GET /api/v1/instances/{id}", reader, s.getInstance},
+		{"GET /api/v1/instances/{id}/lifecycle", reader, s.getLifecycle},
+		{"GET /api/v1/events", reader, s.getEvents},
+		{"POST /api/v1/events", writer, s.postEvents},
+		{"POST /api/v1/entries/{id}/reverse", administrator, s.postReverse},
+		{"GET /api/v1/quarantine", administrator, s.getQuarantine},
+		{"POST /api/v1/quarantine/{partition}/{no}/release", administrator, s.postRelease},
+		{"GET /api/v1/me", holder, s.getMe},
+		{"GET /api/v1/tokens", administrator, s.getTokens},
+		{"POST /api/v1/tokens", administrator, s.postToken},
+		{"GET /api/v1/tokens/{id}", administrator, s.getToken},
+		{"DELETE /api/v1/tokens/{id}", administrator, s.deleteToken},
+		{"GET /api/v1/audit-log", administrator, s.getAuditLog},
 	}
 }
 
@@ -243,7 +254,7 @@ func (s *server) agentRoutes(r *router) []route {
 		{"GET /livez", anybody, s.getAlive("ok")},
 		{"GET /readyz", anybody, s.getReady},
 		{"GET /api/v1/health/status", brief, s.getHealth},
-		{"GET /metrics", bearer, r.metrics.get},
-		{"GET /get", bearer, s.getMachine},
+		{"GET /metrics", reader, r.metrics.get},
+		{"GET /get", reader, s.getMachine},
 	}
 }

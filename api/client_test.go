@@ -104,6 +104,7 @@ func TestClientSpeaksToServer(t *testing.T) {
 	if m, err := c.Metrics(ctx); err != nil || !strings.Contains(string(m), "odometer_build_info") {
 		t.Errorf("metrics: got %d bytes, %v", len(m), err)
 	}
+	speaksOfTokens(t, c)
 	f.Health.Facts.Ledger.Writable = false
 	if h, err := c.Health(ctx); err != nil || h.Status != api.Failed || h.Components["ledger"].Details == nil {
 		t.Errorf("health: got %+v, %v, want the ledger in error and no error of the call", h, err)
@@ -111,6 +112,54 @@ func TestClientSpeaksToServer(t *testing.T) {
 	f.Fails = odometer.ErrUnavailable
 	if _, err := c.Submit(ctx, odometer.ContentCloudEvent, api.Structured(&second)); !errors.Is(err, odometer.ErrUnavailable) {
 		t.Errorf("submit to a ledger that is away: got %v, want ErrUnavailable", err)
+	}
+}
+
+// speaksOfTokens calls what a client has of tokens.
+func speaksOfTokens(t *testing.T, c *client.Client) {
+	ctx := t.Context()
+	created, err := c.CreateToken(ctx, api.TokenRequest{Name: "reads", Scopes: []odometer.Scope{odometer.ScopeRead}, ExpiresAt: new("+1d")})
+	if err != nil || created.State != "valid" || created.ExpiresAt == nil || !created.ExpiresAt.Equal(api.Now.Add(24*time.Hour)) {
+		t.Fatalf("create: got %+v, %v", created, err)
+	}
+	if _, err := c.CreateToken(ctx, api.TokenRequest{}); !errors.Is(err, odometer.ErrInvalid) {
+		t.Errorf("create without anything: got %v, want ErrInvalid", err)
+	}
+	other := &client.Client{Server: c.Server, Token: created.Secret}
+	if me, err := other.Me(ctx); err != nil || me.Name != "reads" || me.ID == nil || *me.ID != created.ID {
+		t.Errorf("me: got %+v, %v", me, err)
+	}
+	if me, err := c.Me(ctx); err != nil || me.Name != "admin" || me.ID != nil || me.ExpiresAt != nil {
+		t.Errorf("the administrator: got %+v, %v", me, err)
+	}
+	_, err = other.Queue(ctx)
+	if p, ok := errors.AsType[*api.Problem](err); !ok || p.Code != "insufficient_scope" || !errors.Is(err, odometer.ErrForbidden) {
+		t.Errorf("queue: got %v, want ErrForbidden", err)
+	}
+	if list, err := c.Tokens(ctx, "", 0); err != nil || len(list.Tokens) != 1 || list.Next != nil || list.Tokens[0].ID != created.ID {
+		t.Errorf("list: got %+v, %v", list, err)
+	}
+	if list, err := c.Tokens(ctx, string(created.ID), 5); err != nil || len(list.Tokens) != 0 {
+		t.Errorf("list after the last: got %+v, %v", list, err)
+	}
+	if got, err := c.TokenOf(ctx, created.ID); err != nil || got.LastUsed == nil {
+		t.Errorf("show: got %+v, %v", got, err)
+	}
+	if _, err := c.TokenOf(ctx, "tok_aaaaaaaaaaaaaaaa"); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("show what there is not: got %v, want ErrNotFound", err)
+	}
+	if got, err := c.RevokeToken(ctx, created.ID); err != nil || got.State != "revoked" {
+		t.Errorf("revoke: got %+v, %v", got, err)
+	}
+	if _, err := other.Me(ctx); err == nil || !strings.Contains(err.Error(), "or no longer") {
+		t.Errorf("me, revoked: got %v", err)
+	}
+	log, err := c.AuditLog(ctx, "", 1)
+	if err != nil || len(log.Log) != 1 || log.Log[0].Action != odometer.ActionTokenRevoke || log.Next == nil {
+		t.Fatalf("log: got %+v, %v", log, err)
+	}
+	if log, err = c.AuditLog(ctx, *log.Next, 0); err != nil || len(log.Log) != 3 || log.Log[0].Action != odometer.ActionTokenCreate {
+		t.Errorf("log, the rest: got %+v, %v", log, err)
 	}
 }
 

@@ -470,10 +470,10 @@ func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
 }
 
 // getHealth answers with every component; 503 unless all is well. A caller
-// without a token sees the statuses and no details.
+// without the scope read sees the statuses and no details.
 func (s *server) getHealth(w http.ResponseWriter, r *http.Request) error {
 	h, _ := s.health(r)
-	if caller(r) == "" {
+	if by := caller(r); !by.May(odometer.ScopeRead) {
 		for name, c := range h.Components {
 			c.Details, c.Facts = nil, nil
 			h.Components[name] = c

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"example.org/odometer"
+	"example.org/odometer/account"
 )
 
 // Now is the time at which every fixture stands.
@@ -399,27 +402,43 @@ func (m FixedMachine) read(context.Context) (Machine, error) {
 	}, m.Err
 }
 
-// Fixture is a server on an InMemory ledger.
+// Fixture is a server on an InMemory ledger, with real accounts.
 type Fixture struct {
 	*InMemory
-	Health  *FixedFacts
-	Machine *FixedMachine
-	Deps    Deps
+	Accounts *account.Accounts
+	Health   *FixedFacts
+	Machine  *FixedMachine
+	Deps     Deps
 }
 
 // NewFixture returns a server's parts. Its tokens are "secret", whose holder
 // is admin, and "other", whose holder is bob.
 func NewFixture(t *testing.T) *Fixture {
 	t.Helper()
-	f := &Fixture{InMemory: NewInMemory(), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
+	clock := func() time.Time { return Now }
+	f := &Fixture{InMemory: NewInMemory(), Accounts: NewAccounts(t, clock), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
 	f.Deps = Deps{
-		Version: "0.1", Clock: func() time.Time { return Now },
-		Auth:  Tokens{HashToken("admin", "secret"), HashToken("bob", "other")},
+		Version: "0.1", Clock: clock, Tokens: f.Accounts, Audit: f.Accounts,
+		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
 		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
 		QueueURL: func() string { return "nats://127.0.0.1:4222" },
 	}
 	return f
+}
+
+// NewAccounts returns accounts without a ledger beside them, whose secrets are the
+// same in every test.
+func NewAccounts(t *testing.T, clock func() time.Time) *account.Accounts {
+	t.Helper()
+	a, err := account.OpenAccounts(t.Context(), account.AccountsOptions{
+		Path: filepath.Join(t.TempDir(), "ledger.db"), Clock: clock, Random: rand.NewChaCha8([32]byte{1}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	return a
 }
 
 type machineOf struct{ m *FixedMachine }

@@ -52,6 +52,7 @@ func (e FieldError) Unwrap() error { return odometer.ErrInvalid }
 // Kinds of error that only HTTP knows.
 var (
 	errUnauthorized = errors.New("send the header Authorization: Bearer TOKEN; a server keeps a token in admin.token of its data directory")
+	errScope        = fmt.Errorf("the token has not the scope: %w", odometer.ErrForbidden)
 	errNoRoute      = errors.New("no such route")
 	errMethod       = errors.New("method not allowed")
 	errTooLarge     = errors.New("too large")
@@ -79,6 +80,7 @@ const problemType = "urn:odometer:problem:"
 // shown.
 var kinds = []kind{
 	{errUnauthorized, http.StatusUnauthorized, "unauthorized", "A valid bearer token is needed"},
+	{errScope, http.StatusForbidden, "insufficient_scope", "The token does not have the scope that this needs"},
 	{errNoRoute, http.StatusNotFound, "no_such_route", "There is no such route"},
 	{errMethod, http.StatusMethodNotAllowed, "method_not_allowed", "The route has no such method"},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too_large", "The request is too large"},
@@ -107,8 +109,19 @@ func kindOf(err error) kind {
 	return kinds[len(kinds)-1]
 }
 
-// problemOf describes err, which must not be nil, for the client.
+// problemOf describes err, which must not be nil, for the client. What looks like
+// a token is taken out, wherever the client had put it.
 func problemOf(err error, path, requestID string) Problem {
+	p := describe(err, path, requestID)
+	p.Detail, p.Instance = odometer.HideSecrets(p.Detail), odometer.HideSecrets(p.Instance)
+	for i := range p.Errors {
+		e := &p.Errors[i]
+		e.Name, e.Detail = odometer.HideSecrets(e.Name), odometer.HideSecrets(e.Detail)
+	}
+	return p
+}
+
+func describe(err error, path, requestID string) Problem {
 	k := kindOf(err)
 	p := Problem{
 		Type: problemType + k.code, Title: k.title, Status: k.status,
@@ -175,10 +188,7 @@ var retryAfter = strconv.Itoa(int(RetryAfter.Seconds()))
 func writeProblem(w http.ResponseWriter, p Problem) {
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
-	switch p.Status {
-	case http.StatusUnauthorized:
-		h.Set("WWW-Authenticate", `Bearer realm="odometer"`)
-	case http.StatusServiceUnavailable:
+	if p.Status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", retryAfter)
 	}
 	w.WriteHeader(p.Status)

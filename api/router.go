@@ -12,6 +12,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+
+	"example.org/odometer"
 )
 
 // handler answers a request or returns why it cannot. It returns an error only
@@ -85,7 +87,7 @@ func (rt *router) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(ctx)
 	r.Body = http.MaxBytesReader(w, r.Body, MaxBodyBytes)
 	if pattern == "unmatched" {
-		rt.serve(route{pattern: pattern, access: bearer, handle: rt.unmatched}, w, r)
+		rt.serve(route{pattern: pattern, access: holder, handle: rt.unmatched}, w, r)
 		return
 	}
 	rt.mux.ServeHTTP(w, r) // sets the path's values and calls serve
@@ -106,10 +108,13 @@ func (rt *router) serve(row route, w http.ResponseWriter, r *http.Request) {
 func (rt *router) fail(w *answer, r *http.Request, err error) {
 	p := problemOf(err, r.URL.EscapedPath(), w.id)
 	if p.Status >= 500 {
-		rt.logger.Error("request failed", "request_id", w.id, "method", r.Method, "path", r.URL.Path, "status", p.Status, "error", err)
+		rt.logger.Error("request failed", "request_id", w.id, "method", r.Method, "path", odometer.HideSecrets(r.URL.Path), "status", p.Status, "error", odometer.HideSecrets(err.Error()))
 	}
 	if w.status != 0 {
 		panic(http.ErrAbortHandler) // what was sent is no complete answer: say so by breaking off
+	}
+	if c := challenge(err); c != "" {
+		w.Header().Set("WWW-Authenticate", c)
 	}
 	writeProblem(w, p)
 }
@@ -123,7 +128,7 @@ func (rt *router) recover(w *answer, r *http.Request) {
 	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(v)
 	}
-	rt.logger.Error("panic", "request_id", w.id, "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+	rt.logger.Error("panic", "request_id", w.id, "method", r.Method, "path", odometer.HideSecrets(r.URL.Path), "panic", v, "stack", string(debug.Stack()))
 	rt.fail(w, r, fmt.Errorf("panic: %v: %w", v, errInternal))
 }
 
@@ -141,11 +146,12 @@ func (rt *router) unmatched(w http.ResponseWriter, r *http.Request) error {
 }
 
 // requestID returns the id that the client gave the request, where it is 1 to
-// 64 letters, digits, dots, dashes and underscores, and otherwise a new one.
+// 64 letters, digits, dots, dashes and underscores and no token, and otherwise a
+// new one.
 func requestID(r *http.Request) string {
 	id := r.Header.Get("X-Request-Id")
 	const allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
-	if id != "" && len(id) <= 64 && strings.Trim(id, allowed) == "" {
+	if id != "" && len(id) <= 64 && strings.Trim(id, allowed) == "" && odometer.HideSecrets(id) == id {
 		return id
 	}
 	var b [8]byte

@@ -57,22 +57,28 @@ var decisions = map[string]access{
 	"GET /livez":                anybody,
 	"GET /readyz":               anybody,
 	"GET /api/v1/health/status": brief,
-	"GET /metrics":              bearer,
-	"GET /openapi.json":         bearer,
-	"GET /get":                  bearer,
-	"GET /api/v1/status":        bearer,
-	"GET /api/v1/queue":         bearer,
-	"GET /api/v1/usage":         bearer,
-	"GET /api/v1/usage/instances/{id}/current":         bearer,
-	"GET /api/v1/usage/instances/{id}/history":         bearer,
-	"GET /api/v1/instances":                            bearer,
-	"GET /api/v1/instances/{id}":                       bearer,
-	"GET /api/v1/instances/{id}/lifecycle":             bearer,
-	"GET /api/v1/events":                               bearer,
-	"POST /api/v1/events":                              bearer,
-	"GET /api/v1/quarantine":                           bearer,
-	"POST /api/v1/entries/{id}/reverse":                bearer,
-	"POST /api/v1/quarantine/{partition}/{no}/release": bearer,
+	"GET /metrics":              reader,
+	"GET /openapi.json":         reader,
+	"GET /get":                  reader,
+	"GET /api/v1/status":        reader,
+	"GET /api/v1/queue":         administrator,
+	"GET /api/v1/usage":         reader,
+	"GET /api/v1/usage/instances/{id}/current":         reader,
+	"GET /api/v1/usage/instances/{id}/history":         reader,
+	"GET /api/v1/instances":                            reader,
+	"GET /api/v1/instances/{id}":                       reader,
+	"GET /api/v1/instances/{id}/lifecycle":             reader,
+	"GET /api/v1/events":                               reader,
+	"POST /api/v1/events":                              writer,
+	"GET /api/v1/quarantine":                           administrator,
+	"POST /api/v1/entries/{id}/reverse":                administrator,
+	"POST /api/v1/quarantine/{partition}/{no}/release": administrator,
+	"GET /api/v1/me":                                   holder,
+	"GET /api/v1/tokens":                               administrator,
+	"POST /api/v1/tokens":                              administrator,
+	"GET /api/v1/tokens/{id}":                          administrator,
+	"DELETE /api/v1/tokens/{id}":                       administrator,
+	"GET /api/v1/audit-log":                            administrator,
 }
 
 // handlers returns both servers on one fixture.
@@ -86,7 +92,11 @@ func handlers(f *Fixture) map[string]*router {
 // target fills in a pattern's wildcards.
 func target(pattern string) (method, path string) {
 	method, path, _ = strings.Cut(pattern, " ")
-	return method, strings.NewReplacer("{id}", "vm-1", "{partition}", "3", "{no}", "1").Replace(path)
+	id := "vm-1"
+	if strings.Contains(path, "/tokens/") {
+		id = "tok_aaaaaaaaaaaaaaaa"
+	}
+	return method, strings.NewReplacer("{id}", id, "{partition}", "3", "{no}", "1").Replace(path)
 }
 
 func TestEveryRouteHasItsAuthDecision(t *testing.T) {
@@ -151,8 +161,8 @@ func TestWithoutAuthenticatorEverythingIsRefused(t *testing.T) {
 func TestEmptyTokenMatchesNothing(t *testing.T) {
 	tokens := Tokens{HashToken("admin", ""), {}}
 	for _, token := range []string{"", "x"} {
-		if name, ok := tokens.Authenticate(t.Context(), token); ok {
-			t.Errorf("token %q: got holder %q, want none", token, name)
+		if caller, ok := tokens.Authenticate(t.Context(), token); ok {
+			t.Errorf("token %q: got holder %v, want none", token, caller)
 		}
 	}
 }
@@ -323,7 +333,7 @@ func TestAccessLogIsForDebugging(t *testing.T) {
 func TestAbsentPartsAreNotFound(t *testing.T) {
 	h := NewServer(Deps{Auth: Tokens{HashToken("admin", "secret")}})
 	for pattern, a := range decisions {
-		if a != bearer || slices.Contains([]string{"GET /metrics", "GET /openapi.json"}, pattern) {
+		if a <= holder || slices.Contains([]string{"GET /metrics", "GET /openapi.json"}, pattern) {
 			continue
 		}
 		method, path := target(pattern)

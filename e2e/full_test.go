@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -106,6 +107,47 @@ func (s *site) health() string {
 	return string(b)
 }
 
+// tokensWhileFull creates tokens until there is no room for another, which is
+// unavailable and nothing else, and returns how many were created. Who has one
+// already is let in.
+func (s *site) tokensWhileFull(t *testing.T, has string) (created int) {
+	for {
+		code, _ := s.request(t, http.MethodPost, "/api/v1/tokens", s.token(), `{"name":"x","scopes":["read"]}`)
+		if code == http.StatusCreated && created < 1000 { // in pages that the file has
+			created++
+			continue
+		}
+		if code != http.StatusServiceUnavailable {
+			t.Errorf("a token while the disk is full: got status %d after %d, want 503", code, created)
+		}
+		break
+	}
+	if code, _ := s.request(t, http.MethodGet, "/api/v1/me", has, ""); code != http.StatusOK {
+		t.Errorf("who has a token: got status %d, want 200", code)
+	}
+	return created
+}
+
+// request makes one and returns the status of the answer, and the member token of
+// its body.
+func (s *site) request(t *testing.T, method, path, token, body string) (code int, secret string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.http+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var answer struct{ Token string }
+	json.NewDecoder(resp.Body).Decode(&answer) // or a problem, which has none
+	return resp.StatusCode, answer.Token
+}
+
 // TestTheServersDiskIsFull fills the real disk of the ledger, of the queue and
 // of both, while readings of days pour in. Nothing is receipted that the ledger
 // has not, the server says what is wrong, and when there is space again
@@ -127,6 +169,7 @@ func TestTheServersDiskIsFull(t *testing.T) {
 				full = queue
 			}
 			server := s.serve("--no-agent")
+			_, token := s.request(t, http.MethodPost, "/api/v1/tokens", s.token(), `{"name":"before","scopes":["read"]}`)
 			path, truth := load(t, "full-"+c.name, 3, 4, 5760) // two days
 			dir := filepath.Join(t.TempDir(), "replay")
 			empty := full.fill()
@@ -151,6 +194,10 @@ func TestTheServersDiskIsFull(t *testing.T) {
 				Rows []any `json:"rows"`
 			}
 			s.get("/api/v1/usage?from=2020-01-01T00:00:00Z&to=2100-01-01T00:00:00Z&group_by=instance", &before) // it still answers
+			created := 1
+			if c.full == "" {
+				created += s.tokensWhileFull(t, token)
+			}
 			time.Sleep(3 * time.Second)
 			if !feeding.running() {
 				t.Errorf("the replay ended, as if all were receipted\n%s", feeding.output())
@@ -175,6 +222,15 @@ func TestTheServersDiskIsFull(t *testing.T) {
 				}
 				if time.Since(begin) > time.Minute {
 					t.Fatalf("not ready again: %s", s.health())
+				}
+			}
+			if c.full == "" {
+				var list struct{ Tokens []any }
+				if s.get("/api/v1/tokens?limit=1000", &list); len(list.Tokens) != created {
+					t.Errorf("got %d tokens, want the %d whose creation was answered", len(list.Tokens), created)
+				}
+				if code, _ := s.request(t, http.MethodPost, "/api/v1/tokens", s.token(), `{"name":"x","scopes":["read"]}`); code != http.StatusCreated {
+					t.Errorf("a token when there is space again: got status %d, want 201", code)
 				}
 			}
 			server.stop()

@@ -4,9 +4,10 @@
 // An error of the server is returned as an [*api.Problem], which wraps the kind
 // of failure ([odometer.ErrNotFound] and so on), so that errors.Is tells the
 // same on both ends. A server that cannot be reached is an
-// [*UnreachableError]. Nothing is repeated: every call but Submit, Release and
-// Reverse may be made again at will, and Submit too, since the ledger knows an
-// event that it has. What was released or reversed before is refused.
+// [*UnreachableError]. Nothing is repeated: every call but Submit, Release,
+// Reverse and CreateToken may be made again at will, and Submit too, since the
+// ledger knows an event that it has. What was released or reversed before is
+// refused; a token is created each time.
 package client
 
 import (
@@ -265,7 +266,7 @@ func (c *Client) decode(status int, body []byte, answer any) error {
 		if c.Token == "" {
 			p.Detail = c.Server + " wants a token: --token-file or ODOMETER_TOKEN gives it; the server keeps one in admin.token of its data directory"
 		} else {
-			p.Detail = c.Server + " does not know this token: the right one is in admin.token of its data directory"
+			p.Detail = c.Server + " does not know this token, or no longer: it was revoked, has expired, or is another server's. The administrator's is in admin.token of the server's data directory"
 		}
 	}
 	return &p

@@ -30,6 +30,7 @@ func newBackup(s streams) *cobra.Command {
 what it is and by what it is checked. The server goes on meanwhile. DIR is complete
 when it is there.
 
+The tokens that were created and the audit log are in it, without any secret.
 What is not in it: the token in admin.token, which is a secret and kept elsewhere;
 the agents' spools, which keep what they have sent for seven days so that a
 restored ledger gets it again; and the queue, which is fed again from the ledger.`,
@@ -74,7 +75,8 @@ When the server is started the ledger begins another generation, by which agents
 know to offer again what they sent since the backup: they keep it for seven days.
 What they no longer have is booked from the difference of the readings around it.
 Events that came over HTTP since, releases from quarantine and reversals are not
-offered again by anybody: send them, and decide, once more.
+offered again by anybody: send them, and decide, once more. Tokens are as they
+were, so that one which was revoked since is valid again: revoke it again.
 docs/billing.md says what a consumer of the topic does at another generation.`,
 		Example: `  odometer restore /backup/2026-11-27 --data-dir /srv/odometer`,
 		Args:    arguments(cobra.ExactArgs(1)),

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"example.org/odometer/account"
 	"example.org/odometer/api/client"
 )
 
@@ -73,7 +74,7 @@ func (c *serverFlags) resolve() (server, token string, err error) {
 	case c.Token != "" && c.TokenFile != "":
 		return "", "", misuse(errors.New("both a token and a token file are given; one of them is enough"))
 	case c.Token != "":
-		if err := checkToken(c.Token); err != nil {
+		if err := account.CheckSecret(c.Token); err != nil {
 			return "", "", misuse(fmt.Errorf("ODOMETER_TOKEN or --token: %w", err))
 		}
 		return server, c.Token, nil

@@ -16,7 +16,7 @@ import (
 // A data directory holds everything that a process keeps, for its user alone:
 //
 //	lock         flock: one process at a time; names its holder
-//	ledger.db    the ledger, with -wal and -shm beside it
+//	ledger.db    the ledger, tokens and audit log, with -wal and -shm beside it
 //	ledger-base.db  what pruned records of its journal came to, where it was pruned
 //	directory.db what agents tell of their instances, with -wal and -shm; may be lost
 //	ledger.key   the key that signs that, mode 0600

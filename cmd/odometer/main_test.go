@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,15 +51,20 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"await":       awaitFile,
-			"eventually":  eventually,
-			"occupy":      occupy,
-			"newerledger": newerLedger,
-			"mode":        checkMode,
-			"get":         get,
-			"post":        post,
-			"queue":       startQueue,
-			"certificate": certificate,
+			"await":         awaitFile,
+			"eventually":    eventually,
+			"occupy":        occupy,
+			"newerledger":   newerLedger,
+			"mode":          checkMode,
+			"get":           get,
+			"post":          post,
+			"queue":         startQueue,
+			"certificate":   certificate,
+			"remember":      remember,
+			"lock":          lock,
+			"unlock":        unlock,
+			"absent":        absent,
+			"neweraccounts": newerAccounts,
 		},
 		RequireExplicitExec: true,
 	})
@@ -135,6 +141,74 @@ func newerLedger(ts *testscript.TestScript, neg bool, args []string) {
 	defer db.Close()
 	_, err = db.Exec(`UPDATE meta SET value = '99' WHERE key = 'schema_version'`)
 	ts.Check(err)
+}
+
+// newerAccounts does the same to the accounts in it: neweraccounts FILE.
+func newerAccounts(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: neweraccounts file")
+	}
+	db, err := sql.Open("sqlite", ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer db.Close()
+	_, err = db.Exec(`UPDATE account_meta SET value = '99' WHERE key = 'schema_version'`)
+	ts.Check(err)
+}
+
+// lock has this process hold the lock of a database, until unlock: lock FILE.
+func lock(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: lock file")
+	}
+	db, err := sql.Open("sqlite", "file:"+ts.MkAbs(args[0])+"?_txlock=immediate&_pragma=busy_timeout(10000)")
+	ts.Check(err)
+	ts.Defer(func() { db.Close() })
+	tx, err := db.Begin()
+	ts.Check(err)
+	locks.Store(ts.MkAbs(args[0]), tx)
+}
+
+// unlock gives it back: unlock FILE.
+func unlock(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: unlock file")
+	}
+	tx, ok := locks.LoadAndDelete(ts.MkAbs(args[0]))
+	if !ok {
+		ts.Fatalf("%s is not locked", args[0])
+	}
+	ts.Check(tx.(*sql.Tx).Rollback())
+}
+
+var locks sync.Map // file → transaction
+
+// remember takes what the group of an expression matched in the last standard
+// output into a variable: remember VARIABLE REGEXP.
+func remember(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: remember variable regexp")
+	}
+	want, err := regexp.Compile(args[1])
+	ts.Check(err)
+	m := want.FindStringSubmatch(ts.ReadFile("stdout"))
+	if len(m) != 2 {
+		ts.Fatalf("got no %q in\n%s", args[1], ts.ReadFile("stdout"))
+	}
+	ts.Setenv(args[0], m[1])
+}
+
+// absent looks for the content of a file, a secret, in files: absent SECRET
+// FILE…
+func absent(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: absent secret file…")
+	}
+	secret := strings.TrimSpace(ts.ReadFile(args[0]))
+	for _, file := range args[1:] {
+		if len(secret) < 20 || strings.Contains(ts.ReadFile(file), secret) {
+			ts.Fatalf("%s has the secret of %s in it", file, args[0])
+		}
+	}
 }
 
 // checkMode compares a file's permissions: mode 0600 FILE.

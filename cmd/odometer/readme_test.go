@@ -74,11 +74,14 @@ func TestReadme(t *testing.T) {
 }
 
 // What differs from one run to the next: how long it took, and in what an
-// audit counts the machine that the reader tries it on.
+// audit counts the machine that the reader tries it on; and tokens, with when
+// they were created.
 var (
 	took   = regexp.MustCompile(`in \d+\.\d+ s`)
 	counts = regexp.MustCompile(`\d+`)
 	id     = regexp.MustCompile(`[0-9a-f]{32}`)
+	token  = regexp.MustCompile(`(tok|odm)_[a-z2-7…]+`)
+	when   = regexp.MustCompile(`20\d\d-\d\d-\d\dT[0-9:.]+Z`)
 )
 
 // says compares what the last command printed with a file: says FILE.
@@ -90,6 +93,9 @@ func says(ts *testscript.TestScript, neg bool, args []string) {
 		s = took.ReplaceAllString(strings.TrimSpace(s), "in T s")
 		if strings.Contains(s, "\nreceived ") { // an audit
 			s = counts.ReplaceAllString(s, "N")
+		}
+		if token.MatchString(s) {
+			s = when.ReplaceAllString(token.ReplaceAllString(s, "${1}_ID"), "WHEN")
 		}
 		if strings.Contains(s, " is backed up in ") {
 			s = strings.ReplaceAll(s, ts.Getenv("WORK")+"/backup", "/tmp/backup")

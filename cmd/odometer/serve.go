@@ -140,7 +140,8 @@ type server struct {
 	dir      *dataDir
 	listener net.Listener
 	ledger   *ledger.Ledger
-	token    string
+	accounts *account.Accounts
+	token    string             // the administrator's
 	key      ed25519.PrivateKey // signs the heads of a pruned journal; nil where it is kept for ever
 	nats     *queue.Server      // nil where the queue is external
 	conn     *queue.Conn        // the server's own
@@ -219,6 +220,13 @@ func (sv *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	sv.onClose(sv.ledger.Close)
+	sv.accounts, err = account.OpenAccounts(ctx, account.AccountsOptions{Path: sv.dir.file(ledgerFile), Logger: sv.logger})
+	if errors.Is(err, account.ErrNewerAccounts) {
+		return advise(err, "run the version that wrote them, or a later one; nothing was changed")
+	} else if err != nil {
+		return err
+	}
+	sv.onClose(sv.accounts.Close)
 	if sv.token, err = adminToken(sv.dir.file(tokenFile)); err != nil {
 		return err
 	}
@@ -340,6 +348,7 @@ func (sv *server) run(parent context.Context, s streams) error {
 	if sv.fleet.directory != nil {
 		flow.run("directory", sv.fleet.directory.Run)
 	}
+	flow.run("accounts", sv.accounts.Run)
 	flow.run("receipts", func(ctx context.Context) error { return sv.conn.ServeReceipts(ctx, sv.receipt) })
 	flow.run("ingest", func(ctx context.Context) error { return sv.ingest.Run(ctx, deliveries{queue.NewReceiver(sv.conn)}) })
 	flow.run("upkeep", func(ctx context.Context) error {
@@ -429,9 +438,9 @@ func (sv *server) parts() *parts {
 
 func (sv *server) deps(p *parts) api.Deps {
 	d := api.Deps{
-		Version: Version, Logger: sv.logger, Auth: api.Tokens{api.HashToken("admin", sv.token)},
+		Version: Version, Logger: sv.logger, Auth: api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts},
 		Usage: sv.ledger, Entries: sv.ledger, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
-		Instances: sv.fleet, Lifecycle: sv.ledger, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
+		Instances: sv.fleet, Lifecycle: sv.ledger, Tokens: sv.accounts, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	if sv.host != nil {
 		d.Machine = p

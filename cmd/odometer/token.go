@@ -1,78 +1,271 @@
 package main
 
 import (
-	"crypto/rand"
-	"encoding/base32"
-	"encoding/binary"
+	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"io/fs"
-	"os"
 	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"example.org/odometer"
+	"example.org/odometer/api"
+	"example.org/odometer/api/client"
 )
 
-// tokenPrefix makes a token that leaked recognisable to scanners.
-const tokenPrefix = "odm_"
-
-// tokenText is base32 in lower case: no character needs quoting anywhere.
-var tokenText = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
-
-// newToken returns a token of 256 random bits and a checksum, by which a slip
-// in copying is told from a token that is not accepted.
-func newToken() string {
-	var bits [32]byte
-	rand.Read(bits[:]) // never fails
-	return tokenPrefix + tokenText.EncodeToString(binary.BigEndian.AppendUint32(bits[:], crc32.ChecksumIEEE(bits[:])))
+// tokenConfig is what `odometer token` is told.
+type tokenConfig struct {
+	serverFlags
+	Scopes  []string
+	Expires string
+	Limit   int
+	JSON    bool
 }
 
-// checkToken returns nil for a token that newToken made and for one of another
-// form, such as another system issues, and otherwise says what is wrong.
-func checkToken(token string) error {
-	text, ours := strings.CutPrefix(token, tokenPrefix)
-	if !ours {
-		return nil
-	}
-	b, err := tokenText.DecodeString(text)
-	if err != nil || len(b) != 36 || crc32.ChecksumIEEE(b[:32]) != binary.BigEndian.Uint32(b[32:]) {
-		return errors.New("the token is not complete: characters of it are missing or changed")
-	}
-	return nil
+func newToken(s streams) *cobra.Command {
+	parent := &cobra.Command{Use: "token", Short: "Tokens of services, and what each may do", Args: cobra.ArbitraryArgs, RunE: group}
+	parent.AddCommand(newTokenCreate(s), newTokenList(s), newTokenShow(s), newTokenRevoke(s))
+	return parent
 }
 
-// readToken reads a token from a file. A file that other users may read is
-// refused: what it protects is then protected by nothing.
-func readToken(path string) (string, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", fmt.Errorf("read the token: %w", err)
+func newTokenCreate(s streams) *cobra.Command {
+	var c tokenConfig
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Create a token and show it, once",
+		Long: `Create a token, by which a service asks the server for what its scopes allow:
+
+  read          usage, events, instances, status, health, metrics
+  events:write  send events over HTTP
+  admin         everything, tokens among it
+
+The token is shown this once: the server keeps a hash of it. On a pipe it alone
+goes to standard output, and what it is to standard error. NAME is for people, and
+is recorded with what the token's holder decides.`,
+		Example: `  odometer token create billing --scope read --expires 90d
+  (umask 077; odometer token create sender --scope events:write > sender.token)`,
+		Args: arguments(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ask, err := c.request(args[0], time.Now())
+			if err != nil {
+				return misuse(err)
+			}
+			server, err := c.client()
+			if err != nil {
+				return err
+			}
+			created, err := server.CreateToken(cmd.Context(), ask)
+			if err != nil {
+				return err
+			}
+			if c.JSON {
+				return printJSON(s.out, created)
+			}
+			if s.outTTY {
+				if err := showToken(s, created.Token); err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(s.out, "%-13s %s\nkeep it now: it is not shown again\n", "token", created.Secret)
+				return err
+			}
+			fmt.Fprintf(s.err, "%s (%s): %s\n", created.ID, printable(created.Name), odometer.JoinScopes(created.Scopes, ", "))
+			_, err = fmt.Fprintln(s.out, created.Secret)
+			return err
+		},
 	}
-	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		return "", advise(fmt.Errorf("token file %s may be read by other users (mode %04o)", path, info.Mode().Perm()), "chmod 600 %s", path)
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringSliceVar(&c.Scopes, "scope", nil, "what it may do: "+odometer.JoinScopes(odometer.Scopes, ", ")+"; may be repeated")
+	flags.StringVar(&c.Expires, "expires", "", "after what time it is no longer valid, such as 90d or 12h, or when, such as 2027-01-31 (default: never)")
+	flags.BoolVar(&c.JSON, "json", false, "as JSON")
+	c.register(flags, s.env)
+	scopes := []cobra.Completion{
+		cobra.CompletionWithDesc(string(odometer.ScopeRead), "usage, events, instances, status, health, metrics"),
+		cobra.CompletionWithDesc(string(odometer.ScopeWriteEvents), "send events over HTTP"),
+		cobra.CompletionWithDesc(string(odometer.ScopeAdmin), "everything"),
 	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("read the token: %w", err)
-	}
-	token := strings.TrimSpace(string(text))
-	if token == "" || strings.ContainsAny(token, " \t\r\n") {
-		return "", fmt.Errorf("token file %s does not hold one token and nothing else", path)
-	}
-	if err := checkToken(token); err != nil {
-		return "", fmt.Errorf("token file %s: %w", path, err)
-	}
-	return token, nil
+	cmd.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions(scopes, cobra.ShellCompDirectiveNoFileComp))
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
+	return cmd
 }
 
-// adminToken returns the token kept at path, and makes one where there is none.
-func adminToken(path string) (string, error) {
-	token, err := readToken(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return token, err
+// request checks what was asked for, all of it. A length of time is counted by the
+// server's clock.
+func (c *tokenConfig) request(name string, now time.Time) (ask api.TokenRequest, _ error) {
+	var wrong []error
+	add := func(flag string, err error) {
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("%s: %s", flag, strings.TrimSuffix(err.Error(), ": "+odometer.ErrInvalid.Error())))
+		}
 	}
-	token = newToken()
-	if err := writeFile(path, []byte(token+"\n")); err != nil {
-		return "", fmt.Errorf("keep the administrator's token: %w", err)
+	add("NAME", odometer.ValidTokenName(name))
+	ask.Name = name
+	for _, s := range c.Scopes {
+		ask.Scopes = append(ask.Scopes, odometer.Scope(s))
 	}
-	return token, nil
+	add("--scope", odometer.ValidScopes(ask.Scopes))
+	if when := c.Expires; when != "" {
+		if _, err := api.ParseTime("+"+when, now); err == nil {
+			when = "+" + when
+		}
+		at, err := api.ParseTime(when, now)
+		if err == nil && !at.After(now) {
+			err = fmt.Errorf("%s is past", at.Format(time.RFC3339))
+		}
+		add("--expires", err)
+		ask.ExpiresAt = &when
+	}
+	return ask, errors.Join(wrong...)
+}
+
+func newTokenList(s streams) *cobra.Command {
+	var c tokenConfig
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the tokens that were created, expired and revoked ones too",
+		Long: `List the tokens that were created, in that order, expired and revoked ones too.
+The administrator's own token, in admin.token of the server's data directory, is
+none of them.`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if c.Limit < 0 {
+				return misuse(fmt.Errorf("--limit %d: a number from 1, or 0 for all", c.Limit))
+			}
+			server, err := c.client()
+			if err != nil {
+				return err
+			}
+			answer, err := allTokens(cmd.Context(), server, c.Limit)
+			if err != nil {
+				return err
+			}
+			if c.JSON {
+				return printJSON(s.out, answer)
+			}
+			return showTokens(s, answer)
+		},
+	}
+	cmd.Flags().IntVar(&c.Limit, "limit", 0, "at most so many; 0 for all")
+	cmd.Flags().BoolVar(&c.JSON, "json", false, "as JSON")
+	c.register(cmd.Flags(), s.env)
+	return cmd
+}
+
+func newTokenShow(s streams) *cobra.Command {
+	return newTokenOne(s, "show ID", "Show one token, without its secret", "Show one token, without its secret. ID is as \"token list\" shows it.",
+		(*client.Client).TokenOf, showToken)
+}
+
+func newTokenRevoke(s streams) *cobra.Command {
+	return newTokenOne(s, "revoke ID", "Revoke a token, for good and at once", `Revoke a token, for good: no request is let through with it any more. ID is as
+"token list" shows it. Revoking a token again changes nothing.`,
+		(*client.Client).RevokeToken, func(s streams, t api.Token) error {
+			_, err := fmt.Fprintf(s.out, "%s (%s) is revoked since %s\n", t.ID, printable(t.Name), moment(t.RevokedAt).Text)
+			return err
+		})
+}
+
+// newTokenOne makes a command that does something with one token and shows it.
+func newTokenOne(s streams, use, short, long string, do func(*client.Client, context.Context, odometer.TokenID) (api.Token, error), show func(streams, api.Token) error) *cobra.Command {
+	var c tokenConfig
+	cmd := &cobra.Command{
+		Use: use, Short: short, Long: long,
+		Args:              arguments(cobra.ExactArgs(1)),
+		ValidArgsFunction: c.completeToken,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := odometer.ValidTokenID(args[0]); err != nil {
+				return misuse(fmt.Errorf("%s; `odometer token list` shows them", strings.TrimSuffix(err.Error(), ": "+odometer.ErrInvalid.Error())))
+			}
+			server, err := c.client()
+			if err != nil {
+				return err
+			}
+			t, err := do(server, cmd.Context(), odometer.TokenID(args[0]))
+			if err != nil {
+				return err
+			}
+			if c.JSON {
+				return printJSON(s.out, t)
+			}
+			return show(s, t)
+		},
+	}
+	cmd.Flags().BoolVar(&c.JSON, "json", false, "as JSON")
+	c.register(cmd.Flags(), s.env)
+	return cmd
+}
+
+// completeToken completes the id of a token.
+func (c *tokenConfig) completeToken(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return c.complete(cmd.Context(), func(ctx context.Context, server *client.Client) (words []string, err error) {
+		answer, err := allTokens(ctx, server, 0)
+		for _, t := range answer.Tokens {
+			words = append(words, cobra.CompletionWithDesc(string(t.ID), t.Name))
+		}
+		return words, err
+	})
+}
+
+// allTokens returns as many tokens as limit says, 0 for all.
+func allTokens(ctx context.Context, server *client.Client, limit int) (api.TokensAnswer, error) {
+	all := api.TokensAnswer{Tokens: []api.Token{}}
+	for after := ""; ; {
+		most := api.MaxPage
+		if limit > 0 {
+			most = min(limit-len(all.Tokens), api.MaxPage)
+		}
+		page, err := server.Tokens(ctx, after, most)
+		if err != nil {
+			return all, err
+		}
+		all.Tokens, all.Next = append(all.Tokens, page.Tokens...), page.Next
+		if page.Next == nil || len(all.Tokens) == limit {
+			return all, nil
+		}
+		after = *page.Next
+	}
+}
+
+var tokenColumns = []column{
+	{"ID", "id", false}, {"NAME", "name", false}, {"SCOPES", "scopes", false}, {"STATE", "state", false},
+	{"CREATED", "created_at", false}, {"BY", "created_by", false}, {"EXPIRES", "expires_at", false}, {"LAST USED", "last_used_at", false}, {"REVOKED", "revoked_at", false},
+}
+
+// tokenCells are the values of tokenColumns.
+func tokenCells(t *api.Token) []cell {
+	scopes := cell{odometer.JoinScopes(t.Scopes, ", "), odometer.JoinScopes(t.Scopes, ",")}
+	return []cell{
+		plain(string(t.ID)), plain(t.Name), scopes, plain(t.State),
+		instant(t.CreatedAt), plain(t.CreatedBy), moment(t.ExpiresAt), moment(t.LastUsed), moment(t.RevokedAt),
+	}
+}
+
+func showTokens(s streams, a api.TokensAnswer) error {
+	if len(a.Tokens) == 0 && s.outTTY {
+		_, err := fmt.Fprintln(s.out, "No token was created yet: odometer token create NAME --scope read")
+		return err
+	}
+	rows := make([][]cell, len(a.Tokens))
+	for i := range a.Tokens {
+		rows[i] = tokenCells(&a.Tokens[i])
+	}
+	return printTable(s.out, s.outTTY, tokenColumns, rows)
+}
+
+// showToken prints one line for each thing that is known of a token.
+func showToken(s streams, t api.Token) error {
+	var b strings.Builder
+	for i, c := range tokenCells(&t) {
+		if s.outTTY {
+			fmt.Fprintf(&b, "%-13s %s\n", strings.ToLower(tokenColumns[i].Title), printable(c.Text))
+		} else {
+			fmt.Fprintf(&b, "%s\t%s\n", tokenColumns[i].Name, c.Raw)
+		}
+	}
+	_, err := s.out.Write([]byte(b.String()))
+	return err
 }

@@ -1,0 +1,77 @@
+package account
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math"
+	"strings"
+
+	"example.org/odometer"
+)
+
+// The audit log says who did what, when and from where. What accounts change
+// themselves is written in the same transaction as its line; of what the ledger
+// has changed the line is written after it, since the ledger's own journal
+// already says who decided it: a crash between the two costs the line alone.
+
+// maxAuditText bounds object and detail, in bytes: the longest cause of a
+// reversal and some words.
+const maxAuditText = 1024
+
+// Note adds a line about what was done elsewhere. It is durable when Note
+// returns nil.
+func (a *Accounts) Note(ctx context.Context, by odometer.Actor, action odometer.Action, object, detail string) error {
+	err := a.transact(ctx, func(tx *sql.Tx) error {
+		return note(ctx, tx, a.clock().UnixMicro(), by, action, object, detail)
+	})
+	if err != nil {
+		return fmt.Errorf("write the audit log: %w", err)
+	}
+	return nil
+}
+
+// note adds a line. What repeats what came from outside has no secret in it.
+func note(ctx context.Context, tx *sql.Tx, at int64, by odometer.Actor, action odometer.Action, object, detail string) error {
+	clean := func(s string) string {
+		s = odometer.HideSecrets(s)
+		return strings.ToValidUTF8(s[:min(len(s), maxAuditText)], "")
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO account_audit_log (number, at_us, token, actor, remote, action, object, detail)
+		VALUES ((SELECT coalesce(max(number), 0) + 1 FROM account_audit_log), ?, ?, ?, ?, ?, ?, ?)`,
+		at, string(by.ID), by.Name, by.Remote, string(action), clean(object), clean(detail))
+	return err
+}
+
+// AuditLog returns at most limit lines, the newest first: those before the number
+// named, or from the newest on where that is 0.
+func (a *Accounts) AuditLog(ctx context.Context, before int64, limit int) ([]odometer.AuditRecord, error) {
+	list, err := a.auditLog(ctx, before, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read the audit log: %w", unavailable(err))
+	}
+	return list, nil
+}
+
+func (a *Accounts) auditLog(ctx context.Context, before int64, limit int) ([]odometer.AuditRecord, error) {
+	if before == 0 {
+		before = math.MaxInt64
+	}
+	rows, err := a.db.QueryContext(ctx, `SELECT number, at_us, token, actor, remote, action, object, detail FROM account_audit_log
+		WHERE number < ? ORDER BY number DESC LIMIT ?`, before, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	list := []odometer.AuditRecord{}
+	for rows.Next() {
+		var r odometer.AuditRecord
+		var at int64
+		if err := rows.Scan(&r.Number, &at, &r.Token, &r.Actor, &r.Remote, &r.Action, &r.Object, &r.Detail); err != nil {
+			return nil, err
+		}
+		r.At = moment(at)
+		list = append(list, r)
+	}
+	return list, rows.Err()
+}

@@ -1,0 +1,211 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"example.org/odometer"
+)
+
+// TokenAdmin creates, lists and revokes tokens. CreateToken returns the secret,
+// once. What will not do wraps [odometer.ErrInvalid], a token that there is not
+// [odometer.ErrNotFound]; where nothing can be written it is
+// [odometer.ErrUnavailable].
+type TokenAdmin interface {
+	CreateToken(ctx context.Context, by odometer.Actor, name string, scopes []odometer.Scope, expires time.Time) (t odometer.Token, secret string, err error)
+	// Tokens lists them in the order in which they were created, from the one
+	// after the one named.
+	Tokens(ctx context.Context, after odometer.TokenID, limit int) ([]odometer.Token, error)
+	Token(ctx context.Context, id odometer.TokenID) (odometer.Token, error)
+	// RevokeToken ends a token's validity before it returns; again it changes
+	// nothing.
+	RevokeToken(ctx context.Context, by odometer.Actor, id odometer.TokenID) (odometer.Token, error)
+}
+
+// TokenRequest is the body of POST /api/v1/tokens.
+type TokenRequest struct {
+	Name   string           `json:"name"`
+	Scopes []odometer.Scope `json:"scopes"`
+	// ExpiresAt is a time as [ParseTime] reads it, such as +90d, by the server's
+	// clock; null for never.
+	ExpiresAt *string `json:"expires_at"`
+}
+
+// Token is a token as an answer has it. What is null has not happened, or never
+// does.
+type Token struct {
+	ID        odometer.TokenID `json:"id"`
+	Name      string           `json:"name"`
+	Scopes    []odometer.Scope `json:"scopes"`
+	State     string           `json:"state"` // valid, expired or revoked
+	CreatedAt time.Time        `json:"created_at"`
+	CreatedBy string           `json:"created_by"`
+	ExpiresAt *time.Time       `json:"expires_at"`
+	LastUsed  *time.Time       `json:"last_used_at"` // to the minute, after a crash
+	RevokedAt *time.Time       `json:"revoked_at"`
+}
+
+// CreatedToken is the answer to POST /api/v1/tokens: the one time that the
+// secret is told.
+type CreatedToken struct {
+	Token
+	Secret string `json:"token"`
+}
+
+// TokensAnswer is the body of GET /api/v1/tokens, in the order in which they were
+// created. Next is the cursor of the page that follows, null when there is none.
+type TokensAnswer struct {
+	Tokens []Token `json:"tokens"`
+	Next   *string `json:"next"`
+}
+
+// Me is the body of GET /api/v1/me: whose token the request has.
+type Me struct {
+	ID        *odometer.TokenID `json:"id"` // null for the administrator's, which lies in a file
+	Name      string            `json:"name"`
+	Scopes    []odometer.Scope  `json:"scopes"`
+	ExpiresAt *time.Time        `json:"expires_at"` // null for never
+}
+
+// tokenOf writes a token as it is at a moment.
+func tokenOf(t *odometer.Token, now time.Time) Token {
+	state := "valid"
+	switch {
+	case !t.Revoked.IsZero():
+		state = "revoked"
+	case !t.Expires.IsZero() && !now.Before(t.Expires):
+		state = "expired"
+	}
+	return Token{
+		ID: t.ID, Name: t.Name, Scopes: t.Scopes, State: state, CreatedAt: t.Created, CreatedBy: t.CreatedBy,
+		ExpiresAt: ever(t.Expires), LastUsed: ever(t.LastUsed), RevokedAt: ever(t.Revoked),
+	}
+}
+
+// ever returns nil for the time of what never happened.
+func ever(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func (s *server) postToken(w http.ResponseWriter, r *http.Request) error {
+	if s.Tokens == nil {
+		return absent("accounts")
+	}
+	now := s.router.clock()
+	errs := []error{queryOf(r, now).done()}
+	var ask TokenRequest
+	var expires time.Time
+	if err := readJSON(r, &ask); err != nil {
+		errs = append(errs, err)
+	} else {
+		wrong := func(field string, err error) {
+			if err != nil {
+				errs = append(errs, FieldError{"body", "$." + field, reason(err)})
+			}
+		}
+		wrong("name", odometer.ValidTokenName(ask.Name))
+		wrong("scopes", odometer.ValidScopes(ask.Scopes))
+		if ask.ExpiresAt != nil {
+			var err error
+			if expires, err = ParseTime(*ask.ExpiresAt, now); err == nil && !expires.After(now) {
+				err = fmt.Errorf("%s is past", formatMicros(expires.UnixMicro()))
+			}
+			wrong("expires_at", err)
+		}
+	}
+	if err := join(errs...); err != nil {
+		return err
+	}
+	t, secret, err := s.Tokens.CreateToken(r.Context(), actor(r), ask.Name, ask.Scopes, expires)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", "/api/v1/tokens/"+string(t.ID))
+	return writeJSON(w, http.StatusCreated, CreatedToken{tokenOf(&t, now), secret})
+}
+
+func (s *server) getTokens(w http.ResponseWriter, r *http.Request) error {
+	now := s.router.clock()
+	p := queryOf(r, now)
+	after, limit := p.text("after"), p.number("limit", DefaultPage, MaxPage)
+	if after != "" {
+		if err := odometer.ValidTokenID(after); err != nil {
+			p.fail("after", "%s", reason(err))
+		}
+	}
+	if err := p.done(); err != nil {
+		return err
+	}
+	if s.Tokens == nil {
+		return absent("accounts")
+	}
+	list, err := s.Tokens.Tokens(r.Context(), odometer.TokenID(after), limit+1) // one more says whether there are more
+	if err != nil {
+		return err
+	}
+	answer := TokensAnswer{Tokens: []Token{}}
+	if len(list) > limit {
+		list = list[:limit]
+		answer.Next = new(string(list[limit-1].ID))
+		w.Header().Add("Link", fmt.Sprintf("<%s>; rel=\"next\"", pageAfter(r.URL, *answer.Next)))
+	}
+	for i := range list {
+		answer.Tokens = append(answer.Tokens, tokenOf(&list[i], now))
+	}
+	return writeJSON(w, http.StatusOK, answer)
+}
+
+// token returns the id in the path of a request that has no parameters.
+func (s *server) token(r *http.Request) (odometer.TokenID, error) {
+	errs := []error{queryOf(r, s.router.clock()).done()}
+	id := r.PathValue("id")
+	if err := odometer.ValidTokenID(id); err != nil {
+		errs = append(errs, FieldError{"path", "id", reason(err)})
+	}
+	err := join(errs...)
+	if err == nil && s.Tokens == nil {
+		err = absent("accounts")
+	}
+	return odometer.TokenID(id), err
+}
+
+func (s *server) getToken(w http.ResponseWriter, r *http.Request) error {
+	id, err := s.token(r)
+	if err != nil {
+		return err
+	}
+	t, err := s.Tokens.Token(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, tokenOf(&t, s.router.clock()))
+}
+
+func (s *server) deleteToken(w http.ResponseWriter, r *http.Request) error {
+	id, err := s.token(r)
+	if err != nil {
+		return err
+	}
+	t, err := s.Tokens.RevokeToken(r.Context(), actor(r), id)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, tokenOf(&t, s.router.clock()))
+}
+
+func (s *server) getMe(w http.ResponseWriter, r *http.Request) error {
+	if err := queryOf(r, s.router.clock()).done(); err != nil {
+		return err
+	}
+	c := caller(r)
+	me := Me{Name: c.Name, Scopes: c.Scopes, ExpiresAt: ever(c.Expires)}
+	if c.ID != "" {
+		me.ID = &c.ID
+	}
+	return writeJSON(w, http.StatusOK, me)
+}
