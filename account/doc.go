@@ -38,8 +38,8 @@
 //
 // Of the directory the last second of changes is lost and told again by the agents
 // within a minute. So is everything, when the file is: nothing of it is needed to
-// count usage. What is gone for 90 days is forgotten, and is then known to the
-// ledger alone.
+// count usage. What is gone for 90 days is forgotten, sooner where an agent has had
+// more than [MaxGone], and is then known to the ledger alone.
 //
 // Of accounts nothing is lost that was answered, but for the last minute of when
 // tokens were used. A token whose creation was not answered may be there; its

@@ -47,6 +47,15 @@ type shown struct {
 	until   int64
 }
 
+// as is the change that tells those that were held.
+func (r *reboots) as() odometer.Change {
+	c := r.held
+	if r.n > 1 {
+		c.Detail = fmt.Sprintf("the last of %d since the one before", r.n)
+	}
+	return c
+}
+
 // alike reports whether two kinds may be of one event: a list shows that a run
 // ended, and who was told knows how.
 func alike(a, b odometer.ChangeKind) bool {
@@ -96,6 +105,12 @@ func (w *Watch) explain(seen []odometer.Change, now []odometer.VM, at odometer.M
 	}
 	var tell []odometer.Change
 	pass := func(c odometer.Change) {
+		if r := w.reboots[c.Instance]; r != nil && (c.Kind == odometer.ChangeStopped || c.Kind == odometer.ChangeCrashed || c.Kind == odometer.ChangeDeleted) {
+			delete(w.reboots, c.Instance)
+			if r.n > 0 {
+				tell, w.recent = append(tell, r.as()), append(w.recent, r.held)
+			}
+		}
 		tell, w.recent = append(tell, c), append(w.recent, c)
 	}
 	w.shown = slices.DeleteFunc(w.shown, func(s shown) bool {
@@ -111,11 +126,7 @@ func (w *Watch) explain(seen []odometer.Change, now []odometer.VM, at odometer.M
 		}
 		delete(w.reboots, id)
 		if r.n > 0 {
-			c := r.held
-			if r.n > 1 {
-				c.Detail = fmt.Sprintf("the last of %d since the one before", r.n)
-			}
-			pass(c)
+			pass(r.as())
 			w.reboots[id] = &reboots{told: at.Boot}
 		}
 	}

@@ -141,6 +141,7 @@ func (s *session) stay(ctx context.Context, command *guest, socket string) time.
 			return again
 		}
 		timer := time.NewTimer(again)
+		due := time.Now().Add(again)
 		for waiting := true; waiting; {
 			select {
 			case <-ctx.Done():
@@ -153,8 +154,11 @@ func (s *session) stay(ctx context.Context, command *guest, socket string) time.
 				timer.Stop()
 				c.polite = time.Now().Add(c.pace.polite)
 				return c.pace.ask
-			case <-s.again:
-				timer.Reset(settleFor)
+			case <-s.again: // once more, or as often as the machine likes: it is asked all the same
+				if settled := time.Now().Add(settleFor); settled.Before(due) {
+					due = settled
+					timer.Reset(settleFor)
+				}
 			case <-timer.C:
 				waiting = false
 			}

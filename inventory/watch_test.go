@@ -296,6 +296,17 @@ func TestWatchTakesKindAndMomentFromWhoHears(t *testing.T) {
 			}
 		}, "a rebooted at 1001\na rebooted at 1051 the last of 5 since the one before\na rebooted at 1111 the last of 6 since the one before\n" +
 			"a rebooted at 1171 the last of 6 since the one before"},
+		{"a machine reboots some times and ends", func(th *theatre) {
+			for range 3 {
+				th.libvirt.told <- odometer.Change{Instance: "a", Kind: odometer.ChangeRebooted, At: th.Now()}
+				th.pass(10 * time.Second)
+			}
+			th.libvirt.set(with(asDomain(running("a", 0, 0)), stopped))
+			th.processes.set()
+			end.At = th.Now()
+			th.processes.told <- end
+			th.pass(20 * time.Second)
+		}, "a rebooted at 1001\na rebooted at 1021 the last of 2 since the one before\na crashed at 1031 killed by signal 9"},
 		{"a machine reboots twice", func(th *theatre) {
 			for range 2 {
 				th.libvirt.told <- odometer.Change{Instance: "a", Kind: odometer.ChangeRebooted, At: th.Now()}

@@ -21,7 +21,8 @@ const (
 	// livePartHeader says which part of how many a message is, from 1: "2/3".
 	// Without it the message is whole.
 	livePartHeader = "Odometer-Part"
-	// maxLive bounds the memory of the cache, over all agents.
+	// maxLive bounds the memory of the cache, over all agents, but for the message
+	// that is about to take the place of another.
 	maxLive = 64 << 20
 	// liveKept is for how long a message is remembered: its periods have
 	// long closed, and are in the ledger.
@@ -136,20 +137,24 @@ func (l *Live) keep(m LiveMessage, part, parts int) {
 	if part == 0 || part != len(t.coming) || parts != t.parts {
 		l.bytes -= size(t.coming)
 		t.coming, t.parts = nil, parts
-		if part > 0 {
-			l.said[m.Agent] = t
-			return
-		}
 	}
-	if l.bytes+len(m.Data) > maxLive {
+	switch {
+	case part != len(t.coming): // one before it is missing
+	case l.bytes-size(t.whole)+len(m.Data) > maxLive: // without what it is to replace
 		l.c.log.Debug("a live message is ignored: too many are remembered", "agent", m.Agent)
-		return
+		l.bytes -= size(t.coming)
+		t.coming = nil
+	default:
+		l.bytes += len(m.Data)
+		t.coming = append(t.coming, m)
 	}
-	l.bytes += len(m.Data)
-	t.coming = append(t.coming, m)
 	if len(t.coming) == parts {
 		l.bytes -= size(t.whole)
 		t.whole, t.coming = t.coming, nil
+	}
+	if t.whole == nil && t.coming == nil {
+		delete(l.said, m.Agent)
+		return
 	}
 	l.said[m.Agent] = t
 }

@@ -647,6 +647,23 @@ func TestLiveIsBounded(t *testing.T) {
 	if l.bytes > maxLive || len(l.All()) != maxLive/maxLiveBytes {
 		t.Errorf("remembered: got %d bytes of %d agents, want at most %d", l.bytes, len(l.All()), maxLive)
 	}
+	// Who is remembered is heard on, and of a message that finds no room nothing
+	// remains.
+	full := l.bytes
+	l.keep(LiveMessage{Agent: "1", Data: make([]byte, maxLiveBytes), Received: time.UnixMicro(7)}, 0, 1)
+	if got := l.Last("1"); len(got) != 1 || !got[0].Received.Equal(time.UnixMicro(7)) || l.bytes != full {
+		t.Errorf("an agent that is remembered says something new: got %d messages, %d bytes", len(got), l.bytes)
+	}
+	for range 3 {
+		l.keep(LiveMessage{Agent: "1", Data: make([]byte, 100)}, 0, 2) // whose end is lost
+		l.keep(LiveMessage{Agent: "1", Data: make([]byte, 2*maxLiveBytes)}, 0, 2)
+		l.keep(LiveMessage{Agent: "1", Data: make([]byte, 100)}, 1, 2)
+	}
+	if got := l.Last("1"); len(got) != 1 || !got[0].Received.Equal(time.UnixMicro(7)) || l.bytes != full {
+		t.Errorf("a message that finds no room: got %d messages, %d bytes, want what was before and %d", len(got), l.bytes, full)
+	}
+	l.forget(time.Now().Add(time.Hour))
+	same(t, "bytes that are remembered when all is forgotten", l.bytes, 0)
 }
 
 var _ Wire = (*Conn)(nil)

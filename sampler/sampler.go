@@ -75,7 +75,8 @@
 //   - Memory used is RssAnon + RssShmem + HugetlbPages of the process, every
 //     30 s: what the guest has touched, and the emulator beside it. Page cache
 //     of the host does not count. Allocated is what the inventory says that the
-//     machine may use.
+//     machine was given, less what its balloon has taken and the host does not
+//     keep for it, in memory or on its swap.
 //   - Disk I/O is what the process had the storage layer read and write
 //     (read_bytes and write_bytes of /proc/PID/io). Where the image is opened
 //     past the page cache it is the guest's own sectors, and what an image
@@ -92,7 +93,7 @@
 //     device say: LVM and its snapshots, thin volumes, zvols, loop devices,
 //     disks, see blockLayers. An image that a disk is laid over counts where no
 //     other machine is laid over it or has it for a disk, and not at all where
-//     several share it or did, or machines of other hosts may. Each file and
+//     several are laid over it or were, or machines of other hosts may. Each file and
 //     device counts once to a machine, whatever it is called. Where a machine has a disk of which nobody tells beside one
 //     that is known, that one counts. They are looked at every 10 s.
 //     Provisioned is what the machine sees of those disks. Read-only disks

@@ -58,10 +58,17 @@ type images struct {
 	since  int64               // boot time of the last round
 	news   atomic.Bool         // a file was seen for the first time, or is another one
 
-	// shared are the paths of images that several machines were laid over, the
-	// one that was found last at the end: when the others have gone it is still
-	// nobody's own, and so after a restart.
-	shared []string
+	// shared are the images that several machines were laid over, the one that was
+	// found last at the end: when the others have gone it is still nobody's own,
+	// and so after a restart.
+	shared []SharedImage
+}
+
+// SharedImage is an image that several machines were laid over at a time. A file
+// that takes its place under its path is another.
+type SharedImage struct {
+	Path  string `json:"path"` // on the host
+	Inode uint64 `json:"inode"`
 }
 
 // maxShared is more images than a host has.
@@ -323,15 +330,18 @@ func hasFile(d odometer.Disk) bool {
 // share decides which files count to which machine. A disk's own counts to the
 // machine that has the disk. An image that disks are laid over counts to their
 // machine where no other one is laid over it or has it for a disk; what several
-// share counts to none of them, also when one remains. Nor does an image count where machines of other
-// hosts may be laid over it: on a block device, which may be a cluster's, and on
-// a filesystem that is not this host's alone. A file counts to a machine once,
-// whatever it is called. Of one that was not looked at yet nothing counts.
+// are laid over counts to none of them, also when one remains. Nor does an image
+// count where machines of other hosts may be laid over it: on a block device,
+// which may be a cluster's, and on a filesystem that is not this host's alone. A
+// file counts to a machine once, whatever it is called. Of one that was not looked
+// at yet nothing counts.
 func (s *VMs) share() {
 	s.images.news.Store(false)
 	type use struct {
 		by      *vm
-		several bool
+		several bool // machines have it
+		below   *vm  // the last that is laid over it
+		shared  bool // by several that are
 	}
 	uses := map[fileID]use{}
 	for _, v := range s.list {
@@ -348,12 +358,16 @@ func (s *VMs) share() {
 			}
 			u.several = u.several || u.by != v
 			u.by = v // the machines are gone through one after the other
+			if p.below {
+				u.shared = u.shared || u.below != nil && u.below != v
+				u.below = v
+			}
 			uses[*p.as] = u
 		}
 	}
-	known := map[string]bool{}
-	for _, path := range s.images.shared {
-		known[path] = true
+	known := map[SharedImage]bool{}
+	for _, x := range s.images.shared {
+		known[x] = true
 	}
 	for _, v := range s.list {
 		for i := range v.parts {
@@ -361,11 +375,13 @@ func (s *VMs) share() {
 			if !p.below || p.as == nil {
 				continue
 			}
-			if uses[*p.as].several && !known[p.path] {
-				known[p.path] = true
-				s.images.shared = append(s.images.shared, p.path)
+			x := SharedImage{p.path, p.as.inode}
+			if uses[*p.as].shared && !known[x] {
+				s.images.shared = slices.DeleteFunc(s.images.shared, func(old SharedImage) bool { return old.Path == x.Path })
+				s.images.shared = append(s.images.shared, x)
+				known[x] = true
 			}
-			p.counts = p.counts && p.local && !p.as.isDevice() && !known[p.path]
+			p.counts = p.counts && p.local && !p.as.isDevice() && !uses[*p.as].several && !known[SharedImage{p.path, p.as.inode}]
 		}
 	}
 	if more := len(s.images.shared) - maxShared; more > 0 {
@@ -373,9 +389,9 @@ func (s *VMs) share() {
 	}
 }
 
-// Shared returns the paths of the images that several machines were laid over,
-// those of [VMsOptions] among them, the one that was found last at the end.
-func (s *VMs) Shared() []string {
+// Shared returns the images that several machines were laid over, those of
+// [VMsOptions] among them, the one that was found last at the end.
+func (s *VMs) Shared() []SharedImage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.images.shared)

@@ -109,12 +109,24 @@ func TestVMBackingImageIsShared(t *testing.T) {
 	s.Update([]odometer.VM{one})
 	is("the other one goes: the image was several machines' and is not this one's", 1)
 	before := s.Shared()
-	if len(before) != 1 || before[0] != filepath.Join(dir, "golden") {
+	if len(before) != 1 || before[0].Path != filepath.Join(dir, "golden") {
 		t.Fatalf("shared: got %v, want golden", before)
 	}
 	s = openVMs(t, func(o *VMsOptions) { o.Shared = before })
 	s.Update([]odometer.VM{two})
 	is("after a restart", 2)
+
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "new"), make([]byte, 4096), 0o644), os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, "golden"))); err != nil {
+		t.Fatal(err)
+	}
+	s = openVMs(t, func(o *VMsOptions) { o.Shared = before })
+	s.Update([]odometer.VM{two})
+	is("another file has its name", 3)
+	own, clone := disks(dir, "1", "a"), disks(dir, "2", "b<a")
+	s.Update([]odometer.VM{own, clone})
+	is("a clone of another's disk", 1, 2)
+	s.Update([]odometer.VM{disks(dir, "1", "third<a")})
+	is("the clone goes, and its owner makes a snapshot: the disk is still its own", 9)
 
 	one, two = disks(dir, "1", "a<third"), disks(dir, "2", "b<other")
 	s.Update([]odometer.VM{one, two})

@@ -128,10 +128,11 @@ func parseProcessIO(b []byte) (read, written uint64, err error) {
 }
 
 // parseProcessStatus adds up the memory in /proc/PID/status that a process
-// holds and cannot share with the page cache: anonymous pages, shared memory
-// and huge pages, in bytes. See proc_pid_status(5).
-func parseProcessStatus(b []byte) (int64, error) {
-	var sum uint64
+// holds and cannot share with the page cache, in bytes: what is resident
+// (anonymous pages, shared memory and huge pages), and what is on the swap. See
+// proc_pid_status(5).
+func parseProcessStatus(b []byte) (resident, swapped int64, err error) {
+	var sum, out uint64
 	known := false
 	for len(b) > 0 {
 		var line []byte
@@ -143,23 +144,27 @@ func parseProcessStatus(b []byte) (int64, error) {
 		switch string(line[:colon]) {
 		case "RssAnon":
 			known = true
-		case "RssShmem", "HugetlbPages":
+		case "RssShmem", "HugetlbPages", "VmSwap":
 		default:
 			continue
 		}
 		n, rest, ok := cutUint(cutSpace(line[colon+1:]))
 		if !ok || string(bytes.TrimSpace(rest)) != "kB" {
-			return 0, errNotANumber
+			return 0, 0, errNotANumber
 		}
 		if n > math.MaxInt64>>12 {
-			return 0, errTooMuch
+			return 0, 0, errTooMuch
 		}
-		sum += n << 10
+		if line[0] == 'V' {
+			out += n << 10
+		} else {
+			sum += n << 10
+		}
 	}
 	if !known {
-		return 0, errNoRSS
+		return 0, 0, errNoRSS
 	}
-	return int64(sum), nil
+	return int64(sum), int64(out), nil
 }
 
 // cgroupOf returns the path of a process's cgroup from /proc/PID/cgroup, see

@@ -152,7 +152,7 @@ func sumIO(b []byte) (uint64, error) {
 }
 
 func memoryOf(b []byte) (uint64, error) {
-	n, err := parseProcessStatus(b)
+	n, _, err := parseProcessStatus(b)
 	return uint64(n), err
 }
 
@@ -283,8 +283,8 @@ func FuzzVMParsers(f *testing.F) {
 		if _, err := parseProcessStat(b); err == nil && !strings.Contains(string(b), ")") {
 			t.Error("parseProcessStat found a process without a name")
 		}
-		if n, err := parseProcessStatus(b); err == nil && n < 0 {
-			t.Errorf("parseProcessStatus: %d", n)
+		if n, swapped, err := parseProcessStatus(b); err == nil && (n < 0 || swapped < 0) {
+			t.Errorf("parseProcessStatus: %d %d", n, swapped)
 		}
 		_, _, _ = parseProcessIO(b)
 		for _, controller := range []string{"", "cpuacct"} {

@@ -36,6 +36,7 @@ type run struct {
 	memoryAt    int64
 	compareAt   int64
 	memory      int64  // bytes, Unknown
+	swapped     int64  // bytes of it that are on the host's swap, beside memory
 	cpuName     string // incarnation of the processor time
 	device      string // incarnation of what counts with the process
 
@@ -390,7 +391,7 @@ func (s *VMs) lookMemory(r *run) {
 	}
 	b, err := r.get(fileStatus, s.buf)
 	if err == nil {
-		if r.memory, err = parseProcessStatus(b); err != nil {
+		if r.memory, r.swapped, err = parseProcessStatus(b); err != nil {
 			err = fmt.Errorf("%s: %w", r.paths[fileStatus], err)
 		}
 	}

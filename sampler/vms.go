@@ -30,7 +30,7 @@ type VMsOptions struct {
 	Previous Previous
 	// Shared is what [VMs.Shared] returned before: the images are nobody's own
 	// still. At most 10,000 are remembered.
-	Shared []string
+	Shared []SharedImage
 	// Period is how long the periods are that are made of the readings. Disk
 	// I/O, which is the dearest counter to read, is read six times in each, and
 	// every 5 s at most. It is read by each sample where Period is 0, and where
@@ -260,9 +260,13 @@ func (v *vm) gauges() odometer.Gauges {
 		g.Memory = 0
 	}
 	if b := v.def.Ballooned; b > 0 && g.MemoryAllocated > 0 && g.Memory >= 0 {
-		// The machine tells it, which would pay for less: what the host sees
-		// resident it has not given back.
-		g.MemoryAllocated = min(g.MemoryAllocated, max(g.MemoryAllocated-b, g.Memory))
+		// The machine tells it, which would pay for less: what the host keeps for
+		// it, in memory or on its swap, it has not given back.
+		kept := g.Memory
+		if v.run != nil {
+			kept += v.run.swapped
+		}
+		g.MemoryAllocated = min(g.MemoryAllocated, max(g.MemoryAllocated-b, kept))
 	}
 	return g
 }

@@ -560,6 +560,10 @@ func TestABalloonHidesNothingThatIsResident(t *testing.T) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.list[0].run.swapped = 32 << 20
+	if got := s.list[0].gauges(); got.MemoryAllocated != got.Memory+32<<20 {
+		t.Errorf("32 MiB are on the swap: got %+v, want them in the allocation", got)
+	}
 	s.list[0].run.memory = odometer.Unknown
 	if got := s.list[0].gauges(); got.MemoryAllocated != 1<<30 || got.Memory != odometer.Unknown {
 		t.Errorf("what is resident is not known: got %+v, want an allocation of 1 GiB", got)

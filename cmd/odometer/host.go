@@ -195,6 +195,9 @@ func (h *host) run(intake *phase) {
 		intake.run("shared images", h.vms.keepImages)
 		intake.run("instances that are gone", func(ctx context.Context) error {
 			if ids, ok := h.vms.here(ctx); ok {
+				if h.self != nil {
+					ids = append(ids, h.self.instance)
+				}
 				h.agent.Here(sampler.SystemClock{}.Now(), ids)
 			}
 			<-ctx.Done()

@@ -44,6 +44,7 @@ type machines struct {
 	vms       *sampler.VMs
 	found     atomic.Pointer[[]odometer.VM] // another one when something is different; nil before the first
 	images    string                        // the file of the images that they share
+	shared    []sampler.SharedImage         // as that has them, nil where it has to be written
 	logger    *slog.Logger
 }
 
@@ -77,7 +78,7 @@ func openMachines(id odometer.AgentID, c *meterFlags, before sampler.Previous, i
 		m.sources, watched = append(m.sources, s), append(watched, w)
 	}
 	m.processes = m.sources[len(m.sources)-1]
-	m.vms = sampler.OpenVMs(sampler.VMsOptions{Agent: id, Previous: before, Shared: m.sharedImages(), Period: c.Interval, Logger: logger})
+	m.vms = sampler.OpenVMs(sampler.VMsOptions{Agent: id, Previous: before, Shared: m.readImages(), Period: c.Interval, Logger: logger})
 	m.watch = inventory.NewWatch(inventory.WatchOptions{
 		Sources: watched, Agent: id, Clock: sampler.SystemClock{}, Logger: logger,
 		Changed: func(vms []odometer.VM, changes []odometer.Change) {
@@ -133,16 +134,22 @@ func libvirtHasDomains() bool { return anyFile("/etc/libvirt/qemu/*.xml") }
 // run watches the machines until ctx is done.
 func (m *machines) run(ctx context.Context) error { return m.watch.Run(ctx) }
 
-// sharedImages reads which images several machines shared before.
-func (m *machines) sharedImages() (paths []string) {
+// readImages reads which images several machines shared before.
+func (m *machines) readImages() []sampler.SharedImage {
+	m.shared = nil
 	text, err := os.ReadFile(m.images)
-	if err == nil {
-		err = json.Unmarshal(text, &paths)
+	if errors.Is(err, fs.ErrNotExist) {
+		m.shared = []sampler.SharedImage{}
+		return nil
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err == nil {
+		err = json.Unmarshal(text, &m.shared)
+	}
+	if err != nil {
+		m.shared = nil
 		m.logger.Warn("which images machines shared before is not known: one that a single machine has left counts to it", "err", err)
 	}
-	return paths
+	return m.shared
 }
 
 // keepImages notes which images several machines share, until ctx is done. What
@@ -150,7 +157,7 @@ func (m *machines) sharedImages() (paths []string) {
 func (m *machines) keepImages(ctx context.Context) error {
 	tick := time.NewTicker(processesEvery)
 	defer tick.Stop()
-	kept, failed := m.sharedImages(), false
+	failed := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -158,15 +165,18 @@ func (m *machines) keepImages(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := m.vms.Shared()
-		if slices.Equal(now, kept) {
+		if m.shared != nil && slices.Equal(now, m.shared) {
 			continue
+		}
+		if now == nil {
+			now = []sampler.SharedImage{}
 		}
 		text, err := json.MarshalIndent(now, "", "\t")
 		if err == nil {
 			err = writeFile(m.images, append(text, '\n'))
 		}
 		if err == nil {
-			kept = now
+			m.shared = now
 		} else if !failed {
 			m.logger.Warn("which images machines share cannot be noted", "err", err)
 		}
@@ -251,7 +261,7 @@ func (m *machines) any(ctx context.Context) bool {
 }
 
 // readAt is when an instance was last read: in which boot, and at which boot time
-// in microseconds; and whether it ended then.
+// in microseconds.
 type readAt struct {
 	BootID string `json:"boot_id"`
 	Boot   int64  `json:"boot_us"`

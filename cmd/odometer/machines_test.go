@@ -64,7 +64,7 @@ func TestSharedImagesAreRemembered(t *testing.T) {
 	}
 	m := &machines{images: filepath.Join(dir, "none", imagesFile), logger: slog.New(slog.DiscardHandler)}
 	start := func() (stop func()) {
-		m.vms = sampler.OpenVMs(sampler.VMsOptions{Agent: "h", Shared: m.sharedImages()})
+		m.vms = sampler.OpenVMs(sampler.VMsOptions{Agent: "h", Shared: m.readImages()})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- m.keepImages(ctx) }()
@@ -75,13 +75,21 @@ func TestSharedImagesAreRemembered(t *testing.T) {
 			}
 		}
 	}
+	written := func() (list []sampler.SharedImage) {
+		if b, err := os.ReadFile(m.images); err == nil {
+			if err := json.Unmarshal(b, &list); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return list
+	}
 	stop := start()
 	m.vms.Update([]odometer.VM{machine("a"), machine("b")})
 	time.Sleep(2 * processesEvery) // there is no such directory yet
 	if err := os.Mkdir(filepath.Dir(m.images), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(30 * time.Second); len(m.sharedImages()) == 0; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); len(written()) == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it is not noted that an image is shared")
 		}
@@ -97,9 +105,16 @@ func TestSharedImagesAreRemembered(t *testing.T) {
 	if err := os.WriteFile(m.images, []byte("["), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := m.sharedImages(); len(got) != 0 {
-		t.Errorf("of a file that is damaged: got %v", got)
+	stop = start() // which begins anew, and mends it
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if b, _ := os.ReadFile(m.images); string(b) == "[]\n" {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("a file that is damaged stays so")
+		}
 	}
+	stop()
 }
 
 // TestDoctorAsksHypervisors has one machine answer, one whose monitor another
