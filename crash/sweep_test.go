@@ -92,6 +92,17 @@ func TestKillAtACall(t *testing.T) {
 // TestASweepCatchesWhatIsLost takes from the killed server what it had
 // committed since its log was last checkpointed: the sweep must say so.
 func TestASweepCatchesWhatIsLost(t *testing.T) {
+	// Where the machine is busy, a run may commit all at once: then what is lost was
+	// not receipted, and comes again.
+	for range 3 {
+		if catchesWhatIsLost(t) {
+			return
+		}
+	}
+	t.Error("a ledger without its last commits: want a failure after the restart")
+}
+
+func catchesWhatIsLost(t *testing.T) bool {
 	p := planned(t, serverRun)
 	// The last commits before the server was told to end, but for the very last,
 	// which are not reached by a run of a few calls less.
@@ -117,10 +128,10 @@ func TestASweepCatchesWhatIsLost(t *testing.T) {
 		killed, err := p.kill(t.Context(), point{call, true}, lose)
 		t.Logf("killed at %v: %v", killed, err)
 		if err != nil && strings.HasPrefix(err.Error(), "going on: ") {
-			return
+			return true
 		}
 	}
-	t.Error("a ledger without its last commits: want a failure after the restart")
+	return false
 }
 
 // TestARunWithoutItsMilestonesIsRefused asks for something that does not

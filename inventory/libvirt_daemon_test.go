@@ -17,6 +17,8 @@ import (
 	"github.com/digitalocean/go-libvirt"
 	"github.com/digitalocean/go-libvirt/socket/dialers"
 	"golang.org/x/sys/unix"
+
+	booted "example.org/odometer/internal/guest"
 )
 
 // libvirtdScript starts libvirtd in a mount namespace in which everything that
@@ -83,6 +85,7 @@ func startLibvirtd(t *testing.T, host string, like *libvirtd) *libvirtd {
 			missing(t, err.Error())
 		}
 	}
+	booted.HoldPIDs(t, false)
 	d := &libvirtd{t: t, dir: t.TempDir()}
 	for name, content := range map[string]string{
 		"etc/libvirt/qemu.conf": qemuConf,

@@ -16,6 +16,7 @@ import (
 	"unsafe"
 
 	"example.org/odometer"
+	booted "example.org/odometer/internal/guest"
 	"golang.org/x/sys/unix"
 )
 
@@ -343,6 +344,7 @@ func TestTheScanSeesTheEndFirst(t *testing.T) {
 // the kernel lets root do.
 func TestRealPIDReuse(t *testing.T) {
 	const next = "/proc/sys/kernel/ns_last_pid"
+	booted.HoldPIDs(t, true)
 	if err := os.WriteFile(next, []byte(readString(t, next)), 0); err != nil {
 		t.Skipf("this user may not choose process numbers: %v", err)
 	}

@@ -76,7 +76,7 @@ const (
 	fileCPU = iota // of the cgroup
 	fileIO
 	fileStatus
-	fileStat // only where processor time comes from it, or while a run is opened
+	fileStat // only where processor time comes from it or is held to it, or while a run is opened
 )
 
 // open opens one of a run's files.
@@ -236,7 +236,7 @@ func (s *VMs) chooseCPU(r *run) {
 func (s *VMs) readCPU(r *run) (uint64, error) {
 	switch r.cpuFrom {
 	case cpuFromTasks:
-		return s.tasks.cpu(r.pid)
+		return s.tasksCPU(r, r.cpu.max)
 	case cpuFromStat:
 		return s.processCPU(r)
 	}
@@ -254,8 +254,12 @@ func (s *VMs) readCPU(r *run) (uint64, error) {
 // processCPU returns the processor time of the process alone.
 func (s *VMs) processCPU(r *run) (uint64, error) {
 	if s.tasks != nil {
-		return s.tasks.cpu(r.pid)
+		return s.tasksCPU(r, 0)
 	}
+	return s.statCPU(r)
+}
+
+func (s *VMs) statCPU(r *run) (uint64, error) {
 	if r.files[fileStat] < 0 {
 		if err := r.open(fileStat, filepath.Join(s.root, "proc", strconv.Itoa(r.pid), "stat")); err != nil {
 			return 0, err
@@ -266,6 +270,33 @@ func (s *VMs) processCPU(r *run) (uint64, error) {
 		err = errAnother
 	}
 	return st.cpu * s.tickNanos, err
+}
+
+// tasksCPU asks taskstats for the processor time of the process. A thread that
+// ends is in it twice for a while, as one that has ended and as one that lives:
+// its exit is accounted for (taskstats_exit) long before it has ended
+// (exit_notify), while the memory of a machine that was killed is freed. So what
+// has grown since before is held to /proc/PID/stat, where that cannot be, and which
+// has whole ticks of user and system time.
+func (s *VMs) tasksCPU(r *run, before uint64) (uint64, error) {
+	n, err := s.tasks.cpu(r.pid)
+	if err != nil || n < before+s.tickNanos {
+		return n, err
+	}
+	whole, err := s.statCPU(r)
+	if err != nil {
+		return 0, err
+	}
+	return s.onceOnly(n, whole, before), nil
+}
+
+// onceOnly is what taskstats said, n, unless it is more than /proc/PID/stat had
+// just after that.
+func (s *VMs) onceOnly(n, whole, before uint64) uint64 {
+	if n > whole+3*s.tickNanos {
+		return max(before, whole)
+	}
+	return n
 }
 
 // compare finds out how far the cgroup is ahead of the process, and returns

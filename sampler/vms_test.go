@@ -534,6 +534,63 @@ func TestVMStorageAndMemory(t *testing.T) {
 	}
 }
 
+// TestVMThreadThatEndsCountsOnce reads the processor time of processes that are
+// killed, again and again while the kernel frees their memory. It has what they
+// used, and not what a thread used twice.
+func TestVMThreadThatEndsCountsOnce(t *testing.T) {
+	needRoot(t)
+	twice := 0
+	for range 5 {
+		g := startGuest(t, 0)
+		g.do("burn 300ms")
+		g.do("touch %d", 256<<20)
+		s := openVMs(t)
+		s.Update([]odometer.VM{machineOf(g, "vm-1")})
+		r := runOf(s)
+		if r.cpuFrom != cpuFromTasks {
+			t.Fatalf("processor time comes from %d, want taskstats", r.cpuFrom)
+		}
+		killed := make(chan struct{})
+		go func() { g.kill(); close(killed) }()
+		var most, plain uint64
+		for ended := false; !ended; {
+			select {
+			case <-killed:
+				ended = true
+			default:
+			}
+			s.mu.Lock()
+			if n, err := s.tasks.cpu(r.pid); err == nil {
+				plain = max(plain, n)
+			}
+			if n, err := s.tasksCPU(r, 0); err == nil {
+				most = max(most, n)
+			}
+			s.mu.Unlock()
+		}
+		state := g.cmd.ProcessState
+		used := uint64(state.UserTime() + state.SystemTime())
+		if plain > used+uint64(50*time.Millisecond) {
+			twice++
+		}
+		if most > used+4*s.tickNanos {
+			t.Errorf("the processor time of one that was killed was %v, it used %v", time.Duration(most), time.Duration(used))
+		}
+	}
+	t.Logf("taskstats itself counted too much in %d of 5", twice)
+
+	s := &VMs{tickNanos: 10_000_000}
+	for _, c := range []struct{ said, whole, before, want uint64 }{
+		{8_029_999_999, 8_000_000_000, 7_000_000_000, 8_029_999_999}, // of which whole ticks are less
+		{16_000_000_000, 8_000_000_000, 7_000_000_000, 8_000_000_000},
+		{16_000_000_000, 8_000_000_000, 8_009_000_000, 8_009_000_000},
+	} {
+		if got := s.onceOnly(c.said, c.whole, c.before); got != c.want {
+			t.Errorf("taskstats says %d, /proc/PID/stat %d, and it was %d before: got %d, want %d", c.said, c.whole, c.before, got, c.want)
+		}
+	}
+}
+
 // TestABalloonHidesNothingThatIsResident has machines say that they have given
 // memory back, as a machine does that would rather pay for less.
 func TestABalloonHidesNothingThatIsResident(t *testing.T) {

@@ -236,6 +236,7 @@ func Launch(t testing.TB, o Options) *Guest {
 func startAs(t testing.TB, pid int, command func() *exec.Cmd) *exec.Cmd {
 	t.Helper()
 	const last = "/proc/sys/kernel/ns_last_pid"
+	HoldPIDs(t, true)
 	for range 200 {
 		cmd := command()
 		in, err := cmd.StdinPipe()

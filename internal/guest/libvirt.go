@@ -65,6 +65,7 @@ unix_sock_group = "root"
 func StartLibvirtd(t testing.TB) *Libvirtd {
 	t.Helper()
 	NeedLibvirt(t)
+	HoldPIDs(t, false)
 	l := &Libvirtd{t: t, undo: newUndo(t), done: make(chan struct{})}
 	l.dir = l.undo.tempDir()
 	l.Socket = filepath.Join(l.dir, "run", "libvirt-sock")
