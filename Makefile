@@ -5,12 +5,12 @@
 build:
 	go build -o odometer ./cmd/odometer
 
-# Many tests wait for machines and clusters that they started: -p 4 gives two cores
+# Many tests wait for machines and clusters that they started: -p 3 gives two cores
 # something to do meanwhile.
 test:
 	./scripts/prepare
 	$(MAKE) --no-print-directory lint
-	go test -p 4 -timeout 15m ./...
+	go test -p 3 -timeout 15m ./...
 	go test -tags nvml -run NVML ./sampler
 	$(MAKE) --no-print-directory race
 	FUZZTIME=2s ./scripts/fuzz
@@ -24,13 +24,14 @@ lint:
 	./scripts/vuln
 
 # What runs in this process, with the race detector. Not what only starts other
-# programs, goes one step at a time, or does the same thousands of times.
+# programs, goes one step at a time, or does the same thousands of times. All of it
+# is slower, so that what waits for an answer wants a processor.
 ONE_STEP := Bit|Corruption|Forged|CountedOnceInAnyOrder|UsageIsTheFold|UsageIsCut|ReversalsAddUp|ReversalsArePruned|AFullDiskForAWeek
 ONE_STEP := $(ONE_STEP)|ADamagedRecordIsNotRead|PowerCuts|TornTail|EveryCall|SilentEpochs|IsInterrupted|Golden|FleetIsPaged
 ONE_STEP := $(ONE_STEP)|^Test(Reverse|Watermark|Pruning)$$
 
 race:
-	go test -race -short -p 4 -timeout 15m -skip '$(ONE_STEP)' \
+	go test -race -short -timeout 15m -skip '$(ONE_STEP)' \
 		$$(go list ./... | grep -vE '/(bench|cluster|crash|crash/trace|e2e|internal/guest|mutants|sim)$$')
 
 # The quick forms of the targets below: samples, of which each prints how many

@@ -86,6 +86,7 @@ func TestCloudHypervisorIsFollowed(t *testing.T) {
 		"--net", "mac=12:34:56:78:90:ab", "tap=chtap1", "--device", "path=/sys/bus/pci/devices/0000:41:00.0,id=gpu0")
 	const id = "host-1:web"
 	f.happens(id, func() {}, "started")
+	f.until(id, "its answer", func(v *odometer.VM) bool { return len(v.NICs) == 2 && v.NICs[1].MAC != "" })
 	if got, want := made(t, f.vm(id)), "running 2 vCPUs 1024 MiB; disk disk0 root.raw 1024; disk data data.raw 1024; nic net0  12:34:56:78:90:ab; nic net1 chtap1 12:34:56:78:90:ac"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -176,6 +177,9 @@ func TestWhatIsNoAPI(t *testing.T) {
 				"Firecracker": func(a *control) time.Duration { return askAPI(describeFirecracker)(t.Context(), a) },
 			} {
 				a, _ := asker(t, server(t, c.serve), nil)
+				if c.want != "it does not answer" {
+					a.pace.patience = time.Minute
+				}
 				if again := describe(a); again < retryFirst || !strings.Contains(a.problem, c.want) || a.now != nil {
 					t.Errorf("%s: got problem %q and %v, want %q", name, a.problem, again, c.want)
 				}

@@ -227,7 +227,7 @@ func (s *VMs) chooseCPU(r *run) {
 	default:
 		r.cpuFrom, r.cpuName = cpuFromStat, r.device
 	}
-	if r.cpuFrom != cpuFromStat && !r.loose && s.tasks != nil {
+	if r.cpuFrom == cpuFromCgroup && !r.loose && s.tasks != nil {
 		r.close(fileStat)
 	}
 }
@@ -254,7 +254,7 @@ func (s *VMs) readCPU(r *run) (uint64, error) {
 // processCPU returns the processor time of the process alone.
 func (s *VMs) processCPU(r *run) (uint64, error) {
 	if s.tasks != nil {
-		return s.tasksCPU(r, 0)
+		return s.tasks.cpu(r.pid)
 	}
 	return s.statCPU(r)
 }
