@@ -40,7 +40,7 @@ proof:
 	go run ./sim -seeds 2000
 	go run ./crash sweep -sample 300
 	go run ./crash power -sample 300 -whole 10
-	go run ./mutants -sample 25
+	go run ./mutants -sample 12
 	go run ./bench -quick
 
 fuzz:
