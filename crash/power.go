@@ -531,6 +531,10 @@ func (rec *recording) resend(ctx context.Context, dir string, l *ledger.Ledger) 
 		return err
 	}
 	s, err := spool.Open(spool.Options{Dir: filepath.Join(dir, "feed", "spool")})
+	for end := time.Now().Add(10 * time.Second); errors.Is(err, spool.ErrLocked) && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		// A program that is just being started beside this has its lock until it runs.
+		s, err = spool.Open(spool.Options{Dir: filepath.Join(dir, "feed", "spool")})
+	}
 	if err != nil {
 		return err
 	}
