@@ -165,9 +165,10 @@ func (a *Accounts) drop(id odometer.TokenID) {
 }
 
 // RevokeToken revokes a token for good and returns it. When it returns nil the
-// token is not accepted by any later call of Authenticate, nor after a crash. Revoking it again changes nothing. The error
-// wraps [odometer.ErrNotFound] where there is no such token; after any other one
-// the token may be revoked or not, and it is to be revoked again.
+// token is not accepted by any later call of Authenticate, nor after a crash.
+// Revoking it again changes nothing. The error wraps [odometer.ErrNotFound] where
+// there is no such token; after any other one the token may be revoked or not, and
+// it is to be revoked again.
 func (a *Accounts) RevokeToken(ctx context.Context, by odometer.Actor, id odometer.TokenID) (t odometer.Token, err error) {
 	err = a.transact(ctx, func(tx *sql.Tx) error {
 		if t, err = tokenOf(ctx, tx, id); err != nil || !t.Revoked.IsZero() {

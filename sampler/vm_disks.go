@@ -381,7 +381,7 @@ func (s *VMs) share() {
 				s.images.shared = append(s.images.shared, x)
 				known[x] = true
 			}
-			p.counts = p.counts && p.local && !p.as.isDevice() && !uses[*p.as].several && !known[SharedImage{p.path, p.as.inode}]
+			p.counts = p.counts && p.local && !p.as.isDevice() && !uses[*p.as].several && !known[x]
 		}
 	}
 	if more := len(s.images.shared) - maxShared; more > 0 {
