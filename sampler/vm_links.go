@@ -34,6 +34,7 @@ type space struct {
 
 	problem error  // of the last dump
 	missed  mishap // messages that were lost
+	deaf    bool   // some were since the last complete dump
 
 	functions functions // of cards, passed on to machines; only of this process's own
 }
@@ -42,10 +43,11 @@ type space struct {
 type hostLink struct {
 	index  uint32
 	rx, tx uint64
-	turn   uint64 // of the dump that had it last
-	young  bool   // made since this process looks, so that its count began at 0 then
-	taken  bool   // it was a machine's
-	gone   bool   // deleted; rx and tx are what it came to
+	turn   uint64    // of the dump that had it last
+	left   time.Time // when a dump first had it no more, while its end is not told; zero before
+	young  bool      // made since this process looks, so that its count began at 0 then
+	taken  bool      // it was a machine's
+	gone   bool      // deleted; rx and tx are what it came to
 
 	function *function // a virtual function stands for it, see [functions]; nil for an interface
 }
@@ -60,6 +62,7 @@ type nic struct {
 	leaves bool      // the machine has it no more; it is told once more
 	// What the machine received and sent, held through small steps back.
 	in, out ratchet
+	untold  uint64 // the dump after which the machine ended while its interface was being deleted
 	name    string // the incarnation: base, and "#n" behind it from the nth time on that the counters started anew
 	def     odometer.NIC
 
@@ -122,7 +125,7 @@ func (sp *space) sawLink(index uint32, st linkStats) {
 		sp.news = true
 	}
 	if l.turn != sp.turn {
-		l.turn = sp.turn
+		l.turn, l.left = sp.turn, time.Time{}
 		sp.seen++
 	}
 	l.rx, l.tx = st.rxBytes, st.txBytes
@@ -139,13 +142,22 @@ func (sp *space) read() {
 	}
 	for index, l := range sp.links {
 		sp.newest = max(sp.newest, index)
-		if l.turn != sp.turn {
+		switch {
+		case l.turn == sp.turn:
+		case !sp.deaf && l.left.IsZero():
+			l.left = time.Now()
+		case sp.deaf || time.Since(l.left) >= deletePatience:
 			l.gone = true // its end was not told; this is what it last came to
 			delete(sp.links, index)
 		}
 	}
-	sp.whole = true
+	sp.whole, sp.deaf = true, false
 }
+
+// deletePatience is how long the kernel may take to tell of the end of an
+// interface that it does not list any more. It tells it, with what the interface
+// came to, when nothing can use that any more: some ten milliseconds later.
+const deletePatience = 2 * time.Second
 
 // drain takes in what was told since the last look.
 func (sp *space) drain() {
@@ -153,7 +165,7 @@ func (sp *space) drain() {
 	sp.news = sp.news || news
 	if err != nil {
 		sp.missed = mishap{err, time.Now()}
-		sp.news = true
+		sp.news, sp.deaf = true, true
 	}
 }
 
@@ -236,6 +248,10 @@ func (n *nic) take(l *hostLink) {
 		n.name = fmt.Sprintf("%s#%d", n.base, n.anew)
 	}
 }
+
+// told reports whether it is known what the interface came to of a machine
+// that ended while it was being deleted.
+func (n *nic) told() bool { return n.host.gone || n.host.turn > n.untold }
 
 // drop makes n read nothing.
 func (n *nic) drop() {

@@ -450,9 +450,11 @@ func (s *VMs) finish(r *run) {
 		if n.host == nil {
 			continue
 		}
-		if !n.host.gone {
+		if !n.host.gone && n.host.function == nil {
 			if info, err := n.space.stats.link(n.def.Link); err == nil && info.index == n.host.index {
 				n.host.rx, n.host.tx = max(n.host.rx, info.stats.rxBytes), max(n.host.tx, info.stats.txBytes)
+			} else {
+				n.untold = n.space.turn
 			}
 		}
 		n.take(n.host)

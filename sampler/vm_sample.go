@@ -50,18 +50,21 @@ func (s *VMs) Sample(emit func(*odometer.Reading)) error {
 	left := false
 	for _, v := range s.list {
 		s.sample(v, at, slept, everything, emit)
-		left = left || !v.listed
+		left = left || v.over()
 	}
 	if left {
 		s.list = slices.DeleteFunc(s.list, func(v *vm) bool {
-			if !v.listed {
+			if v.over() {
 				delete(s.byID, v.def.Instance)
 			}
-			return !v.listed
+			return v.over()
 		})
 	}
 	return nil
 }
+
+// over reports whether a machine is not listed any more and all of it told.
+func (v *vm) over() bool { return !v.listed && len(v.edges) == 0 }
 
 // searchNICs has the interfaces that were not there looked for where others
 // came.
@@ -111,6 +114,10 @@ func (s *VMs) sample(v *vm, at odometer.Moment, slept, everything bool, emit fun
 	final := false
 	for i := range v.edges {
 		e := &v.edges[i]
+		if !s.tellNICs(e, at) {
+			v.edges = slices.Delete(v.edges, 0, i)
+			return
+		}
 		s.reading.Counters = append(s.reading.Counters[:0], e.counters...)
 		s.tell(v, e.at, e.state, e.gauges, slept, e.final, emit)
 		final = e.final
@@ -128,6 +135,26 @@ func (s *VMs) sample(v *vm, at odometer.Moment, slept, everything bool, emit fun
 		s.reading.Counters = s.reading.Counters[:0]
 		s.tell(v, at, v.state(), v.gauges(), slept, !v.listed, emit)
 	}
+}
+
+// tellNICs adds what the interfaces came to that were being deleted when their
+// machine ended, and reports false while that is not known yet.
+func (s *VMs) tellNICs(e *edge, at odometer.Moment) bool {
+	if len(e.nics) == 0 {
+		return true
+	}
+	if at.Boot-e.at.Boot < endPatience.Microseconds() && slices.ContainsFunc(e.nics, func(n nic) bool { return !n.told() }) {
+		return false
+	}
+	for i := range e.nics {
+		n := &e.nics[i]
+		n.take(n.host)
+		e.counters = n.append(e.counters, n.born)
+		n.drop()
+	}
+	e.nics = nil
+	s.leaveSpaces()
+	return true
 }
 
 // tell emits a reading whose counters are there already. Readings of a machine
@@ -187,14 +214,14 @@ func (r *run) settle() {
 	for i := range r.nics {
 		n := &r.nics[i]
 		n.born = false
-		if n.host != nil && (n.host.gone || n.leaves) {
+		if n.host != nil && (n.host.gone || n.leaves && n.host.left.IsZero()) {
 			n.drop()
 			n.search = true // another may have its name already
+			leaves = leaves || n.leaves
 		}
-		leaves = leaves || n.leaves
 	}
 	if leaves {
-		r.nics = slices.DeleteFunc(r.nics, func(n nic) bool { return n.leaves })
+		r.nics = slices.DeleteFunc(r.nics, func(n nic) bool { return n.leaves && n.host == nil })
 	}
 }
 

@@ -24,7 +24,8 @@ func (s *VMs) Note(changes []odometer.Change) {
 // Update says which machines there are from now on. What changed takes effect
 // at this moment, not at the next sample: a machine that is new is read at
 // once, one that is not listed any more gets its last reading, Final, in the
-// next sample. The list is copied.
+// next sample, or a later one where what its interfaces came to is not told yet.
+// The list is copied.
 //
 // It waits up to [statPatience] for the filesystems of new disks.
 func (s *VMs) Update(vms []odometer.VM) {

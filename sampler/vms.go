@@ -128,6 +128,7 @@ type edge struct {
 	state    odometer.State
 	final    bool
 	counters []odometer.Counter
+	nics     []nic // whose counters are to be added: they were being deleted
 	gauges   odometer.Gauges
 }
 
@@ -320,9 +321,16 @@ func (s *VMs) finishRun(v *vm, at odometer.Moment) {
 	r := v.run
 	s.finish(r)
 	v.past, v.pastPID = r.name, r.pid
-	counters := r.counters(nil)
+	v.end = &edge{at: at, state: odometer.Stopped}
+	for i := range r.nics {
+		if n := &r.nics[i]; n.untold > 0 {
+			v.end.nics = append(v.end.nics, *n)
+			n.host = nil // passed on
+		}
+	}
+	v.end.counters = r.counters(nil)
 	s.release(v)
-	v.end = &edge{at: at, state: odometer.Stopped, counters: counters, gauges: v.gauges()}
+	v.end.gauges = v.gauges()
 	v.end.gauges.Memory = 0
 }
 

@@ -397,6 +397,67 @@ func TestVMLinkOverrun(t *testing.T) {
 	}
 }
 
+// TestVMInterfaceIsBeingDeleted looks at a tap in the moment in which it is not
+// listed any more and its end not told yet: what it came to is waited for.
+func TestVMInterfaceIsBeingDeleted(t *testing.T) {
+	needRoot(t)
+	for _, c := range []struct {
+		name  string
+		look  func(*VMs) // in that moment
+		final bool
+		lost  uint64
+	}{
+		{"by a sample", func(s *VMs) { runOf(s).nics[0].space.read() }, false, 0},
+		{"as the machine no longer has it", func(s *VMs) {
+			runOf(s).nics[0].leaves = true
+			runOf(s).nics[0].space.read()
+			s.list[0].run.settle()
+		}, false, 0},
+		{"when the machine has ended", func(s *VMs) { s.finishRun(s.list[0], s.clock.Now()) }, true, 0},
+		{"when the machine has ended, and the end of the tap is never told", func(s *VMs) {
+			sp := runOf(s).nics[0].space
+			s.finishRun(s.list[0], s.clock.Now())
+			if _, err := sp.watch.drain(func(linkInfo) {}); err != nil {
+				t.Error(err)
+			}
+		}, true, 20_000},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			g := startGuest(t, 0)
+			tap := fmt.Sprintf("odt%d", g.pid())
+			g.do("tap %s", tap)
+			s := openVMs(t)
+			s.Update([]odometer.VM{machineOf(g, "vm-1", func(v *odometer.VM) {
+				v.NICs = []odometer.NIC{{Name: "net0", Kind: odometer.NICTap, Link: tap}}
+			})})
+			before := counter(only(t, s), odometer.NetworkEgress, "net0")
+			g.do("send 20 1000")
+			if out, err := exec.Command("ip", "link", "delete", tap).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			c.look(s)
+			if c.final {
+				s.Update(nil)
+			}
+			var list []odometer.Reading
+			for end := time.Now().Add(time.Minute); len(list) == 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				list = readings(t, s)
+			}
+			if len(list) != 1 || list[0].Final != c.final {
+				t.Fatalf("got %+v, want one reading, the last: %v", list, c.final)
+			}
+			after := counter(list[0], odometer.NetworkEgress, "net0")
+			if got := after.Value - before.Value; got != 20_000-c.lost || after.Incarnation != before.Incarnation {
+				t.Errorf("got %d bytes, %+v after %+v; want %d", got, after, before, 20_000-c.lost)
+			}
+			if list = readings(t, s); c.final && len(list) > 0 || len(s.spaces) != 1 || s.order[0].users > 0 {
+				t.Errorf("got %+v after the last, and %d namespaces, in the first of which %d interfaces are read", list, len(s.spaces), s.order[0].users)
+			}
+		})
+	}
+}
+
 // TestVMsAfterAReboot has the host boot between two readings of machines: the
 // time in which it was down is a gap, and what did not run since is not billed
 // as if it had.
