@@ -371,12 +371,11 @@ func (f *fold) epochsOf(instance odometer.InstanceID) (list []*epoch, err error)
 // movesOf returns what of an epoch is not where h has it, in the time of o and in
 // the hours at its ends.
 func (f *fold) movesOf(e *epoch, h history, o *odometer.Ownership) (moves []odometer.Move, err error) {
-	begin, end := odometer.Hour(e.started), ceilHour(e.end)
-	from, until := max(odometer.Hour(o.From), begin), end
-	if o.Until < end {
+	until := odometer.Hour(odometer.Forever)
+	if o.Until < until {
 		until = ceilHour(o.Until)
 	}
-	for at := from; at < until; {
+	for at := odometer.Hour(o.From); at < until; {
 		to := at + odometer.HourMicros
 		edges := h.edges(at, to)
 		if len(edges) == 0 { // one owner, for as many hours as that holds
