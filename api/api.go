@@ -14,6 +14,11 @@
 // answer without a token, and then without details. No or a wrong token is a 401,
 // a token without the scope a 403 of its own code. No answer and no line of the
 // log repeats what looks like a token.
+//
+// Whose objects a caller sees is his [odometer.View], which every part that answers
+// about usage, entries and instances is given as an argument: what it does not see
+// is answered as what there is not. docs/access.md has the tables.
+//
 // Every request has an id, which the answer carries (X-Request-Id), a time
 // limit, and a limit on its body that is checked before the body is read.
 // Parameters are strict: an unknown, repeated or unreadable one is refused by
@@ -59,17 +64,17 @@ const (
 	RetryAfter = 5 * time.Second
 )
 
-// UsageReader answers what was recorded. The ledger is one.
+// UsageReader answers what was recorded and is seen. The ledger is one.
 type UsageReader interface {
-	Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer.UsageRow, error)
+	Usage(ctx context.Context, seen odometer.View, q odometer.UsageQuery) ([]odometer.UsageRow, error)
 }
 
-// EntryReader pages through the ledger's entries in the order in which they
-// were booked. The cursor that comes back is that after the last entry of the
+// EntryReader pages through the ledger's entries that are seen, in the order in
+// which they were booked. The cursor that comes back is that after the last entry of the
 // page, "" when there was none. A cursor it did not make is an error wrapping
 // [odometer.ErrInvalid].
 type EntryReader interface {
-	Entries(ctx context.Context, q odometer.EntryQuery) (entries []odometer.Entry, next string, err error)
+	Entries(ctx context.Context, seen odometer.View, q odometer.EntryQuery) (entries []odometer.Entry, next string, err error)
 }
 
 // Submitter takes events that came by HTTP and returns what became of each, in
@@ -90,11 +95,11 @@ type OpenPeriod struct {
 	HeardAt time.Time
 }
 
-// LiveView knows the open periods of an instance, or of all where instance is
-// "". It leaves out those that are in the ledger already and those of agents
+// LiveView knows the open periods of an instance that are seen, or of all where
+// instance is "". It leaves out those that are in the ledger already and those of agents
 // that fell silent for longer than their usage could still be open.
 type LiveView interface {
-	Open(instance odometer.InstanceID) []OpenPeriod
+	Open(seen odometer.View, instance odometer.InstanceID) []OpenPeriod
 }
 
 // HealthSource gathers the facts from which health is computed.
@@ -152,6 +157,7 @@ type Deps struct {
 	Instances  InstanceReader
 	Lifecycle  LifecycleReader
 	Tokens     TokenAdmin
+	People     PeopleAdmin
 	Audit      AuditLogger
 
 	Health  HealthSource
@@ -222,10 +228,10 @@ func (s *server) routes(r *router) []route {
 		{"GET /livez", anybody, s.getAlive("ok")},
 		{"GET /readyz", anybody, s.getReady},
 		{"GET /api/v1/health/status", brief, s.getHealth},
-		{"GET /metrics", reader, r.metrics.get},
+		{"GET /metrics", reader, whole(r.metrics.get)},
 		{"GET /openapi.json", reader, getOpenAPI},
-		{"GET /get", reader, s.getMachine},
-		{"GET /api/v1/status", reader, s.getStatus},
+		{"GET /get", reader, whole(s.getMachine)},
+		{"GET /api/v1/status", reader, whole(s.getStatus)},
 		{"GET /api/v1/queue", administrator, s.getQueue},
 		{"GET /api/v1/usage", reader, s.getUsage},
 		{"GET /api/v1/usage/instances/{id}/current", reader, s.getCurrent},
@@ -239,10 +245,25 @@ func (s *server) routes(r *router) []route {
 		{"GET /api/v1/quarantine", administrator, s.getQuarantine},
 		{"POST /api/v1/quarantine/{partition}/{no}/release", administrator, s.postRelease},
 		{"GET /api/v1/me", holder, s.getMe},
-		{"GET /api/v1/tokens", administrator, s.getTokens},
-		{"POST /api/v1/tokens", administrator, s.postToken},
-		{"GET /api/v1/tokens/{id}", administrator, s.getToken},
-		{"DELETE /api/v1/tokens/{id}", administrator, s.deleteToken},
+		{"GET /api/v1/tokens", accountHolder, s.getTokens},
+		{"POST /api/v1/tokens", accountHolder, s.postToken},
+		{"GET /api/v1/tokens/{id}", accountHolder, s.getToken},
+		{"DELETE /api/v1/tokens/{id}", accountHolder, s.deleteToken},
+		{"GET /api/v1/organizations", reader, s.getOrganisations},
+		{"POST /api/v1/organizations", administrator, s.postOrganisation},
+		{"GET /api/v1/organizations/{id}", reader, s.getOrganisation},
+		{"PUT /api/v1/organizations/{id}", accountHolder, s.putOrganisation},
+		{"DELETE /api/v1/organizations/{id}", accountHolder, s.deleteOrganisation},
+		{"GET /api/v1/organizations/{id}/members", reader, s.getMembers},
+		{"POST /api/v1/organizations/{id}/members", accountHolder, s.postMember},
+		{"GET /api/v1/organizations/{id}/members/{user}", reader, s.getMember},
+		{"PUT /api/v1/organizations/{id}/members/{user}", accountHolder, s.putMember},
+		{"DELETE /api/v1/organizations/{id}/members/{user}", accountHolder, s.deleteMember},
+		{"GET /api/v1/users", reader, s.getUsers},
+		{"POST /api/v1/users", administrator, s.postUser},
+		{"GET /api/v1/users/{id}", reader, s.getUser},
+		{"PUT /api/v1/users/{id}", accountHolder, s.putUser},
+		{"DELETE /api/v1/users/{id}", administrator, s.deleteUser},
 		{"GET /api/v1/audit-log", administrator, s.getAuditLog},
 	}
 }
@@ -254,7 +275,7 @@ func (s *server) agentRoutes(r *router) []route {
 		{"GET /livez", anybody, s.getAlive("ok")},
 		{"GET /readyz", anybody, s.getReady},
 		{"GET /api/v1/health/status", brief, s.getHealth},
-		{"GET /metrics", reader, r.metrics.get},
-		{"GET /get", reader, s.getMachine},
+		{"GET /metrics", reader, whole(r.metrics.get)},
+		{"GET /get", reader, whole(s.getMachine)},
 	}
 }

@@ -9,16 +9,17 @@ import (
 	"example.org/odometer"
 )
 
-// TokenAdmin creates, lists and revokes tokens. CreateToken returns the secret,
-// once. What will not do wraps [odometer.ErrInvalid], a token that there is not
+// TokenAdmin creates, lists and revokes tokens that are the caller's, or all for the
+// administrator. CreateToken is asked by name, whose it is, scopes and expiry, and
+// returns the secret, once. What will not do wraps [odometer.ErrInvalid], a token that there is not
 // [odometer.ErrNotFound]; where nothing can be written it is
 // [odometer.ErrUnavailable].
 type TokenAdmin interface {
-	CreateToken(ctx context.Context, by odometer.Actor, name string, scopes []odometer.Scope, expires time.Time) (t odometer.Token, secret string, err error)
+	CreateToken(ctx context.Context, by odometer.Actor, ask odometer.Token) (t odometer.Token, secret string, err error)
 	// Tokens lists them in the order in which they were created, from the one
 	// after the one named.
-	Tokens(ctx context.Context, after odometer.TokenID, limit int) ([]odometer.Token, error)
-	Token(ctx context.Context, id odometer.TokenID) (odometer.Token, error)
+	Tokens(ctx context.Context, by odometer.Caller, after odometer.TokenID, limit int) ([]odometer.Token, error)
+	Token(ctx context.Context, by odometer.Caller, id odometer.TokenID) (odometer.Token, error)
 	// RevokeToken ends a token's validity before it returns; again it changes
 	// nothing.
 	RevokeToken(ctx context.Context, by odometer.Actor, id odometer.TokenID) (odometer.Token, error)
@@ -28,6 +29,10 @@ type TokenAdmin interface {
 type TokenRequest struct {
 	Name   string           `json:"name"`
 	Scopes []odometer.Scope `json:"scopes"`
+	// User is whose it is, Org what the service is bound to that has it; null for
+	// who asks, and for a service of the operator's where that is the administrator.
+	User *odometer.UserID `json:"user_id,omitempty"`
+	Org  *odometer.OrgID  `json:"org_id,omitempty"`
 	// ExpiresAt is a time as [ParseTime] reads it, such as +90d, by the server's
 	// clock; null for never.
 	ExpiresAt *string `json:"expires_at"`
@@ -38,6 +43,8 @@ type TokenRequest struct {
 type Token struct {
 	ID        odometer.TokenID `json:"id"`
 	Name      string           `json:"name"`
+	User      *odometer.UserID `json:"user_id"` // whose it is
+	Org       *odometer.OrgID  `json:"org_id"`  // what its service is bound to
 	Scopes    []odometer.Scope `json:"scopes"`
 	State     string           `json:"state"` // valid, expired or revoked
 	CreatedAt time.Time        `json:"created_at"`
@@ -65,8 +72,26 @@ type TokensAnswer struct {
 type Me struct {
 	ID        *odometer.TokenID `json:"id"` // null for the administrator's, which lies in a file
 	Name      string            `json:"name"`
+	User      *odometer.UserID  `json:"user_id"` // whose token it is, null for a service's
+	Org       *odometer.OrgID   `json:"org_id"`  // what the service is bound to
 	Scopes    []odometer.Scope  `json:"scopes"`
 	ExpiresAt *time.Time        `json:"expires_at"` // null for never
+	// Memberships are the user's, in the order of the organisations' ids.
+	Memberships []MeIn `json:"memberships"`
+}
+
+// MeIn says what the user is in an organisation.
+type MeIn struct {
+	Org  odometer.OrgID `json:"org_id"`
+	Role odometer.Role  `json:"role"`
+}
+
+// named returns nil for the id of nobody.
+func named[T ~string](id T) *T {
+	if id == "" {
+		return nil
+	}
+	return &id
 }
 
 // tokenOf writes a token as it is at a moment.
@@ -79,7 +104,7 @@ func tokenOf(t *odometer.Token, now time.Time) Token {
 		state = "expired"
 	}
 	return Token{
-		ID: t.ID, Name: t.Name, Scopes: t.Scopes, State: state, CreatedAt: t.Created, CreatedBy: t.CreatedBy,
+		ID: t.ID, Name: t.Name, User: named(t.User), Org: named(t.Org), Scopes: t.Scopes, State: state, CreatedAt: t.Created, CreatedBy: t.CreatedBy,
 		ExpiresAt: ever(t.Expires), LastUsed: ever(t.LastUsed), RevokedAt: ever(t.Revoked),
 	}
 }
@@ -99,7 +124,7 @@ func (s *server) postToken(w http.ResponseWriter, r *http.Request) error {
 	now := s.router.clock()
 	errs := []error{queryOf(r, now).done()}
 	var ask TokenRequest
-	var expires time.Time
+	var t odometer.Token
 	if err := readJSON(r, &ask); err != nil {
 		errs = append(errs, err)
 	} else {
@@ -108,12 +133,24 @@ func (s *server) postToken(w http.ResponseWriter, r *http.Request) error {
 				errs = append(errs, FieldError{"body", "$." + field, reason(err)})
 			}
 		}
+		t = odometer.Token{Name: ask.Name, Scopes: ask.Scopes}
+		if ask.User == nil && ask.Org == nil {
+			t.User = caller(r).User
+		}
+		if ask.User != nil {
+			t.User = *ask.User
+			wrong("user_id", odometer.ValidUserID(t.User))
+		}
+		if ask.Org != nil {
+			t.Org = *ask.Org
+			wrong("org_id", odometer.ValidOrgID(t.Org))
+		}
 		wrong("name", odometer.ValidTokenName(ask.Name))
-		wrong("scopes", odometer.ValidScopes(ask.Scopes))
+		wrong("scopes", odometer.ValidScopes(t.Bound, ask.Scopes))
 		if ask.ExpiresAt != nil {
 			var err error
-			if expires, err = ParseTime(*ask.ExpiresAt, now); err == nil && !expires.After(now) {
-				err = fmt.Errorf("%s is past", formatMicros(expires.UnixMicro()))
+			if t.Expires, err = ParseTime(*ask.ExpiresAt, now); err == nil && !t.Expires.After(now) {
+				err = fmt.Errorf("%s is past", formatMicros(t.Expires.UnixMicro()))
 			}
 			wrong("expires_at", err)
 		}
@@ -121,7 +158,7 @@ func (s *server) postToken(w http.ResponseWriter, r *http.Request) error {
 	if err := join(errs...); err != nil {
 		return err
 	}
-	t, secret, err := s.Tokens.CreateToken(r.Context(), actor(r), ask.Name, ask.Scopes, expires)
+	t, secret, err := s.Tokens.CreateToken(r.Context(), actor(r), t)
 	if err != nil {
 		return err
 	}
@@ -144,7 +181,7 @@ func (s *server) getTokens(w http.ResponseWriter, r *http.Request) error {
 	if s.Tokens == nil {
 		return absent("accounts")
 	}
-	list, err := s.Tokens.Tokens(r.Context(), odometer.TokenID(after), limit+1) // one more says whether there are more
+	list, err := s.Tokens.Tokens(r.Context(), caller(r), odometer.TokenID(after), limit+1) // one more says whether there are more
 	if err != nil {
 		return err
 	}
@@ -179,7 +216,7 @@ func (s *server) getToken(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	t, err := s.Tokens.Token(r.Context(), id)
+	t, err := s.Tokens.Token(r.Context(), caller(r), id)
 	if err != nil {
 		return err
 	}
@@ -203,9 +240,9 @@ func (s *server) getMe(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	c := caller(r)
-	me := Me{Name: c.Name, Scopes: c.Scopes, ExpiresAt: ever(c.Expires)}
-	if c.ID != "" {
-		me.ID = &c.ID
+	me := Me{ID: named(c.ID), Name: c.Name, User: named(c.User), Org: named(c.Org), Scopes: c.Scopes, ExpiresAt: ever(c.Expires), Memberships: []MeIn{}}
+	for _, m := range c.Memberships {
+		me.Memberships = append(me.Memberships, MeIn{m.Org, m.Role})
 	}
 	return writeJSON(w, http.StatusOK, me)
 }
