@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/url"
-	"time"
 
 	"example.org/odometer"
 )
@@ -36,72 +34,42 @@ type PeopleAdmin interface {
 	RemoveMember(ctx context.Context, by odometer.Actor, org odometer.OrgID, user odometer.UserID, version int64) (odometer.Membership, error)
 }
 
-// Organisation is an organisation as an answer has it. Its version is its ETag.
-type Organisation struct {
-	ID        odometer.OrgID `json:"id"`
-	Name      string         `json:"name"` // "" once it is deleted
-	Version   int64          `json:"version"`
-	CreatedAt time.Time      `json:"created_at"`
-	UpdatedAt time.Time      `json:"updated_at"`
-	DeletedAt *time.Time     `json:"deleted_at"` // null while it is not
-}
+// Parameters of routes about people.
+var (
+	orgPath = &parameter{
+		name: "id", in: inPath, component: "OrganizationId", most: odometer.MaxIDBytes, valid: func(s string) error { return odometer.ValidOrgID(odometer.OrgID(s)) },
+		example: "acme", description: "the organisation",
+	}
+	userPath = &parameter{
+		name: "id", in: inPath, component: "UserId", most: odometer.MaxIDBytes, valid: validUser, example: "u-ada", description: "the user",
+	}
+	memberPath = &parameter{
+		name: "user", in: inPath, component: "MemberId", most: odometer.MaxIDBytes, valid: validUser, example: "u-ada", description: "the user who is a member",
+	}
+	afterID = &parameter{
+		name: "after", component: "AfterId", most: odometer.MaxIDBytes, valid: identifier("after"), example: "a", description: "cursor of an earlier answer",
+	}
+	ifMatchHeader = &parameter{
+		name: "If-Match", in: inHeader, example: "*", description: "the ETag of what is changed, or * for whatever there is; without it the answer is 428",
+	}
+	onceHeader = &parameter{
+		name: "Idempotency-Key", in: inHeader, most: odometer.MaxOnceKey, example: "4be11b6f-4a5c", description: "printable ASCII: the same request under it is answered as the first time, for a day",
+	}
+)
 
-// User is a user as an answer has him. His version is his ETag.
-type User struct {
-	ID        odometer.UserID `json:"id"`
-	Name      string          `json:"name"` // "" once he is deleted
-	Email     string          `json:"email"`
-	Version   int64           `json:"version"`
-	CreatedAt time.Time       `json:"created_at"`
-	UpdatedAt time.Time       `json:"updated_at"`
-	DeletedAt *time.Time      `json:"deleted_at"` // null while he is not
-}
+func validUser(s string) error { return odometer.ValidUserID(odometer.UserID(s)) }
 
-// OrganisationRequest is the body of POST /api/v1/organizations.
-type OrganisationRequest struct {
-	ID    odometer.OrgID  `json:"id"`
-	Name  string          `json:"name"`
-	Owner odometer.UserID `json:"owner_id,omitempty"` // its first owner; "" for none yet
-}
+// versioned is the header of an answer that is of a version.
+var (
+	versioned = header{"ETag", "its version, for If-Match"}
+	location  = header{"Location", "where it is"}
+)
 
-// OrganisationChange is the body of PUT /api/v1/organizations/{id}.
-type OrganisationChange struct {
-	Name string `json:"name"`
-}
-
-// UserRequest is the body of POST /api/v1/users.
-type UserRequest struct {
-	ID odometer.UserID `json:"id"`
-	UserChange
-}
-
-// UserChange is the body of PUT /api/v1/users/{id}.
-type UserChange struct {
-	Name  string `json:"name"`
-	Email string `json:"email,omitempty"` // "" for none
-}
-
-// OrganisationsAnswer is the body of GET /api/v1/organizations, in the order of
-// their ids. Next is the cursor of the page that follows, null when there is none.
-type OrganisationsAnswer struct {
-	Organisations []Organisation  `json:"organizations"`
-	Next          *odometer.OrgID `json:"next"`
-}
-
-// UsersAnswer is the body of GET /api/v1/users, in the order of their ids. Next is
-// the cursor of the page that follows, null when there is none.
-type UsersAnswer struct {
-	Users []User           `json:"users"`
-	Next  *odometer.UserID `json:"next"`
-}
-
-func organisationOf(o *odometer.Organisation) Organisation {
-	return Organisation{o.ID, o.Name, o.Version, o.Created, o.Updated, ever(o.Deleted)}
-}
-
-func userOf(u *odometer.User) User {
-	return User{u.ID, u.Name, u.Email, u.Version, u.Created, u.Updated, ever(u.Deleted)}
-}
+// Statuses of what a change of people may fail with.
+var (
+	creates = []int{http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity}
+	changes = []int{http.StatusNotFound, http.StatusConflict, http.StatusPreconditionFailed, http.StatusPreconditionRequired}
+)
 
 // checks gathers what is wrong with a request.
 type checks []error
@@ -113,37 +81,23 @@ func (c *checks) body(field string, err error) {
 	}
 }
 
-// path notes what is wrong with a part of the path.
-func (c *checks) path(name string, err error) {
+// asked reads the body of a change, in which check then looks, and returns what
+// names the change. All that is wrong is told at once.
+func asked[T any](r *http.Request, ask *T, check func(*checks)) (odometer.Once, error) {
+	wrong := checks{queryOf(r).done()}
+	once, err := readOnce(r, ask)
 	if err != nil {
-		*c = append(*c, FieldError{"path", name, reason(err)})
+		wrong = append(wrong, err)
+	} else {
+		check(&wrong)
 	}
-}
-
-// people begins a request that is about people and has no parameters.
-func (s *server) people(r *http.Request) (checks, error) {
-	if s.People == nil {
-		return nil, absent("accounts")
-	}
-	if err := queryOf(r, s.router.clock()).done(); err != nil {
-		return checks{err}, nil
-	}
-	return nil, nil
-}
-
-// pageOf reads the parameters of a list of people.
-func (s *server) pageOf(r *http.Request) (after string, limit int, err error) {
-	if s.People == nil {
-		return "", 0, absent("accounts")
-	}
-	p := queryOf(r, s.router.clock())
-	after, limit = p.id("after"), p.number("limit", DefaultPage, MaxPage)
-	return after, limit, p.done()
+	return once, join(wrong...)
 }
 
 // paged cuts a list that has one more than the limit where there are more, and
 // says where it goes on.
-func paged[T any, ID ~string](w http.ResponseWriter, r *http.Request, list []T, limit int, id func(T) ID) ([]T, *ID) {
+func paged[T any, ID ~string](w http.ResponseWriter, r *http.Request, list []T, id func(T) ID) ([]T, *ID) {
+	limit := queryOf(r).limit()
 	if len(list) <= limit {
 		return list, nil
 	}
@@ -151,225 +105,4 @@ func paged[T any, ID ~string](w http.ResponseWriter, r *http.Request, list []T, 
 	next := id(list[limit-1])
 	w.Header().Add("Link", fmt.Sprintf("<%s>; rel=\"next\"", pageAfter(r.URL, string(next))))
 	return list, &next
-}
-
-func (s *server) getOrganisations(w http.ResponseWriter, r *http.Request) error {
-	after, limit, err := s.pageOf(r)
-	if err != nil {
-		return err
-	}
-	list, err := s.People.Organisations(r.Context(), caller(r), odometer.OrgID(after), limit+1)
-	if err != nil {
-		return err
-	}
-	list, next := paged(w, r, list, limit, func(o odometer.Organisation) odometer.OrgID { return o.ID })
-	answer := OrganisationsAnswer{Organisations: []Organisation{}, Next: next}
-	for i := range list {
-		answer.Organisations = append(answer.Organisations, organisationOf(&list[i]))
-	}
-	return writeJSON(w, http.StatusOK, answer)
-}
-
-func (s *server) postOrganisation(w http.ResponseWriter, r *http.Request) error {
-	wrong, err := s.people(r)
-	if err != nil {
-		return err
-	}
-	var ask OrganisationRequest
-	once, err := readOnce(r, &ask)
-	if err != nil {
-		wrong = append(wrong, err)
-	} else {
-		wrong.body("id", odometer.ValidOrgID(ask.ID))
-		wrong.body("name", odometer.ValidName(ask.Name))
-		if ask.Owner != "" {
-			wrong.body("owner_id", odometer.ValidUserID(ask.Owner))
-		}
-	}
-	if err := join(wrong...); err != nil {
-		return err
-	}
-	o, err := s.People.CreateOrganisation(r.Context(), actor(r), once, odometer.Organisation{ID: ask.ID, Name: ask.Name}, ask.Owner)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Location", "/api/v1/organizations/"+url.PathEscape(string(o.ID)))
-	return writeVersion(w, http.StatusCreated, o.Version, organisationOf(&o))
-}
-
-// organisation returns which organisation the path names.
-func (s *server) organisation(r *http.Request) (odometer.OrgID, checks, error) {
-	wrong, err := s.people(r)
-	id := odometer.OrgID(r.PathValue("id"))
-	wrong.path("id", odometer.ValidOrgID(id))
-	return id, wrong, err
-}
-
-func (s *server) getOrganisation(w http.ResponseWriter, r *http.Request) error {
-	id, wrong, err := s.organisation(r)
-	if err == nil {
-		err = join(wrong...)
-	}
-	if err != nil {
-		return err
-	}
-	o, err := s.People.Organisation(r.Context(), caller(r), id)
-	if err != nil {
-		return err
-	}
-	return writeVersion(w, http.StatusOK, o.Version, organisationOf(&o))
-}
-
-func (s *server) putOrganisation(w http.ResponseWriter, r *http.Request) error {
-	id, wrong, err := s.organisation(r)
-	if err != nil {
-		return err
-	}
-	var ask OrganisationChange
-	if err := readJSON(r, &ask); err != nil {
-		wrong = append(wrong, err)
-	} else {
-		wrong.body("name", odometer.ValidName(ask.Name))
-	}
-	version, err := s.changes(r, wrong)
-	if err != nil {
-		return err
-	}
-	o, err := s.People.UpdateOrganisation(r.Context(), actor(r), id, version, ask.Name)
-	if err != nil {
-		return err
-	}
-	return writeVersion(w, http.StatusOK, o.Version, organisationOf(&o))
-}
-
-// changes returns which version a request changes, where nothing else is wrong
-// with it.
-func (s *server) changes(r *http.Request, wrong checks) (int64, error) {
-	if err := join(wrong...); err != nil {
-		return 0, err
-	}
-	return ifMatch(r)
-}
-
-func (s *server) deleteOrganisation(w http.ResponseWriter, r *http.Request) error {
-	id, wrong, err := s.organisation(r)
-	if err != nil {
-		return err
-	}
-	version, err := s.changes(r, wrong)
-	if err != nil {
-		return err
-	}
-	o, err := s.People.DeleteOrganisation(r.Context(), actor(r), id, version)
-	if err != nil {
-		return err
-	}
-	return writeVersion(w, http.StatusOK, o.Version, organisationOf(&o))
-}
-
-func (s *server) getUsers(w http.ResponseWriter, r *http.Request) error {
-	after, limit, err := s.pageOf(r)
-	if err != nil {
-		return err
-	}
-	list, err := s.People.Users(r.Context(), caller(r), odometer.UserID(after), limit+1)
-	if err != nil {
-		return err
-	}
-	list, next := paged(w, r, list, limit, func(u odometer.User) odometer.UserID { return u.ID })
-	answer := UsersAnswer{Users: []User{}, Next: next}
-	for i := range list {
-		answer.Users = append(answer.Users, userOf(&list[i]))
-	}
-	return writeJSON(w, http.StatusOK, answer)
-}
-
-func (s *server) postUser(w http.ResponseWriter, r *http.Request) error {
-	wrong, err := s.people(r)
-	if err != nil {
-		return err
-	}
-	var ask UserRequest
-	once, err := readOnce(r, &ask)
-	if err != nil {
-		wrong = append(wrong, err)
-	} else {
-		wrong.body("id", odometer.ValidUserID(ask.ID))
-		ask.check(&wrong)
-	}
-	if err := join(wrong...); err != nil {
-		return err
-	}
-	u, err := s.People.CreateUser(r.Context(), actor(r), once, odometer.User{ID: ask.ID, Name: ask.Name, Email: ask.Email})
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Location", "/api/v1/users/"+url.PathEscape(string(u.ID)))
-	return writeVersion(w, http.StatusCreated, u.Version, userOf(&u))
-}
-
-func (u *UserChange) check(wrong *checks) {
-	wrong.body("name", odometer.ValidName(u.Name))
-	wrong.body("email", odometer.ValidEmail(u.Email))
-}
-
-// user returns which user the path names.
-func (s *server) user(r *http.Request) (odometer.UserID, checks, error) {
-	wrong, err := s.people(r)
-	id := odometer.UserID(r.PathValue("id"))
-	wrong.path("id", odometer.ValidUserID(id))
-	return id, wrong, err
-}
-
-func (s *server) getUser(w http.ResponseWriter, r *http.Request) error {
-	id, wrong, err := s.user(r)
-	if err == nil {
-		err = join(wrong...)
-	}
-	if err != nil {
-		return err
-	}
-	u, err := s.People.User(r.Context(), caller(r), id)
-	if err != nil {
-		return err
-	}
-	return writeVersion(w, http.StatusOK, u.Version, userOf(&u))
-}
-
-func (s *server) putUser(w http.ResponseWriter, r *http.Request) error {
-	id, wrong, err := s.user(r)
-	if err != nil {
-		return err
-	}
-	var ask UserChange
-	if err := readJSON(r, &ask); err != nil {
-		wrong = append(wrong, err)
-	} else {
-		ask.check(&wrong)
-	}
-	version, err := s.changes(r, wrong)
-	if err != nil {
-		return err
-	}
-	u, err := s.People.UpdateUser(r.Context(), actor(r), id, version, ask.Name, ask.Email)
-	if err != nil {
-		return err
-	}
-	return writeVersion(w, http.StatusOK, u.Version, userOf(&u))
-}
-
-func (s *server) deleteUser(w http.ResponseWriter, r *http.Request) error {
-	id, wrong, err := s.user(r)
-	if err != nil {
-		return err
-	}
-	version, err := s.changes(r, wrong)
-	if err != nil {
-		return err
-	}
-	u, err := s.People.DeleteUser(r.Context(), actor(r), id, version)
-	if err != nil {
-		return err
-	}
-	return writeVersion(w, http.StatusOK, u.Version, userOf(&u))
 }
