@@ -190,14 +190,14 @@ func (v *liveView) of(agent odometer.AgentID) []livePart {
 	return v.read(agent, v.heard.Last(agent))
 }
 
-// open returns the periods of an instance that are open in a part, or of all
-// where instance is "".
-func (v *liveView) open(p *livePart, instance odometer.InstanceID) (open []api.OpenPeriod) {
+// open returns the periods of an instance that are open in a part and seen, or of
+// all where instance is "".
+func (v *liveView) open(p *livePart, seen odometer.View, instance odometer.InstanceID) (open []api.OpenPeriod) {
 	if v.now().Sub(p.received) > liveSilence || v.ledger.Receipt(p.Agent, p.Spool).Position > p.Position {
 		return nil // what was open then may be recorded by now
 	}
 	for _, e := range p.events {
-		if instance == "" || e.Instance == instance {
+		if (instance == "" || e.Instance == instance) && seen.Sees(e.Owner.OrUnassigned()) {
 			open = append(open, api.OpenPeriod{Event: *e, HeardAt: p.received})
 		}
 	}
@@ -205,12 +205,12 @@ func (v *liveView) open(p *livePart, instance odometer.InstanceID) (open []api.O
 }
 
 // Open implements [api.LiveView].
-func (v *liveView) Open(instance odometer.InstanceID) []api.OpenPeriod {
+func (v *liveView) Open(seen odometer.View, instance odometer.InstanceID) []api.OpenPeriod {
 	var open []api.OpenPeriod
 	agents, told := v.all()
 	for _, agent := range agents {
 		for i := range told[agent] {
-			open = append(open, v.open(&told[agent][i], instance)...)
+			open = append(open, v.open(&told[agent][i], seen, instance)...)
 		}
 	}
 	return open
