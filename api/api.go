@@ -159,6 +159,7 @@ type Deps struct {
 	Status     StatusReader
 	Instances  InstanceReader
 	Lifecycle  LifecycleReader
+	Ownership  OwnershipAdmin
 	Tokens     TokenAdmin
 	People     PeopleAdmin
 	Audit      AuditLogger
@@ -227,7 +228,7 @@ type server struct {
 func (s *server) routes(r *router) []route {
 	s.router = r
 	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI), s.usageRoutes(),
-		s.instanceRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(), s.auditRoutes())
+		s.instanceRoutes(), s.ownershipRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(), s.auditRoutes())
 }
 
 func (s *server) agentRoutes(r *router) []route {

@@ -522,7 +522,8 @@ func (f *fold) owned(w *work, d *decision) error {
 	return nil
 }
 
-// moved books what a decision moves: for each move two corrections.
+// moved books what a decision moves: for each move two corrections. Neither names
+// the other's owner, who is none of his business.
 func (f *fold) moved(w *work, d *decision) error {
 	for i := range d.Moves {
 		m := &d.Moves[i]
@@ -539,21 +540,14 @@ func (f *fold) moved(w *work, d *decision) error {
 		}
 		from, to := odometer.Owner{User: m.FromUser, Org: m.FromOrg}, odometer.Owner{User: m.ToUser, Org: m.ToOrg}
 		out := odometer.Usage{Known: usage.Known}.Sub(usage)
-		if err := f.correct(w, e, m, from, out, fmt.Sprintf("moved to %s: %s", nameOf(to), d.Cause)); err != nil {
+		if err := f.correct(w, e, m, from, out, "moved to another owner: "+d.Cause); err != nil {
 			return err
 		}
-		if err := f.correct(w, e, m, to, usage, fmt.Sprintf("moved from %s: %s", nameOf(from), d.Cause)); err != nil {
+		if err := f.correct(w, e, m, to, usage, "moved from another owner: "+d.Cause); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func nameOf(o odometer.Owner) string {
-	if o.Org == "" {
-		return string(o.User)
-	}
-	return fmt.Sprintf("%s of %s", o.User, o.Org)
 }
 
 // correct books one half of a move.
