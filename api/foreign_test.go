@@ -21,7 +21,7 @@ import (
 type tenants struct {
 	*Fixture
 	t      *testing.T
-	h      *router
+	h      checked
 	log    bytes.Buffer
 	tokens map[string]odometer.TokenID // of each user
 	asks   []asker
@@ -146,7 +146,7 @@ func newTenants(t *testing.T) *tenants {
 	add("nobody", "", nil)
 	add("the administrator", "secret", map[string][]string{"instance": {"*"}, "org": {"*"}, "user": {"*"}, "member": {"*"}, "token": {"*"}})
 	now = now.Add(time.Hour)
-	w.h = NewServer(w.Deps).(*router)
+	w.h = serverOf(t, w.Deps)
 	return w
 }
 
@@ -306,16 +306,12 @@ func TestForeignIsAbsent(t *testing.T) {
 	before, requests, covered := lines(), 0, map[string]bool{}
 	for i := range w.asks {
 		a := &w.asks[i]
-		route := func(method, target, body string) (r *httptest.ResponseRecorder, pattern string) {
+		ask := func(method, target, body string) *httptest.ResponseRecorder {
 			requests++
-			r = w.ask(a, method, target, body)
-			_, pattern = w.h.mux.Handler(httptest.NewRequest(method, target, nil))
+			r := w.ask(a, method, target, body)
+			_, pattern := w.h.mux.Handler(httptest.NewRequest(method, target, nil))
 			covered[pattern] = true
 			w.leaksNothing(a, method+" "+target, r)
-			return r, pattern
-		}
-		ask := func(method, target, body string) *httptest.ResponseRecorder {
-			r, _ := route(method, target, body)
 			return r
 		}
 		for _, p := range probes {
@@ -327,9 +323,9 @@ func TestForeignIsAbsent(t *testing.T) {
 				methods = append(methods, "HEAD")
 			}
 			for _, method := range methods {
-				fill := func(id string) (*httptest.ResponseRecorder, string) {
+				fill := func(id string) *httptest.ResponseRecorder {
 					if !strings.Contains(p.target, "%s") {
-						return route(method, p.target, fmt.Sprintf(p.body, id))
+						return ask(method, p.target, fmt.Sprintf(p.body, id))
 					}
 					switch {
 					case p.kind == "member" || p.kind == "item": // parts of a path
@@ -338,7 +334,7 @@ func TestForeignIsAbsent(t *testing.T) {
 					default:
 						id = url.PathEscape(id)
 					}
-					return route(method, fmt.Sprintf(p.target, id), p.body)
+					return ask(method, fmt.Sprintf(p.target, id), p.body)
 				}
 				// What is answered to what there is not: of members by the
 				// organisation, where that is seen.
@@ -355,7 +351,7 @@ func TestForeignIsAbsent(t *testing.T) {
 				}
 				for _, id := range absent[p.kind] {
 					ids, beside := parts(id)
-					r, _ := fill(id)
+					r := fill(id)
 					got := wholeOf(r, ids...)
 					if nothing[beside] != "" && nothing[beside] != got {
 						t.Errorf("%s: %s %s: two that there are not: got\n%s\nand\n%s", a.name, method, p.target, nothing[beside], got)
@@ -367,14 +363,12 @@ func TestForeignIsAbsent(t *testing.T) {
 						continue // he may, and would
 					}
 					ids, beside := parts(id)
-					r, pattern := fill(id)
+					r := fill(id)
 					got, want := wholeOf(r, ids...), nothing[beside]
 					if seen := w.sees(a, p.kind, id); !seen && got != want {
 						t.Errorf("%s: %s %s with %s, which is not seen: got\n%s\nwant as of what there is not\n%s", a.name, method, p.target, id, got, want)
 					} else if seen && got == want && method == "GET" && !a.blind && p.target != "/api/v1/organizations/%s/members/u-none" {
 						t.Errorf("%s: %s %s with %s, which is seen: got %s, as of what there is not", a.name, method, p.target, id, got)
-					} else if seen && method == "GET" {
-						conforms(t, pattern, r)
 					}
 				}
 			}

@@ -146,13 +146,18 @@ var accessBugs = []bug{
 		"cmd/odometer.TestFleetJoinsWhatIsKnown"},
 	{"the token of a deleted user is accepted where the answer of the disk was lost", "account/tokens.go",
 		`if h == nil || !there ||`,
-		`if h == nil ||`,
+		`if h == nil || !there && h.saved < 0 ||`,
 		"account.TestEveryCommitOfPeopleFails"},
 	{"who was removed is a member until the next start", "account/people.go",
 		`			a.people.users[user] = list
 `, `			_ = list
 `,
 		"account.TestEveryCommitOfPeopleFails"},
+	{"who may have been removed is let in where that cannot be read", "account/people.go",
+		`			delete(a.people.users, user)
+`, `			_ = there
+`,
+		"account.TestWhatCannotBeReadLetsNobodyIn"},
 	{"a deleted user's tokens are not revoked", "account/users.go",
 		"revoked, err = revokeAll(ctx, tx, now, by, `usr = ?`, string(id))",
 		"revoked, err = nil, nil",

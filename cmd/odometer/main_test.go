@@ -22,9 +22,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rogpeppe/go-internal/testscript"
-
+	"example.org/odometer/internal/port"
 	"example.org/odometer/queue"
+	"github.com/rogpeppe/go-internal/testscript"
 )
 
 // TestMain lets the test binary stand in for the program, so that the scripts
@@ -40,7 +40,7 @@ func TestScript(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			for i := range 4 {
-				addr, err := freeAddress()
+				addr, err := port.Free()
 				if err != nil {
 					return err
 				}
@@ -68,16 +68,6 @@ func TestScript(t *testing.T) {
 		},
 		RequireExplicitExec: true,
 	})
-}
-
-// freeAddress returns an address of this machine that was free a moment ago.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // patience is how long a script waits for what is bound to happen; a loaded
