@@ -150,6 +150,9 @@ func operator(by *odometer.Caller) error {
 
 // checkVersion refuses to change what is no longer as it was seen.
 func checkVersion(named, is int64) error {
+	if named < 0 {
+		return fmt.Errorf("what was named is no version, and it is at version %d: %w", is, odometer.ErrStale)
+	}
 	if named != odometer.AnyVersion && named != is {
 		return fmt.Errorf("version %d was named, and it is at version %d: %w", named, is, odometer.ErrStale)
 	}

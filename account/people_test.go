@@ -3,6 +3,7 @@ package account
 import (
 	"bytes"
 	"compress/gzip"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -574,30 +575,48 @@ func TestEveryCommitOfPeopleFails(t *testing.T) {
 	}
 }
 
-// TestWhatCannotBeReadLetsNobodyIn closes the file in the middle of a change.
+// TestWhatCannotBeReadLetsNobodyIn has the file go away in the middle of a change,
+// and come back.
 func TestWhatCannotBeReadLetsNobodyIn(t *testing.T) {
+	ctx := t.Context()
 	w := newOffice(t, AccountsOptions{})
 	w.org("acme")
 	w.member("u-bob", "acme", odometer.RoleOwner)
 	_, secret := w.member("u-ada", "acme", odometer.RoleAdmin)
+	_, service := w.createFor(odometer.Bound{Org: "acme"}, odometer.ScopeRead)
 	_, other := w.create("operator's", time.Time{}, odometer.ScopeRead)
-	w.Close()
-	if _, err := w.RemoveMember(t.Context(), admin, "acme", "u-ada", 0); err == nil {
-		t.Error("got it removed from a closed file")
+	err := w.change(ctx, func(_ *sql.Tx, touched *touched) error {
+		touched.users, touched.orgs = []odometer.UserID{"u-ada"}, []odometer.OrgID{"acme"}
+		return errors.Join(errDisk, w.db.Close())
+	})
+	if !errors.Is(err, errDisk) {
+		t.Errorf("got %v, want the change failed", err)
 	}
-	w.as(secret) // nothing of her was touched: the transaction did not begin
-	w.open()
-	w.Accounts.mu.Lock() // as after a change of hers that could not be read
-	delete(w.people.users, "u-ada")
-	w.unsure = true
-	w.Accounts.mu.Unlock()
-	if _, ok := w.Authenticate(t.Context(), secret); ok {
-		t.Error("got her let in while it is not known whether she is there")
+	refused := func(when string) {
+		t.Helper()
+		for name, secret := range map[string]string{"her": secret, "the service of acme": service} {
+			if _, ok := w.Authenticate(ctx, secret); ok {
+				t.Errorf("%s: got %s let in while it is not known what is stored", when, name)
+			}
+		}
+		w.as(other)
 	}
-	w.as(other)
-	if err := w.lookAgain(t.Context()); err != nil {
+	refused("gone")
+	if err := w.lookAgain(ctx); err == nil {
+		t.Error("got people read from a closed file")
+	}
+	refused("still gone")
+	back, err := OpenAccounts(ctx, w.o)
+	if err != nil {
 		t.Fatal(err)
 	}
+	w.db = back.db
+	for range 2 { // the second time nothing is to be done
+		if err := w.lookAgain(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.as(service)
 	if c := w.as(secret); c.RoleIn("acme") != odometer.RoleAdmin {
 		t.Errorf("got %+v, want her as she is stored", c)
 	}

@@ -176,7 +176,14 @@ func TestHealthHasDetailsForReadersAlone(t *testing.T) {
 	h := serverOf(t, f.Deps)
 	_, reads := create(t, f.Accounts, "reads", time.Time{}, odometer.ScopeRead)
 	_, writes := create(t, f.Accounts, "writes", time.Time{}, odometer.ScopeWriteEvents)
-	for secret, want := range map[string]bool{reads: true, writes: false, "secret": true} {
+	if _, err := f.Accounts.CreateUser(t.Context(), byHand, odometer.Once{}, odometer.User{ID: "u-ada", Name: "Ada"}); err != nil {
+		t.Fatal(err)
+	}
+	_, users, err := f.Accounts.CreateToken(t.Context(), byHand, odometer.Token{Name: "a", Bound: odometer.Bound{User: "u-ada"}, Scopes: []odometer.Scope{odometer.ScopeRead}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for secret, want := range map[string]bool{reads: true, writes: false, users: false, "secret": true} {
 		w := send(h, "GET", "/api/v1/health/status", "", "Authorization", "Bearer "+secret)
 		if got := strings.Contains(w.Body.String(), `"facts":{"`); w.Code != 200 || got != want {
 			t.Errorf("got %d %s, want details %v", w.Code, w.Body, want)

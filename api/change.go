@@ -42,23 +42,31 @@ func ifMatch(r *http.Request) (int64, error) {
 	}
 }
 
-// readOnce reads a body as readJSON does, and returns what names the change where
-// the request has an Idempotency-Key.
-func readOnce(r *http.Request, v any) (once odometer.Once, err error) {
-	body, err := io.ReadAll(r.Body) // limited by the router
-	if err != nil {
-		return once, err
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
+// onceOf returns what names the change that a request asks for, nothing where it
+// has no Idempotency-Key. The body can be read after it, unless it cannot be read.
+func onceOf(r *http.Request) (once odometer.Once, err error) {
 	switch values := r.Header.Values("Idempotency-Key"); {
 	case len(values) == 0:
+		return once, nil
 	case len(values) > 1:
-		err = FieldError{"header", "Idempotency-Key", fmt.Sprintf("is given %d times", len(values))}
+		return once, FieldError{"header", "Idempotency-Key", fmt.Sprintf("is given %d times", len(values))}
 	case values[0] == "" || len(values[0]) > odometer.MaxOnceKey || strings.ContainsFunc(values[0], func(c rune) bool { return c <= ' ' || c > '~' }):
-		err = FieldError{"header", "Idempotency-Key", fmt.Sprintf("is not 1 to %d printable ASCII characters without spaces", odometer.MaxOnceKey)}
+		return once, FieldError{"header", "Idempotency-Key", fmt.Sprintf("is not 1 to %d printable ASCII characters without spaces", odometer.MaxOnceKey)}
 	default:
 		once.Key = values[0]
-		once.Request = sha256.Sum256(fmt.Appendf(nil, "%s %s\n%s", r.Method, r.URL.EscapedPath(), body))
 	}
-	return once, join(err, readJSON(r, v))
+	body, err := io.ReadAll(r.Body) // limited by the router
+	r.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), failing{err}))
+	once.Request = sha256.Sum256(fmt.Appendf(nil, "%s %s\n%s", r.Method, r.URL.EscapedPath(), body))
+	return once, nil
+}
+
+// failing ends a body as it ended when it was read before.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) {
+	if f.err != nil {
+		return 0, f.err
+	}
+	return 0, io.EOF
 }

@@ -84,9 +84,9 @@ func (c *checks) body(field string, err error) {
 // asked reads the body of a change, in which check then looks, and returns what
 // names the change. All that is wrong is told at once.
 func asked[T any](r *http.Request, ask *T, check func(*checks)) (odometer.Once, error) {
-	wrong := checks{queryOf(r).done()}
-	once, err := readOnce(r, ask)
-	if err != nil {
+	once, err := onceOf(r)
+	wrong := checks{queryOf(r).done(), err}
+	if err := readJSON(r, ask); err != nil {
 		wrong = append(wrong, err)
 	} else {
 		check(&wrong)

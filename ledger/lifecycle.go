@@ -67,7 +67,8 @@ func (l *Ledger) Lifecycle(ctx context.Context, q odometer.LifecycleQuery) ([]od
 }
 
 // hoursSeen returns, as a JSON array, the hours since 1970 in which an instance
-// was charged to owners that v sees and to no other; "" for none. What happened in
+// was charged to owners that v sees and to no other; "" for none. Who was charged
+// and has had all of it taken back was not. What happened in
 // an hour that was divided is told to nobody who does not see both: the log does
 // not say whose it was.
 func (l *Ledger) hoursSeen(ctx context.Context, instance odometer.InstanceID, v *odometer.View) (string, error) {
@@ -79,11 +80,14 @@ func (l *Ledger) hoursSeen(ctx context.Context, instance odometer.InstanceID, v 
 	}
 	var hours []string
 	for i := 0; i < len(rows); {
-		start, seen := rows[i].Start, true
+		start, seen, charged := rows[i].Start, true, false
 		for ; i < len(rows) && rows[i].Start == start; i++ {
-			seen = seen && v.Sees(odometer.Owner{User: rows[i].User, Org: rows[i].Org})
+			if rows[i].Totals != (odometer.UsageRow{}).Totals {
+				seen = seen && v.Sees(odometer.Owner{User: rows[i].User, Org: rows[i].Org})
+				charged = true
+			}
 		}
-		if seen {
+		if seen && charged {
 			hours = append(hours, strconv.FormatInt(start/odometer.HourMicros, 10))
 		}
 	}

@@ -100,4 +100,29 @@ func TestAViewIsAConditionOfEveryQuestion(t *testing.T) {
 			}
 		}
 	}
+
+	// It turns out that it was the other's all along: what happened is his to see, and
+	// the first has what was taken back and nothing else.
+	bob := odometer.Owner{User: "u-bob", Org: "o-other"}
+	d.assign("vm-1", bob, base-1, 0)
+	for user, want := range map[odometer.UserID]int{"u-ada": 0, "u-bob": 4} {
+		list, err := d.Lifecycle(t.Context(), odometer.LifecycleQuery{Instance: "vm-1", Limit: 10, View: viewOf(user)})
+		if err != nil || len(list) != want {
+			t.Errorf("%s, after it was assigned: got %v, %v, want %d changes", user, list, err, want)
+		}
+		entries, _, err := d.Entries(t.Context(), odometer.EntryQuery{Limit: 100, View: viewOf(user)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := int64(0)
+		for _, e := range entries {
+			if e.Event.Owner.User != user {
+				t.Errorf("%s sees the entry %s of %v", user, e.ID, e.Event.Owner)
+			}
+			sum += e.Event.Usage.Vector[odometer.CPU]
+		}
+		if sum != int64(want) { // each of the four events used one
+			t.Errorf("%s, after it was assigned: got entries of %d µs in sum, want %d", user, sum, want)
+		}
+	}
 }

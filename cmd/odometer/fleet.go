@@ -261,12 +261,12 @@ func (f *fleet) join(ctx context.Context, seen odometer.View, id odometer.Instan
 			k.FirstSeen = &first
 		}
 	}
-	f.listen(&k, seen, id, d)
-	return k, nil
+	return k, f.listen(ctx, &k, seen, id, d)
 }
 
-// listen adds what agents tell of an instance that is open.
-func (f *fleet) listen(k *api.KnownInstance, seen odometer.View, id odometer.InstanceID, d *account.Instance) {
+// listen adds what agents tell of an instance that is open. Whose it is now the
+// ledger decides, where it is recorded.
+func (f *fleet) listen(ctx context.Context, k *api.KnownInstance, seen odometer.View, id odometer.InstanceID, d *account.Instance) error {
 	agents := []odometer.AgentID{k.Agent}
 	if d != nil {
 		for i := range d.Others {
@@ -284,12 +284,17 @@ func (f *fleet) listen(k *api.KnownInstance, seen odometer.View, id odometer.Ins
 			k.Periods = append(k.Periods, f.live.open(p, seen, id)...)
 			for _, e := range p.events {
 				if e.Instance == id && (agent == k.Agent || k.Agent == "") {
+					owner, err := ownerAt(ctx, f.ledger, id, e.Span.End-1, e.Owner.OrUnassigned())
+					if err != nil {
+						return err
+					}
 					k.Agent = agent
-					f.read(k, e.Owner.OrUnassigned(), e.Span.End, f.now().Sub(p.received)+time.Duration(p.At-e.Span.End)*time.Microsecond)
+					f.read(k, owner, e.Span.End, f.now().Sub(p.received)+time.Duration(p.At-e.Span.End)*time.Microsecond)
 				}
 			}
 		}
 	}
+	return nil
 }
 
 // read notes a reading: whose it is, when it was by its agent's clock, and how

@@ -253,6 +253,19 @@ func TestFleetJoinsWhatIsKnown(t *testing.T) {
 	if _, _, err := k.Instance(t.Context(), odometer.Everything, "nobody"); !errors.Is(err, odometer.ErrNotFound) {
 		t.Errorf("nobody: got %v, want an error wrapping ErrNotFound", err)
 	}
+	// It is recorded whose a machine is, other than its agent says: that decides.
+	if _, err := k.ledger.Assign(t.Context(), odometer.Ownership{Instance: "both", Owner: odometer.Owner{User: "dan"}, From: 0}, "admin", "sold", false); err != nil {
+		t.Fatal(err)
+	}
+	for user, want := range map[odometer.UserID]string{"ada": "", "dan": "both@h1 running dan"} {
+		c := odometer.Caller{Bound: odometer.Bound{User: user}}
+		if got := strings.Join(k.findAs(c.View(), api.InstanceQuery{}), ", "); got != want {
+			t.Errorf("recorded as dan's, seen by %s: got %q, want %q", user, got, want)
+		}
+		if open := k.live.Open(c.View(), "both"); len(open) != 0 {
+			t.Errorf("seen by %s: got %+v, want nothing open of whom the agent takes for another's", user, open)
+		}
+	}
 	// The agents fall silent: what they told last ages.
 	k.now = k.now.Add(10 * time.Minute)
 	one, _, err = k.Instance(t.Context(), odometer.Everything, "both")
