@@ -14,7 +14,7 @@ var ownershipBugs = []bug{
 		`Scan(&f.someOwned); err != nil {`,
 		`Scan(new(bool)); err != nil {`,
 		"ledger.TestWhoIsCharged"},
-	{"a sale holds a microsecond too long", "ledger/ownership.go",
+	{"a sale holds a microsecond too long", "ownership.go",
 		`		case o.Until <= us:
 			return -1`,
 		`		case o.Until < us:
