@@ -19,6 +19,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"example.org/odometer/api"
+	"example.org/odometer/api/apicheck"
 )
 
 // binary is the real program, built once for all tests.
@@ -26,6 +29,7 @@ var binary string
 
 func TestMain(m *testing.M) {
 	os.Setenv("ODOMETER_SOURCE", "machine") // not the guests of other tests
+	apicheck.Default(api.OpenAPI)           // what the tests themselves ask
 	os.Exit(func() int {
 		if binary = os.Getenv(builtBinary); binary != "" {
 			return m.Run()

@@ -397,6 +397,18 @@ type Transport struct {
 	Checker func() *Checker
 }
 
+// Default has every request that this process makes by [http.DefaultTransport]
+// checked by a document from now on. It is for a TestMain.
+func Default(document []byte) {
+	http.DefaultTransport = &Transport{Next: http.DefaultTransport, Checker: sync.OnceValue(func() *Checker {
+		c, err := New(document)
+		if err != nil {
+			panic(err)
+		}
+		return c
+	})}
+}
+
 // RoundTrip implements [http.RoundTripper].
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	var sent []byte
