@@ -37,15 +37,18 @@ func TestOpenAPIIsCurrent(t *testing.T) {
 type document struct {
 	name, file, title, about string
 	embedded                 []byte
+	page                     string // its file
+	shown                    []byte
 	table                    map[string]route
 }
 
 func documents(t *testing.T) []document {
 	both := handlers(t, NewFixture(t))
 	return []document{
-		{"server", "openapi.json", "Odometer", "Usage of virtual machines, counted once.", OpenAPI, both["server"].table},
+		{"server", "openapi.json", "Odometer", "Usage of virtual machines, counted once.",
+			OpenAPI, "docs/server.html", []byte(serverPage), both["server"].table},
 		{"agent", "openapi-agent.json", "Odometer agent", "The agent's own API on a host: the machine, health and metrics, all of which answer while the server is away.",
-			AgentOpenAPI, both["agent"].table},
+			AgentOpenAPI, "docs/agent.html", []byte(agentPage), both["agent"].table},
 	}
 }
 

@@ -39,6 +39,7 @@ func exampleBodies() map[string]map[string]any {
 var answerExamples = map[string]string{
 	"metrics": "# HELP odometer_build_info Version of this program.\n# TYPE odometer_build_info gauge\nodometer_build_info{goversion=\"go1.26\",version=\"0.1\"} 1\n",
 	"openapi": "",
+	"docs":    "",
 }
 
 // prepared returns a fixture in which there is something to answer to every
