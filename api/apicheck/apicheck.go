@@ -130,6 +130,18 @@ func (c *Checker) Check(x Exchange) error {
 	return nil
 }
 
+// Operations returns the ids of all operations, in order.
+func (c *Checker) Operations() []string {
+	var ids []string
+	for _, operations := range c.document.Paths {
+		for _, op := range operations {
+			ids = append(ids, op.OperationID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
 // Seen returns how many exchanges of an operation were answered with a status.
 func (c *Checker) Seen(operationID string, status int) int {
 	c.mu.Lock()
