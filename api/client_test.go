@@ -5,20 +5,42 @@ import (
 	"errors"
 	"fmt"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"example.org/odometer"
 	"example.org/odometer/api"
+	"example.org/odometer/api/apicheck"
 	"example.org/odometer/api/client"
 )
 
-// TestClientSpeaksToServer calls every method of the client on a real server.
+// withoutMethod are the operations that the client leaves out, and why.
+var withoutMethod = map[string]string{
+	"health": "for load balancers", "live": "for supervisors", "ready": "for supervisors",
+	"openapi": "for other programs' makers", "docs": "for people with a browser",
+}
+
+// TestClientSpeaksToServer calls every method of the client on a real server, which
+// answers every operation of the OpenAPI document by that, but those that the client
+// leaves out on purpose.
 func TestClientSpeaksToServer(t *testing.T) {
 	f := api.NewFixture(t)
-	s := httptest.NewServer(api.ServerOf(t, f.Deps))
+	checker, err := apicheck.New(api.OpenAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(checker.Handler(api.NewServer(f.Deps), func(err error) { t.Error(err) }))
 	defer s.Close()
+	defer func() {
+		for _, id := range checker.Operations() {
+			why, left := withoutMethod[id]
+			if reached := checker.Seen(id, 200)+checker.Seen(id, 201)+checker.Seen(id, 204) > 0; reached == left {
+				t.Errorf("the operation %s: reached by the client: %v, left out: %q", id, reached, why)
+			}
+		}
+	}()
 	c := &client.Client{Server: s.URL + "/", Token: "secret"}
 	ctx := t.Context()
 
@@ -104,7 +126,11 @@ func TestClientSpeaksToServer(t *testing.T) {
 	if m, err := c.Metrics(ctx); err != nil || !strings.Contains(string(m), "odometer_build_info") {
 		t.Errorf("metrics: got %d bytes, %v", len(m), err)
 	}
+	speaksOfInstances(t, f, c)
 	speaksOfTokens(t, c)
+	if h, err := c.Health(ctx); err != nil || h.Status != api.OK {
+		t.Errorf("health: got %+v, %v, want all well", h, err)
+	}
 	f.Health.Facts.Ledger.Writable = false
 	if h, err := c.Health(ctx); err != nil || h.Status != api.Failed || h.Components["ledger"].Details == nil {
 		t.Errorf("health: got %+v, %v, want the ledger in error and no error of the call", h, err)
@@ -112,6 +138,52 @@ func TestClientSpeaksToServer(t *testing.T) {
 	f.Fails = odometer.ErrUnavailable
 	if _, err := c.Submit(ctx, odometer.ContentCloudEvent, api.Structured(&second)); !errors.Is(err, odometer.ErrUnavailable) {
 		t.Errorf("submit to a ledger that is away: got %v, want ErrUnavailable", err)
+	}
+	f.Fails = nil
+	keepsPeople(t, c)
+}
+
+// speaksOfInstances calls what a client has of instances.
+func speaksOfInstances(t *testing.T, f *api.Fixture, c *client.Client) {
+	ctx := t.Context()
+	f.Describe("vm-1", "host-1", odometer.Running, "web", "rack=r1")
+	list, err := c.Instances(ctx, client.InstanceQuery{
+		Agent: "host-1", State: "running", Name: "web", Attribute: "rack:r1", User: "ada", Org: "acme", After: "vm-0", Limit: 1,
+	})
+	if err != nil || len(list.Instances) != 1 || list.Instances[0].Description.Instance != "vm-1" || list.Next != nil {
+		t.Errorf("instances: got %+v, %v, want vm-1", list, err)
+	}
+	if one, err := c.Instance(ctx, "vm-1"); err != nil || one.Name != "web" || one.Agent != "host-1" {
+		t.Errorf("instance: got %+v, %v, want it by its name", one, err)
+	}
+	if _, err := c.Instance(ctx, "vm-9"); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("an instance that there is not: got %v, want ErrNotFound", err)
+	}
+	if told, err := c.Lifecycle(ctx, "vm-1", "-24h", "now", 5); err != nil || told.Instance != "vm-1" || told.More {
+		t.Errorf("lifecycle: got %+v, %v, want that of vm-1", told, err)
+	}
+}
+
+// ofItsOwn are the methods whose result is a part of the answer, or none that a Go
+// type declares.
+var ofItsOwn = map[string]reflect.Type{
+	"Quarantine": reflect.TypeFor[[]api.QuarantineItem](), "Queue": reflect.TypeFor[string](),
+	"Metrics": reflect.TypeFor[[]byte](), "Reverse": reflect.TypeFor[json.RawMessage](),
+}
+
+// TestClientHasTheTypesOfTheDocument looks at what each method of the client
+// returns: the type that the route declares, of which the document is made.
+func TestClientHasTheTypesOfTheDocument(t *testing.T) {
+	declared := api.AnswerTypes(t)
+	for i := range reflect.TypeFor[*client.Client]().NumMethod() {
+		m := reflect.TypeFor[*client.Client]().Method(i)
+		if m.Type.NumOut() != 2 {
+			t.Errorf("%s returns %d values, want an answer and an error", m.Name, m.Type.NumOut())
+			continue
+		}
+		if got := m.Type.Out(0); got != ofItsOwn[m.Name] && !declared[got] {
+			t.Errorf("%s returns %v, which no route declares as its answer", m.Name, got)
+		}
 	}
 }
 
@@ -179,13 +251,16 @@ func TestOutputOfSubmitIsTheSameInBothAnswers(t *testing.T) {
 	}
 }
 
-// TestClientKeepsPeople calls every method about organisations, users and members.
-func TestClientKeepsPeople(t *testing.T) {
-	f := api.NewFixture(t)
-	s := httptest.NewServer(api.ServerOf(t, f.Deps))
-	defer s.Close()
-	c := &client.Client{Server: s.URL, Token: "secret"}
+// keepsPeople calls every method about organisations, users, members and owners.
+func keepsPeople(t *testing.T, c *client.Client) {
 	ctx := t.Context()
+	change, err := c.Assign(ctx, "vm-1", api.OwnershipRequest{User: "u-bob", From: "-1h", Cause: "sold"})
+	if err != nil || change.User != "u-bob" || change.Until != nil {
+		t.Errorf("assign: got %+v, %v", change, err)
+	}
+	if owns, err := c.Ownership(ctx, "vm-1"); err != nil || len(owns.Ownership) != 1 || owns.Ownership[0].User != "u-bob" {
+		t.Errorf("ownership: got %+v, %v", owns, err)
+	}
 	const odd = "ä:b%c?d#e" // an id that has to be escaped
 
 	u, err := c.CreateUser(ctx, api.UserRequest{ID: odd, UserChange: api.UserChange{Name: "Ada", Email: "ada@example.org"}})
