@@ -67,7 +67,7 @@ func render(doc schema) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := template.ParseFiles("docs/page.tmpl")
+	t, err := template.New("page.tmpl").Funcs(template.FuncMap{"prose": prose}).ParseFiles("docs/page.tmpl")
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +97,13 @@ func render(doc schema) ([]byte, error) {
 	var b bytes.Buffer
 	err = t.Execute(&b, p)
 	return b.Bytes(), err
+}
+
+var quoted = regexp.MustCompile("`([^`]*)`")
+
+// prose returns a text with what backticks quote as code.
+func prose(text string) template.HTML {
+	return template.HTML(quoted.ReplaceAllString(html.EscapeString(text), "<code>$1</code>"))
 }
 
 func said(v any) string {
