@@ -6,9 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/pb33f/libopenapi"
-	validator "github.com/pb33f/libopenapi-validator"
 )
 
 // TestOpenAPIIsValid has another program's validator judge both documents by the
@@ -24,27 +21,6 @@ func TestOpenAPIIsValid(t *testing.T) {
 			}
 		})
 	}
-}
-
-// invalid returns why a text is no OpenAPI document.
-func invalid(t *testing.T, text []byte) (faults []string) {
-	t.Helper()
-	doc, err := libopenapi.NewDocument(text)
-	if err != nil {
-		return []string{err.Error()}
-	}
-	v, errs := validator.NewValidator(doc)
-	if errs != nil {
-		return []string{fmt.Sprint(errs)}
-	}
-	_, wrong := v.ValidateDocument()
-	for _, e := range wrong {
-		faults = append(faults, fmt.Sprint(e.Message, ": ", e.Reason))
-		for _, s := range e.SchemaValidationErrors {
-			faults = append(faults, fmt.Sprint(s.FieldPath, ": ", s.Reason))
-		}
-	}
-	return faults
 }
 
 // lint returns what a document lacks beyond what the specification asks for.

@@ -458,3 +458,20 @@ func TestOwnersAddUp(t *testing.T) {
 		d.proven()
 	})
 }
+
+// BenchmarkWhoIsCharged looks up who is charged for an event of an epoch that is
+// cached, whose instance was sold three times.
+func BenchmarkWhoIsCharged(b *testing.B) {
+	e := &epoch{ownersKnown: true}
+	for i, owner := range []odometer.Owner{ada, bob, eve} {
+		e.owners = e.owners.with(odometer.Ownership{Instance: "vm-7", Owner: owner, From: base + int64(i)*odometer.HourMicros, Until: odometer.Forever})
+	}
+	f := &fold{someOwned: true}
+	span := odometer.Span{Start: base + 3*odometer.HourMicros, End: base + 3*odometer.HourMicros + 30*sec}
+	b.ReportAllocs()
+	for b.Loop() {
+		if p, err := f.payers(e, span, ada, 1); err != nil || len(p) != 1 || p[0].owner != eve {
+			b.Fatal(p, err)
+		}
+	}
+}
