@@ -25,6 +25,10 @@
 // the disk, because the ledger can feed it again, which it does when the
 // stream was lost.
 //
+// Who has the token of an embedded server may do everything. An agent that has a
+// [Key] of its own may send to its own subjects and hear its own, and nothing else:
+// the server holds it to them, whatever its client does.
+//
 // A crash of either side at any point repeats messages and loses none. Both
 // streams are limited by bytes and age and refuse what is new when they are
 // full: events then wait in the spools and entries in the ledger.
