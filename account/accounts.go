@@ -25,10 +25,17 @@ var accountsSchema string
 
 // AccountsVersion is the version of the tables of accounts that this program
 // writes. It is not the ledger's.
-const AccountsVersion = 1
+const AccountsVersion = 2
 
 // accountsMigrations[n] leads from version n to n+1, in one transaction.
-var accountsMigrations = map[int]func(context.Context, *sql.Tx) error{}
+var accountsMigrations = map[int]func(context.Context, *sql.Tx) error{
+	1: addHosts,
+}
+
+func addHosts(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, hostsSchema)
+	return err
+}
 
 // ErrNewerAccounts says that a newer version of this program wrote the tables of
 // accounts; they are left untouched.
@@ -56,10 +63,10 @@ type AccountsOptions struct {
 	Driver string           // of database/sql; "sqlite" when empty
 	Wait   time.Duration    // for a database that is locked; 5 s when zero
 
-	maxTokens int // tests
+	maxTokens, maxHosts int // tests
 }
 
-// Accounts knows the tokens and keeps the audit log. Its methods may be called at
+// Accounts knows the tokens and the hosts, and keeps the audit log. Its methods may be called at
 // once. One process has them open: it is the one that has the ledger open.
 type Accounts struct {
 	db        *sql.DB
@@ -67,16 +74,21 @@ type Accounts struct {
 	logger    *slog.Logger
 	random    io.Reader
 	maxTokens int
+	maxHosts  int
 
-	mu    sync.RWMutex // guards valid; never held over a look at the disk
+	mu    sync.RWMutex // guards what follows; never held over a look at the disk
 	valid map[short]*held
+	keys  map[odometer.Key]odometer.AgentID // of hosts that are not revoked
 }
 
 // OpenAccounts opens the accounts in the ledger's file, creating their tables
 // where there are none and bringing older ones to this version. An error that
 // wraps [ErrNewerAccounts] says that they are of a newer one.
 func OpenAccounts(ctx context.Context, o AccountsOptions) (*Accounts, error) {
-	a := &Accounts{clock: o.Clock, logger: o.Logger, random: o.Random, maxTokens: cmp.Or(o.maxTokens, MaxTokens), valid: map[short]*held{}}
+	a := &Accounts{
+		clock: o.Clock, logger: o.Logger, random: o.Random, maxTokens: cmp.Or(o.maxTokens, MaxTokens), maxHosts: cmp.Or(o.maxHosts, MaxHosts),
+		valid: map[short]*held{}, keys: map[odometer.Key]odometer.AgentID{},
+	}
 	if a.clock == nil {
 		a.clock = time.Now
 	}
@@ -109,7 +121,7 @@ func (a *Accounts) open(ctx context.Context, o *AccountsOptions) (err error) {
 	if err := a.migrate(ctx); err != nil {
 		return err
 	}
-	return a.load(ctx)
+	return errors.Join(a.load(ctx), a.loadHosts(ctx))
 }
 
 // migrate brings the tables to this version, creating them where there are none.
@@ -120,7 +132,7 @@ func (a *Accounts) migrate(ctx context.Context) error {
 			return err
 		}
 		if tables == 0 {
-			if _, err := tx.ExecContext(ctx, accountsSchema); err != nil {
+			if _, err := tx.ExecContext(ctx, accountsSchema+hostsSchema); err != nil {
 				return err
 			}
 			_, err := tx.ExecContext(ctx, `INSERT INTO account_meta (key, value) VALUES ('schema_version', ?)`, strconv.Itoa(AccountsVersion))

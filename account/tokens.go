@@ -96,7 +96,7 @@ func (a *Accounts) CreateToken(ctx context.Context, by odometer.Actor, name stri
 		err = fmt.Errorf("it would expire at %s, which is past: %w", expires.UTC().Format(time.RFC3339), odometer.ErrInvalid)
 	}
 	if err == nil {
-		t.ID, secret = newTokenID(a.random), newSecret(a.random)
+		t.ID, secret = odometer.TokenID("tok_"+newID(a.random)), newSecret(a.random)
 		err = a.create(ctx, by, &t, digestOf(secret))
 	}
 	if err != nil {
