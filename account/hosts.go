@@ -270,7 +270,7 @@ func (a *Accounts) enrol(ctx context.Context, tx *sql.Tx, ask *odometer.EnrolReq
 	case e.Agent != "" && e.Agent != ask.Agent:
 		return h, fmt.Errorf("the enrolment token is for host %s: %w", e.Agent, odometer.ErrForbidden)
 	}
-	by := odometer.Actor{Caller: odometer.Caller{Name: string(ask.Agent)}, Remote: ask.Remote}
+	by := odometer.Actor{Caller: odometer.Caller{Name: "host " + string(ask.Agent)}, Remote: ask.Remote} // no token is named "admin", and no host
 	switch old, err := liveHost(ctx, tx, ask.Agent); {
 	case errors.Is(err, odometer.ErrNotFound):
 	case err != nil:

@@ -11,7 +11,8 @@
 //
 // Everything is denied unless the route's row in the table says otherwise: each
 // declares the scope that the caller's token must have. Only the health routes
-// answer without a token, and then without details. No or a wrong token is a 401,
+// answer without a token, and then without details; and a host that wants to be let
+// in, which has a one-time token or a key that is known. No or a wrong token is a 401,
 // a token without the scope a 403 of its own code. No answer and no line of the
 // log repeats what looks like a token.
 // Every request has an id, which the answer carries (X-Request-Id), a time
@@ -152,6 +153,7 @@ type Deps struct {
 	Instances  InstanceReader
 	Lifecycle  LifecycleReader
 	Tokens     TokenAdmin
+	Hosts      HostAdmin
 	Audit      AuditLogger
 
 	Health  HealthSource
@@ -243,6 +245,13 @@ func (s *server) routes(r *router) []route {
 		{"POST /api/v1/tokens", administrator, s.postToken},
 		{"GET /api/v1/tokens/{id}", administrator, s.getToken},
 		{"DELETE /api/v1/tokens/{id}", administrator, s.deleteToken},
+		{"GET /api/v1/enrolments", administrator, s.getEnrolments},
+		{"POST /api/v1/enrolments", administrator, s.postEnrolment},
+		{"DELETE /api/v1/enrolments/{id}", administrator, s.deleteEnrolment},
+		{"POST /api/v1/hosts/enrol", anybody, s.postEnrol},
+		{"GET /api/v1/hosts", administrator, s.getHosts},
+		{"GET /api/v1/hosts/{id}", administrator, s.getHost},
+		{"DELETE /api/v1/hosts/{id}", administrator, s.deleteHost},
 		{"GET /api/v1/audit-log", administrator, s.getAuditLog},
 	}
 }

@@ -78,6 +78,13 @@ var decisions = map[string]access{
 	"POST /api/v1/tokens":                              administrator,
 	"GET /api/v1/tokens/{id}":                          administrator,
 	"DELETE /api/v1/tokens/{id}":                       administrator,
+	"GET /api/v1/enrolments":                           administrator,
+	"POST /api/v1/enrolments":                          administrator,
+	"DELETE /api/v1/enrolments/{id}":                   administrator,
+	"POST /api/v1/hosts/enrol":                         anybody, // its body says who it is
+	"GET /api/v1/hosts":                                administrator,
+	"GET /api/v1/hosts/{id}":                           administrator,
+	"DELETE /api/v1/hosts/{id}":                        administrator,
 	"GET /api/v1/audit-log":                            administrator,
 }
 
@@ -95,6 +102,9 @@ func target(pattern string) (method, path string) {
 	id := "vm-1"
 	if strings.Contains(path, "/tokens/") {
 		id = "tok_aaaaaaaaaaaaaaaa"
+	}
+	if strings.Contains(path, "/enrolments/") {
+		id = "enr_aaaaaaaaaaaaaaaa"
 	}
 	return method, strings.NewReplacer("{id}", id, "{partition}", "3", "{no}", "1").Replace(path)
 }
