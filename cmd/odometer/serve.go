@@ -273,7 +273,7 @@ func (sv *server) openQueue(ctx context.Context) error {
 		}
 	} else {
 		sv.nats, err = queue.StartServer(queue.ServerOptions{
-			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, TLS: sv.tls, Logger: sv.logger,
+			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, Peers: sv.accounts, TLS: sv.tls, Logger: sv.logger,
 		})
 		if err != nil {
 			return err
@@ -440,7 +440,7 @@ func (sv *server) deps(p *parts) api.Deps {
 	d := api.Deps{
 		Version: Version, Logger: sv.logger, Auth: api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts},
 		Usage: sv.ledger, Entries: sv.ledger, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
-		Instances: sv.fleet, Lifecycle: sv.ledger, Tokens: sv.accounts, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
+		Instances: sv.fleet, Lifecycle: sv.ledger, Tokens: sv.accounts, Hosts: admission{sv.accounts, sv.nats}, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	if sv.host != nil {
 		d.Machine = p

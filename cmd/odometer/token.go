@@ -257,13 +257,16 @@ func showTokens(s streams, a api.TokensAnswer) error {
 }
 
 // showToken prints one line for each thing that is known of a token.
-func showToken(s streams, t api.Token) error {
+func showToken(s streams, t api.Token) error { return showCells(s, tokenColumns, tokenCells(&t)) }
+
+// showCells prints one line for each column.
+func showCells(s streams, columns []column, cells []cell) error {
 	var b strings.Builder
-	for i, c := range tokenCells(&t) {
+	for i, c := range cells {
 		if s.outTTY {
-			fmt.Fprintf(&b, "%-13s %s\n", strings.ToLower(tokenColumns[i].Title), printable(c.Text))
+			fmt.Fprintf(&b, "%-13s %s\n", strings.ToLower(columns[i].Title), printable(c.Text))
 		} else {
-			fmt.Fprintf(&b, "%s\t%s\n", tokenColumns[i].Name, c.Raw)
+			fmt.Fprintf(&b, "%s\t%s\n", columns[i].Name, c.Raw)
 		}
 	}
 	_, err := s.out.Write([]byte(b.String()))
