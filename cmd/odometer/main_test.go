@@ -57,6 +57,7 @@ func TestScript(t *testing.T) {
 			"newerledger":   newerLedger,
 			"mode":          checkMode,
 			"get":           get,
+			"until":         waitFor,
 			"post":          post,
 			"queue":         startQueue,
 			"certificate":   certificate,
@@ -239,6 +240,35 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 	defer resp.Body.Close()
 	_, err = io.Copy(ts.Stdout(), resp.Body)
 	ts.Check(err)
+}
+
+// waitFor asks for an address until the body has what is looked for:
+// until SECONDS REGEXP URL [TOKENFILE].
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 || len(args) > 4 {
+		ts.Fatalf("usage: until seconds regexp url [tokenfile]")
+	}
+	seconds, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	want, err := regexp.Compile(args[1])
+	ts.Check(err)
+	r, err := http.NewRequest(http.MethodGet, args[2], nil)
+	ts.Check(err)
+	var body []byte
+	for deadline := time.Now().Add(time.Duration(seconds) * time.Second); !want.Match(body); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("not within %d s: %v; the last answer:\n%s", seconds, err, body)
+		}
+		if len(args) == 4 {
+			token, _ := os.ReadFile(ts.MkAbs(args[3])) // it may not be there yet
+			r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+		}
+		var resp *http.Response
+		if resp, err = http.DefaultClient.Do(r); err == nil {
+			body, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+		}
+	}
 }
 
 // post sends a file of one CloudEvent: post URL TOKENFILE FILE.
