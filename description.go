@@ -17,8 +17,8 @@ import (
 // known; an empty one does not say that there are none.
 type Description struct {
 	Instance   InstanceID        `json:"instance_id"`
-	Name       string            `json:"name"` // "" for none
-	Source     string            `json:"source"`
+	Name       string            `json:"name"`   // empty for none
+	Source     string            `json:"source"` // which inventory found it
 	State      State             `json:"state"`
 	Attributes map[string]string `json:"attributes"` // null for none
 
@@ -27,7 +27,8 @@ type Description struct {
 	Disks  []DescribedDisk   `json:"disks"`
 	NICs   []DescribedNIC    `json:"interfaces"`
 	GPUs   []DescribedDevice `json:"gpus"`
-	// Cut says that more is known than fits: see [Describe].
+	// Cut is there where more is known than fits a description: [Describe] has
+	// left the end out.
 	Cut bool `json:"cut,omitempty"`
 }
 
@@ -40,12 +41,11 @@ type DescribedDisk struct {
 	ReadOnly    bool     `json:"read_only"`
 }
 
-// DescribedNIC is a network interface of a [Description]. Link is the name of
-// the interface on the host, "" where there is none.
+// DescribedNIC is a network interface of a [Description].
 type DescribedNIC struct {
 	Name string  `json:"name"`
 	Kind NICKind `json:"kind"`
-	Link string  `json:"link"`
+	Link string  `json:"link"` // the interface on the host, empty where there is none
 	MAC  string  `json:"mac"`
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -17,8 +16,8 @@ import (
 // QuarantineItem is something that was received and not booked, with the
 // reason. It is named by its partition and number.
 type QuarantineItem struct {
-	Partition int                 `json:"partition"`
-	No        int64               `json:"no"`
+	Partition int                 `json:"partition" schema:"minimum=0,maximum=63"`
+	No        int64               `json:"no" schema:"minimum=1"`
 	Reason    string              `json:"reason"` // a word
 	Detail    string              `json:"detail,omitempty"`
 	EventID   string              `json:"event_id,omitempty"`
@@ -28,9 +27,9 @@ type QuarantineItem struct {
 	Event     json.RawMessage     `json:"event,omitempty"` // as it was received, where the ledger gives it
 }
 
-// QuarantineAnswer is the body of GET /api/v1/quarantine, newest first.
+// QuarantineAnswer is the body of GET /api/v1/quarantine.
 type QuarantineAnswer struct {
-	Items []QuarantineItem `json:"items"`
+	Items []QuarantineItem `json:"items"` // newest first
 }
 
 // Status is the body of GET /api/v1/status: what `odometer status` shows.
@@ -79,8 +78,8 @@ type GenerationStatus struct {
 type AgentStatus struct {
 	ID       odometer.AgentID `json:"id"`
 	Spool    odometer.SpoolID `json:"spool"`
-	Position uint64           `json:"position"` // of the spool, committed
-	LastSeen *time.Time       `json:"last_seen"`
+	Position uint64           `json:"position"`  // of the spool, committed
+	LastSeen *time.Time       `json:"last_seen"` // null where it was not heard since the start
 	Open     int              `json:"open_periods"`
 	// Instances that it described last, gone ones left out; null where it
 	// describes none.
@@ -93,16 +92,65 @@ type QueueAnswer struct {
 	URL string `json:"url"`
 }
 
-func (s *server) getQuarantine(w http.ResponseWriter, r *http.Request) error {
-	q := queryOf(r, s.router.clock())
-	limit := q.number("limit", DefaultPage, MaxPage)
-	if err := q.done(); err != nil {
-		return err
+// serverRoutes are of the process, and an agent has none of them.
+func (s *server) serverRoutes() []route {
+	return []route{
+		{
+			pattern: "GET /api/v1/status", access: reader, handle: s.getStatus,
+			id: "status", tag: "operation", summary: "Versions, counts, agents and the pipeline",
+			description: "What `odometer status` shows.",
+			replies:     []reply{answers(http.StatusOK, "The state of the server.", Status{})}, fails: missing,
+		},
+		{
+			pattern: "GET /api/v1/queue", access: administrator, handle: s.getQueue,
+			id: "queue", tag: "operation", summary: "Where agents reach the queue",
+			description: "Not there where the queue takes no connections.",
+			replies:     []reply{answers(http.StatusOK, "The address.", QueueAnswer{})}, fails: missing,
+		},
 	}
+}
+
+// correctionRoutes change what is booked, by a person's decision.
+func (s *server) correctionRoutes() []route {
+	return []route{
+		{
+			pattern: "POST /api/v1/entries/{id}/reverse", access: administrator, handle: s.postReverse,
+			id: "reverse", tag: "events", summary: "Book the exact negation of an entry, once, with a cause",
+			description: "What was booked stays; a correction is booked beside it, to the same owner for the same time, and published. " +
+				"Who decided it and why is kept in the journal. A correction is an entry too and may itself be reversed. " +
+				"Asked for again, it is a conflict that names the entry which has reversed it.",
+			params: []*parameter{{
+				name: "id", in: inPath, example: "17-42", description: "the entry_id: partition and number", pattern: "^[0-9]+-[0-9]+$",
+				valid: func(s string) error { _, err := odometer.ParseEntryID(s); return err },
+			}},
+			takes:   takes(ReverseRequest{}),
+			replies: []reply{answers(http.StatusOK, "The correction.", shape("Entry"))}, fails: conflict,
+		},
+		{
+			pattern: "GET /api/v1/quarantine", access: administrator, handle: s.getQuarantine,
+			id: "quarantine", tag: "events", summary: "What was received and not booked, with the reason, newest first",
+			description: "An item stays when it is released, and says when that was.",
+			params:      []*parameter{limitParam},
+			replies:     []reply{answers(http.StatusOK, "At most `limit` items.", QuarantineAnswer{})}, fails: missing,
+		},
+		{
+			pattern: "POST /api/v1/quarantine/{partition}/{no}/release", access: administrator, handle: s.postRelease,
+			id: "release", tag: "events", summary: "Book an item of the quarantine after all",
+			description: "What became of it may be that it is refused again, or a duplicate by now. One that was released before is a conflict.",
+			params: []*parameter{
+				{name: "partition", in: inPath, kind: asNumber, least: 0, most: odometer.Partitions - 1, example: "3", description: "the item's partition"},
+				{name: "no", in: inPath, kind: asNumber, least: 1, most: anyNumber, example: "1", description: "the item's number"},
+			},
+			replies: []reply{answers(http.StatusOK, "What became of it.", odometer.Result{})}, fails: conflict,
+		},
+	}
+}
+
+func (s *server) getQuarantine(w http.ResponseWriter, r *http.Request) error {
 	if s.Quarantine == nil {
 		return absent("ledger")
 	}
-	items, err := s.Quarantine.Quarantine(r.Context(), limit)
+	items, err := s.Quarantine.Quarantine(r.Context(), queryOf(r).limit())
 	if err != nil {
 		return err
 	}
@@ -113,18 +161,8 @@ func (s *server) getQuarantine(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) postRelease(w http.ResponseWriter, r *http.Request) error {
-	errs := []error{queryOf(r, s.router.clock()).done()}
-	partition, err := strconv.Atoi(r.PathValue("partition"))
-	if err != nil || partition < 0 || partition >= odometer.Partitions {
-		errs = append(errs, FieldError{"path", "partition", "is not a whole number from 0 to 63"})
-	}
-	no, err := strconv.ParseInt(r.PathValue("no"), 10, 64)
-	if err != nil || no < 1 {
-		errs = append(errs, FieldError{"path", "no", "is not a whole number from 1"})
-	}
-	if err := join(errs...); err != nil {
-		return err
-	}
+	p := queryOf(r)
+	partition, no := int(p.number("partition")), p.number("no")
 	if s.Quarantine == nil {
 		return absent("ledger")
 	}
@@ -139,7 +177,8 @@ func (s *server) postRelease(w http.ResponseWriter, r *http.Request) error {
 
 // ReverseRequest is the body of POST /api/v1/entries/{id}/reverse.
 type ReverseRequest struct {
-	Cause string `json:"cause"` // why, for a person
+	// Cause is why, in one line of printable text for a person, of at most 512 bytes.
+	Cause string `json:"cause" schema:"minLength=1,maxLength=512"`
 }
 
 // postReverse answers with the correction that reverses an entry.
@@ -147,11 +186,8 @@ func (s *server) postReverse(w http.ResponseWriter, r *http.Request) error {
 	if s.Reversals == nil {
 		return absent("ledger")
 	}
-	errs := []error{queryOf(r, s.router.clock()).done()}
-	id, err := odometer.ParseEntryID(r.PathValue("id"))
-	if err != nil {
-		errs = append(errs, FieldError{"path", "id", reason(err)})
-	}
+	p := queryOf(r)
+	errs := []error{p.done()}
 	var ask ReverseRequest
 	if err := readJSON(r, &ask); err != nil {
 		errs = append(errs, err)
@@ -160,6 +196,10 @@ func (s *server) postReverse(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := join(errs...); err != nil {
 		return err
+	}
+	id, err := odometer.ParseEntryID(p.text("id"))
+	if err != nil {
+		return err // as the parameter's declaration has it
 	}
 	by := caller(r)
 	entry, err := s.Reversals.Reverse(r.Context(), id, by.String(), ask.Cause)
@@ -191,9 +231,6 @@ func readJSON(r *http.Request, v any) error {
 }
 
 func (s *server) getQueue(w http.ResponseWriter, r *http.Request) error {
-	if err := queryOf(r, s.router.clock()).done(); err != nil {
-		return err
-	}
 	url := ""
 	if s.QueueURL != nil {
 		url = s.QueueURL()
@@ -205,9 +242,6 @@ func (s *server) getQueue(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) getStatus(w http.ResponseWriter, r *http.Request) error {
-	if err := queryOf(r, s.router.clock()).done(); err != nil {
-		return err
-	}
 	if s.Status == nil {
 		return absent("ledger")
 	}

@@ -17,8 +17,10 @@
 // log repeats what looks like a token.
 // Every request has an id, which the answer carries (X-Request-Id), a time
 // limit, and a limit on its body that is checked before the body is read.
-// Parameters are strict: an unknown, repeated or unreadable one is refused by
-// name, all of them at once. An error is problem+json (RFC 9457) with a stable
+// Parameters are strict: the row declares each, the router reads them by that, and
+// an unknown, repeated or unreadable one is refused by name, all of them at once
+// (only probes of health may add what they like). The OpenAPI document is made of
+// the table of routes by the tests: openapi.go. An error is problem+json (RFC 9457) with a stable
 // `type` and `code`; one table in problem.go maps each kind of error to its
 // status.
 //
@@ -37,6 +39,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"example.org/odometer"
@@ -219,51 +222,11 @@ type server struct {
 
 func (s *server) routes(r *router) []route {
 	s.router = r
-	return []route{
-		{"GET /health", anybody, s.getAlive("healthy")},
-		{"GET /livez", anybody, s.getAlive("ok")},
-		{"GET /readyz", anybody, s.getReady},
-		{"GET /api/v1/health/status", brief, s.getHealth},
-		{"GET /metrics", reader, r.metrics.get},
-		{"GET /openapi.json", reader, getOpenAPI},
-		{"GET /get", reader, s.getMachine},
-		{"GET /api/v1/status", reader, s.getStatus},
-		{"GET /api/v1/queue", administrator, s.getQueue},
-		{"GET /api/v1/usage", reader, s.getUsage},
-		{"GET /api/v1/usage/instances/{id}/current", reader, s.getCurrent},
-		{"GET /api/v1/usage/instances/{id}/history", reader, s.getHistory},
-		{"GET /api/v1/instances", reader, s.getInstances},
-		{"GET /api/v1/instances/{id}", reader, s.getInstance},
-		{"GET /api/v1/instances/{id}/lifecycle", reader, s.getLifecycle},
-		{"GET /api/v1/events", reader, s.getEvents},
-		{"POST /api/v1/events", writer, s.postEvents},
-		{"POST /api/v1/entries/{id}/reverse", administrator, s.postReverse},
-		{"GET /api/v1/quarantine", administrator, s.getQuarantine},
-		{"POST /api/v1/quarantine/{partition}/{no}/release", administrator, s.postRelease},
-		{"GET /api/v1/me", holder, s.getMe},
-		{"GET /api/v1/tokens", administrator, s.getTokens},
-		{"POST /api/v1/tokens", administrator, s.postToken},
-		{"GET /api/v1/tokens/{id}", administrator, s.getToken},
-		{"DELETE /api/v1/tokens/{id}", administrator, s.deleteToken},
-		{"GET /api/v1/enrolments", administrator, s.getEnrolments},
-		{"POST /api/v1/enrolments", administrator, s.postEnrolment},
-		{"DELETE /api/v1/enrolments/{id}", administrator, s.deleteEnrolment},
-		{"POST /api/v1/hosts/enrol", anybody, s.postEnrol},
-		{"GET /api/v1/hosts", administrator, s.getHosts},
-		{"GET /api/v1/hosts/{id}", administrator, s.getHost},
-		{"DELETE /api/v1/hosts/{id}", administrator, s.deleteHost},
-		{"GET /api/v1/audit-log", administrator, s.getAuditLog},
-	}
+	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI), s.usageRoutes(),
+		s.instanceRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.hostRoutes(), s.auditRoutes())
 }
 
 func (s *server) agentRoutes(r *router) []route {
 	s.router = r
-	return []route{
-		{"GET /health", anybody, s.getAlive("healthy")},
-		{"GET /livez", anybody, s.getAlive("ok")},
-		{"GET /readyz", anybody, s.getReady},
-		{"GET /api/v1/health/status", brief, s.getHealth},
-		{"GET /metrics", reader, r.metrics.get},
-		{"GET /get", reader, s.getMachine},
-	}
+	return slices.Concat(s.healthRoutes(), s.operationRoutes(), documentRoutes(AgentOpenAPI))
 }

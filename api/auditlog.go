@@ -17,11 +17,10 @@ type AuditLogger interface {
 	AuditLog(ctx context.Context, before int64, limit int) ([]odometer.AuditRecord, error)
 }
 
-// AuditLogAnswer is the body of GET /api/v1/audit-log, newest first. Next is the
-// cursor of the page that follows, null when there is none.
+// AuditLogAnswer is the body of GET /api/v1/audit-log.
 type AuditLogAnswer struct {
-	Log  []AuditLine `json:"log"`
-	Next *string     `json:"next"`
+	Log  []AuditLine `json:"log"`  // newest first
+	Next *string     `json:"next"` // cursor of the page that follows, null when there is none
 }
 
 // AuditLine says who did something.
@@ -35,18 +34,25 @@ type AuditLine struct {
 	Detail string            `json:"detail"`
 }
 
+func (s *server) auditRoutes() []route {
+	return []route{{
+		pattern: "GET /api/v1/audit-log", access: administrator, handle: s.getAuditLog,
+		id: "auditLog", tag: "access", summary: "Who did what, newest first",
+		description: "Tokens that were created and revoked, entries that were reversed, events that were released from quarantine. " +
+			"Lines are added and never changed.",
+		params: []*parameter{
+			{name: "after", valid: validLine, pattern: "^[1-9][0-9]*$", example: "2", description: "cursor of an earlier answer"},
+			limitParam,
+		},
+		replies: []reply{answers(http.StatusOK, "One page.", AuditLogAnswer{}, nextPage)}, fails: missing,
+	}}
+}
+
 func (s *server) getAuditLog(w http.ResponseWriter, r *http.Request) error {
-	p := queryOf(r, s.router.clock())
-	after, limit := p.text("after"), p.number("limit", DefaultPage, MaxPage)
-	before := int64(0)
-	if after != "" {
-		var err error
-		if before, err = strconv.ParseInt(after, 10, 64); err != nil || before < 1 || strconv.FormatInt(before, 10) != after {
-			p.fail("after", "%q is no cursor of this log", clip(after))
-		}
-	}
-	if err := p.done(); err != nil {
-		return err
+	p := queryOf(r)
+	limit, before := p.limit(), int64(0)
+	if after := p.text("after"); after != "" {
+		before, _ = strconv.ParseInt(after, 10, 64) // as validLine has found
 	}
 	if s.Audit == nil {
 		return absent("accounts")
@@ -69,6 +75,14 @@ func (s *server) getAuditLog(w http.ResponseWriter, r *http.Request) error {
 		answer.Log = append(answer.Log, line)
 	}
 	return writeJSON(w, http.StatusOK, answer)
+}
+
+// validLine returns nil for the number of a line of the audit log.
+func validLine(s string) error {
+	if n, err := strconv.ParseInt(s, 10, 64); err != nil || n < 1 || strconv.FormatInt(n, 10) != s {
+		return fmt.Errorf("%q is no cursor of this log: %w", clip(s), odometer.ErrInvalid)
+	}
+	return nil
 }
 
 // note writes into the audit log what the ledger has done. The ledger's journal

@@ -11,33 +11,68 @@ import (
 
 // EventsAnswer is the body of GET /api/v1/events: entries in the order in which
 // they were booked.
-//
-// Next is the cursor of the page that follows, null when this page was not
-// full: there is nothing more for now. Cursor is where to go on later in either
-// case: give it as `after` to receive what is booked from then on.
 type EventsAnswer struct {
-	Events []json.RawMessage `json:"events"`
-	Next   *string           `json:"next"`
-	Cursor string            `json:"cursor"`
+	Events []json.RawMessage `json:"events" schema:"items=Entry"`
+	// Next is the cursor of the page that follows, null when this page was not
+	// full: there is nothing more for now.
+	Next *string `json:"next"`
+	// Cursor is where to go on later in either case: given as `after` it leads to
+	// what is booked from then on.
+	Cursor string `json:"cursor"`
 }
 
-// maxCursor is more than any cursor of ours takes.
-const maxCursor = 1024
+func (s *server) eventRoutes() []route {
+	return []route{
+		{
+			pattern: "GET /api/v1/events", access: reader, handle: s.getEvents,
+			id: "events", tag: "events", summary: "Ledger entries in the order in which they were booked",
+			description: "Those whose time of use lies in what is asked for, or touches it; all without `from` and `to`. " +
+				"Ask with Accept: application/cloudevents-batch+json for CloudEvents.",
+			params: []*parameter{
+				instanceParam, fromParam, toParam,
+				{name: "after", most: maxCursor, example: "m1", description: "cursor of an earlier answer: what was booked after it"},
+				limitParam,
+			},
+			replies: []reply{{http.StatusOK, "One page.", []header{nextPage, cursorIn}, []content{
+				{odometer.ContentJSON, EventsAnswer{}}, {odometer.ContentCloudBatch, shape("EntryCloudEvents")},
+			}}},
+			fails: missing,
+		},
+		{
+			pattern: "POST /api/v1/events", access: writer, handle: s.postEvents,
+			id: "submit", tag: "events", summary: "Hand in usage events as CloudEvents 1.0",
+			description: "Answered only after the ledger's commit. Structured, batch and binary mode. At most 1 MiB a request, 1000 events " +
+				"a batch, 16 KiB an event. With 400, 413 and 415 nothing was taken; with 5xx nothing is known to be taken: send again, what " +
+				"was taken is then a duplicate.",
+			params: []*parameter{
+				{name: "ce-specversion", in: inHeader, example: "1.0", description: "of binary mode, and needed there: 1.0"},
+				{name: "ce-id", in: inHeader, example: "1", description: "of binary mode, and needed there: the event's id"},
+				{name: "ce-source", in: inHeader, example: "/hosts/host-1", description: "of binary mode, and needed there: where it comes from"},
+				{name: "ce-type", in: inHeader, example: odometer.CloudEventType, description: "of binary mode, and needed there: any type, since the data decides"},
+			},
+			takes: []content{
+				{odometer.ContentCloudEvent, shape("UsageCloudEvent")}, {odometer.ContentCloudBatch, shape("UsageCloudEvents")}, {odometer.ContentJSON, shape("UsageEvent")},
+			},
+			replies: []reply{
+				answers(http.StatusOK, "Every event is accepted or a duplicate.", Submitted{}),
+				answers(http.StatusMultiStatus, "Some events are accepted or duplicates, some refused.", Submitted{}),
+			},
+			fails: []int{http.StatusNotFound, http.StatusUnprocessableEntity},
+		},
+	}
+}
 
 func (s *server) getEvents(w http.ResponseWriter, r *http.Request) error {
-	p := queryOf(r, s.router.clock())
+	p := queryOf(r)
 	q := odometer.EntryQuery{
-		Instance: odometer.InstanceID(p.id("instance")),
+		Instance: odometer.InstanceID(p.text("instance")),
 		From:     p.time("from", 0),
 		To:       p.time("to", 0),
 		After:    p.text("after"),
-		Limit:    p.number("limit", DefaultPage, MaxPage),
+		Limit:    p.limit(),
 	}
 	if q.To != 0 {
 		p.inOrder(q.From, q.To)
-	}
-	if len(q.After) > maxCursor {
-		p.fail("after", "is no cursor of this server: it is longer than %d bytes", maxCursor)
 	}
 	if err := p.done(); err != nil {
 		return err

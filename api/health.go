@@ -129,20 +129,19 @@ type InstanceFacts struct {
 	Absent    string // why there is no directory, "" where there is one
 }
 
-// Component is one part's health: the earlier system's shape, with the facts
-// added.
+// Component is one part's health.
 type Component struct {
 	Status      HealthStatus   `json:"status"`
-	LastSuccess *int64         `json:"last_success"` // Unix seconds, null before the first
-	Details     *string        `json:"details"`      // for a person, null when there is nothing to say
-	Facts       map[string]any `json:"facts,omitempty"`
+	LastSuccess *int64         `json:"last_success"`    // Unix seconds, null before the first
+	Details     *string        `json:"details"`         // for a person, null when there is nothing to say
+	Facts       map[string]any `json:"facts,omitempty"` // what the status was computed from; only with a token
 }
 
 // Health is the body of GET /api/v1/health/status.
 type Health struct {
 	Status        HealthStatus         `json:"status"` // the gravest of the components
 	UptimeSeconds int64                `json:"uptime_seconds"`
-	Components    map[string]Component `json:"components"`
+	Components    map[string]Component `json:"components"` // those that the process has
 	Version       string               `json:"version"`
 }
 
@@ -438,6 +437,46 @@ func (s *server) health(r *http.Request) (Health, bool) {
 	return h, ready
 }
 
+// healthRoutes are those that both servers have. Probes of other people's making ask
+// the first three: what they add to the address is ignored.
+func (s *server) healthRoutes() []route {
+	return []route{
+		{
+			pattern: "GET /health", access: anybody, handle: s.getAlive("healthy"),
+			id: "health", tag: "health", summary: "The process answers", lenient: true,
+			description: "For load balancers. It says nothing of the parts: see `/readyz` and `/api/v1/health/status`.",
+			replies:     []reply{says(http.StatusOK, "It does.")},
+		},
+		{
+			pattern: "GET /livez", access: anybody, handle: s.getAlive("ok"),
+			id: "live", tag: "health", summary: "The process answers, by the name that Kubernetes uses", lenient: true,
+			description: "Where it does not, the process is to be started anew.",
+			replies:     []reply{says(http.StatusOK, "It does.")},
+		},
+		{
+			pattern: "GET /readyz", access: anybody, handle: s.getReady,
+			id: "ready", tag: "health", summary: "Every vital part works", lenient: true,
+			description: "Of a server the ledger and the queue, of an agent the sampler and the spool.",
+			params: []*parameter{{
+				name: "verbose", kind: asFlag, example: "1", description: "name each part and its status, whatever the value",
+			}},
+			replies: []reply{
+				says(http.StatusOK, "Every vital part works."),
+				says(http.StatusServiceUnavailable, "A vital part does not work."),
+			},
+		},
+		{
+			pattern: "GET /api/v1/health/status", access: brief, handle: s.getHealth,
+			id: "healthStatus", tag: "health", summary: "Health of every component, computed from facts",
+			description: "Answers without a token too, and to one without the scope read, then without details and facts.",
+			replies: []reply{
+				answers(http.StatusOK, "Every component is ok.", Health{}),
+				answers(http.StatusServiceUnavailable, "A component is degraded or in error.", Health{}),
+			},
+		},
+	}
+}
+
 // getAlive answers that the process runs and serves requests, and no more.
 func (s *server) getAlive(text string) handler {
 	return func(w http.ResponseWriter, _ *http.Request) error {
@@ -458,7 +497,7 @@ func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Retry-After", retryAfter)
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	if r.URL.Query().Has("verbose") {
+	if queryOf(r).has("verbose") {
 		var b strings.Builder
 		for _, name := range slices.Sorted(maps.Keys(h.Components)) {
 			fmt.Fprintf(&b, "%s %s\n", name, h.Components[name].Status)

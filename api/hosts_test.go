@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"log/slog"
 	"strings"
@@ -32,7 +33,7 @@ func enrolBody(t *testing.T, pair nkeys.KeyPair, key odometer.Key, agent odomete
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := json.Marshal(EnrolRequest{Agent: agent, Key: key, Proof: proof, Token: token})
+	body, err := json.Marshal(EnrolRequest{Agent: agent, Key: key, Proof: base64.StdEncoding.EncodeToString(proof), Token: token})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -28,20 +27,20 @@ var InstanceStates = []string{
 type Instance struct {
 	// Description is what its agent told last. State is one of InstanceStates.
 	odometer.Description
-	LastState odometer.State   `json:"last_state,omitempty"` // as it was described, where State says something else
+	LastState odometer.State   `json:"last_state,omitempty"` // as it was described last, where state says something else
 	Agent     odometer.AgentID `json:"agent_id"`             // where it is, or was last
-	// The owner of its open period, or else of what is booked last.
+	// Whose it is: the owner of its open period, or else of what is booked last.
 	User *odometer.UserID `json:"user_id"`
 	Org  *odometer.OrgID  `json:"org_id"`
 
 	FirstSeen   *time.Time `json:"first_seen"`
-	DescribedAt *time.Time `json:"described_at"` // last; null where nobody describes it
+	DescribedAt *time.Time `json:"described_at"` // when it was described last; null where nobody describes it
 	GoneSince   *time.Time `json:"gone_since"`
 	LastReading *time.Time `json:"last_reading"` // by its agent's clock
-	Age         *int64     `json:"age_s"`        // of that, in seconds, whatever the agent's clock shows
+	Age         *int64     `json:"age_s"`        // of the last reading, in seconds, whatever the agent's clock shows
 
-	Conflict *InstanceConflict `json:"conflict"` // null for none
-	Open     []Row             `json:"open"`     // its open periods
+	Conflict *InstanceConflict `json:"conflict"`                       // null for none
+	Open     []Row             `json:"open" schema:"items=OpenPeriod"` // its open periods
 }
 
 // InstanceConflict is one instance that several agents say runs with them.
@@ -54,7 +53,7 @@ type InstanceConflict struct {
 // InstanceElsewhere is what another agent says of an instance, or said before.
 type InstanceElsewhere struct {
 	Agent       odometer.AgentID `json:"agent_id"`
-	State       string           `json:"state"`
+	State       string           `json:"state" schema:"as=InstanceState"`
 	LastState   odometer.State   `json:"last_state,omitempty"`
 	FirstSeen   time.Time        `json:"first_seen"`
 	DescribedAt time.Time        `json:"described_at"`
@@ -64,15 +63,14 @@ type InstanceElsewhere struct {
 // InstanceAnswer is the body of GET /api/v1/instances/{id}.
 type InstanceAnswer struct {
 	Instance
-	Elsewhere []InstanceElsewhere `json:"elsewhere"`
+	Elsewhere []InstanceElsewhere `json:"elsewhere"` // what other agents say of it, or said before
 }
 
-// InstancesAnswer is the body of GET /api/v1/instances, in order of their ids.
-// Next is the cursor of the page that follows, null when there is none.
+// InstancesAnswer is the body of GET /api/v1/instances.
 type InstancesAnswer struct {
 	At        time.Time  `json:"at"`
-	Instances []Instance `json:"instances"`
-	Next      *string    `json:"next"`
+	Instances []Instance `json:"instances"` // in order of their ids
+	Next      *string    `json:"next"`      // cursor of the page that follows, null when there is none
 }
 
 // InstanceQuery selects instances in order of their ids. Empty fields select
@@ -104,39 +102,69 @@ type KnownInstance struct {
 	Periods []OpenPeriod
 }
 
+// validAttribute returns nil for key:value.
+func validAttribute(s string) error {
+	key, value, ok := strings.Cut(s, ":")
+	switch {
+	case !ok || key == "":
+		return fmt.Errorf("%q is no key:value: %w", clip(s), odometer.ErrInvalid)
+	case max(len(key), len(value)) > maxText:
+		return fmt.Errorf("has more than %d bytes before or after the colon: %w", maxText, odometer.ErrInvalid)
+	}
+	return nil
+}
+
 // maxText bounds a parameter that is compared with what a description has.
 const maxText = odometer.MaxDescribedText
 
+func (s *server) instanceRoutes() []route {
+	return []route{
+		{
+			pattern: "GET /api/v1/instances", access: reader, handle: s.getInstances,
+			id: "instances", tag: "instances", summary: "The instances, in order of their ids",
+			description: "Those that agents describe, and those of which something is booked.",
+			params: []*parameter{
+				{name: "agent", most: odometer.MaxIDBytes, valid: identifier("agent"), example: "host-1", description: "only those at this agent; of a conflict, at any of both"},
+				{name: "state", kind: asWord, words: InstanceStates, example: "running", description: "only those in this state"},
+				{name: "name", most: maxText, example: "web", description: "only those with this name"},
+				{name: "attribute", most: 2*maxText + 1, valid: validAttribute, example: "rack:r1", description: "only those with this attribute, as key:value"},
+				userParam, orgParam,
+				{name: "after", most: odometer.MaxIDBytes, valid: identifier("after"), example: "vm-0", description: "cursor of an earlier answer"},
+				limitParam,
+			},
+			replies: []reply{answers(http.StatusOK, "One page.", InstancesAnswer{}, nextPage)}, fails: missing,
+		},
+		{
+			pattern: "GET /api/v1/instances/{id}", access: reader, handle: s.getInstance,
+			id: "instance", tag: "instances", summary: "One instance",
+			description: "What its agent told last of it, its open periods, and what other agents say of it.",
+			params:      []*parameter{instancePath},
+			replies:     []reply{answers(http.StatusOK, "What is known of it.", InstanceAnswer{})}, fails: missing,
+		},
+		{
+			pattern: "GET /api/v1/instances/{id}/lifecycle", access: reader, handle: s.getLifecycle,
+			id: "lifecycle", tag: "instances", summary: "What happened to an instance, in order of time",
+			description: "Of more than `limit` changes the newest, and all of the moment of the oldest of these: to go on, ask again " +
+				"with `to` at that moment.",
+			params:  []*parameter{instancePath, fromParam, toParam, limitParam},
+			replies: []reply{answers(http.StatusOK, "What its agents told.", LifecycleAnswer{})}, fails: missing,
+		},
+	}
+}
+
 func (s *server) getInstances(w http.ResponseWriter, r *http.Request) error {
-	now := s.router.clock()
-	p := queryOf(r, now)
+	p := queryOf(r)
+	now := p.now
 	q := InstanceQuery{
-		After: odometer.InstanceID(p.id("after")),
-		Limit: p.number("limit", DefaultPage, MaxPage),
-		Agent: odometer.AgentID(p.id("agent")),
+		After: odometer.InstanceID(p.text("after")),
+		Limit: p.limit(),
+		Agent: odometer.AgentID(p.text("agent")),
 		State: p.text("state"),
 		Name:  p.text("name"),
-		User:  odometer.UserID(p.id("user")),
-		Org:   odometer.OrgID(p.id("org")),
+		User:  odometer.UserID(p.text("user")),
+		Org:   odometer.OrgID(p.text("org")),
 	}
-	if q.State != "" && !slices.Contains(InstanceStates, q.State) {
-		p.fail("state", "%q is none of %s", clip(q.State), strings.Join(InstanceStates, ", "))
-	}
-	if attribute := p.text("attribute"); attribute != "" {
-		var ok bool
-		if q.Attribute, q.Value, ok = strings.Cut(attribute, ":"); !ok || q.Attribute == "" {
-			p.fail("attribute", "%q is no key:value", clip(attribute))
-		}
-	}
-	if len(q.Name) > maxText {
-		p.fail("name", "is longer than %d bytes", maxText)
-	}
-	if max(len(q.Attribute), len(q.Value)) > maxText {
-		p.fail("attribute", "has more than %d bytes before or after the colon", maxText)
-	}
-	if err := p.done(); err != nil {
-		return err
-	}
+	q.Attribute, q.Value, _ = strings.Cut(p.text("attribute"), ":")
 	if s.Instances == nil {
 		return absent("directory of instances")
 	}
@@ -159,12 +187,8 @@ func (s *server) getInstances(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) getInstance(w http.ResponseWriter, r *http.Request) error {
-	now := s.router.clock()
-	p := queryOf(r, now)
-	id := p.instance(r)
-	if err := p.done(); err != nil {
-		return err
-	}
+	p := queryOf(r)
+	now, id := p.now, odometer.InstanceID(p.text("id"))
 	if s.Instances == nil {
 		return absent("directory of instances")
 	}

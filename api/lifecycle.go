@@ -16,29 +16,29 @@ type LifecycleReader interface {
 }
 
 // LifecycleAnswer is the body of GET /api/v1/instances/{id}/lifecycle: what
-// happened to an instance, in order of time. Where there is more before the
-// first, ask again with `to` at its time.
+// happened to an instance. Where there is more before the first, ask again with
+// `to` at its time.
 type LifecycleAnswer struct {
 	Instance  odometer.InstanceID `json:"instance_id"`
-	Lifecycle []Happening         `json:"lifecycle"`
-	More      bool                `json:"more"`
+	Lifecycle []Happening         `json:"lifecycle"` // in order of time
+	More      bool                `json:"more"`      // there is more before the first
 }
 
 // Happening is one thing that happened.
 type Happening struct {
 	At     time.Time           `json:"at"`      // by the host's wall clock
-	Boot   int64               `json:"boot_us"` // since the host's boot
+	Boot   int64               `json:"boot_us"` // microseconds since the host's boot
 	What   odometer.ChangeKind `json:"what"`
-	Device string              `json:"device,omitempty"`
-	Detail string              `json:"detail,omitempty"`
+	Device string              `json:"device,omitempty"` // which device it was about
+	Detail string              `json:"detail,omitempty"` // for a person
 	Agent  odometer.AgentID    `json:"agent_id"`
 }
 
 func (s *server) getLifecycle(w http.ResponseWriter, r *http.Request) error {
-	p := queryOf(r, s.router.clock())
-	instance := p.instance(r)
+	p := queryOf(r)
+	instance := odometer.InstanceID(p.text("id"))
 	q := odometer.LifecycleQuery{
-		Instance: instance, From: p.time("from", 0), To: p.time("to", 0), Limit: p.number("limit", DefaultPage, MaxPage),
+		Instance: instance, From: p.time("from", 0), To: p.time("to", 0), Limit: p.limit(),
 	}
 	if q.To != 0 {
 		p.inOrder(q.From, q.To)

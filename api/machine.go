@@ -78,15 +78,14 @@ type Interface struct {
 	Speed           *uint64 `json:"speed"` // bits per second
 }
 
-// GPU is one graphics processor. The names say the unit: bps is hundredths of
-// a percent (0 to 10000), deci is tenths.
+// GPU is one graphics processor.
 type GPU struct {
 	Index       int     `json:"index"`
 	Model       string  `json:"model"`
-	Utilization *uint32 `json:"utilization_bps"`
-	MemoryUsage *uint32 `json:"memory_usage_bps"`
-	Temperature *uint32 `json:"temperature_deci_c"`
-	PowerDraw   *uint32 `json:"power_draw_deci_w"`
+	Utilization *uint32 `json:"utilization_bps"`    // hundredths of a percent, 0 to 10000
+	MemoryUsage *uint32 `json:"memory_usage_bps"`   // hundredths of a percent, 0 to 10000
+	Temperature *uint32 `json:"temperature_deci_c"` // tenths of a degree Celsius
+	PowerDraw   *uint32 `json:"power_draw_deci_w"`  // tenths of a watt
 }
 
 // Load is the load average over 1, 5 and 15 minutes.
@@ -96,10 +95,25 @@ type Load struct {
 	Load15 *float64 `json:"load15"`
 }
 
-func (s *server) getMachine(w http.ResponseWriter, r *http.Request) error {
-	if err := queryOf(r, s.router.clock()).done(); err != nil {
-		return err
+// operationRoutes are of the process itself, and both servers have them.
+func (s *server) operationRoutes() []route {
+	return []route{
+		{
+			pattern: "GET /metrics", access: reader, handle: s.router.metrics.get,
+			id: "metrics", tag: "operation", summary: "Metrics for Prometheus",
+			description: "In Prometheus' text format, or in OpenMetrics where Accept asks for it.",
+			replies:     []reply{{http.StatusOK, "The metrics.", nil, []content{{"text/plain", nil}, {"application/openmetrics-text", nil}}}},
+		},
+		{
+			pattern: "GET /get", access: reader, handle: s.getMachine,
+			id: "machine", tag: "operation", summary: "Current metrics of the machine that this process runs on",
+			description: "Under the names that the earlier system gave them.",
+			replies:     []reply{answers(http.StatusOK, "The last sample.", Machine{})}, fails: missing,
+		},
 	}
+}
+
+func (s *server) getMachine(w http.ResponseWriter, r *http.Request) error {
 	if s.Machine == nil {
 		return absent("agent that meters its machine")
 	}

@@ -18,14 +18,14 @@ type openAPI struct {
 	Paths      map[string]map[string]operation
 	Components struct {
 		Responses  map[string]response
-		Parameters map[string]parameter
+		Parameters map[string]paramObject
 		Schemas    map[string]any
 	}
 }
 
 type operation struct {
 	OperationID string
-	Parameters  []parameter
+	Parameters  []paramObject
 	RequestBody *struct{ Content map[string]any }
 	Responses   map[string]response
 	Security    []map[string][]string
@@ -36,7 +36,7 @@ type response struct {
 	Content map[string]struct{ Schema any }
 }
 
-type parameter struct {
+type paramObject struct {
 	Ref      string `json:"$ref"`
 	Name, In string
 }
@@ -83,7 +83,7 @@ func TestOpenAPIAndRoutesAreTheSame(t *testing.T) {
 					p = doc.Components.Parameters[strings.TrimPrefix(p.Ref, "#/components/parameters/")]
 				}
 				if p.Name == "" || p.In == "path" != strings.Contains(path, "{"+p.Name+"}") {
-					t.Errorf("%s: parameter %+v is not what the path says", pattern, p)
+					t.Errorf("%s: paramObject %+v is not what the path says", pattern, p)
 				}
 			}
 		}
@@ -104,7 +104,7 @@ func accessOf(security []map[string][]string) access {
 	}[string(text)]
 }
 
-// TestOpenAPIParametersAreThoseThatAreRead asks every GET route for a parameter
+// TestOpenAPIParametersAreThoseThatAreRead asks every GET route for a paramObject
 // nobody knows: the refusal lists those that it reads.
 func TestOpenAPIParametersAreThoseThatAreRead(t *testing.T) {
 	h := NewServer(NewFixture(t).Deps)
@@ -118,7 +118,7 @@ func TestOpenAPIParametersAreThoseThatAreRead(t *testing.T) {
 		w := do(h, "GET", target+"?nobody=1")
 		p := problem(t, w)
 		if w.Code != 400 || len(p.Errors) != 1 || p.Errors[0].Name != "nobody" {
-			t.Errorf("%s: got %d %+v, want the unknown parameter refused", path, w.Code, p)
+			t.Errorf("%s: got %d %+v, want the unknown paramObject refused", path, w.Code, p)
 			continue
 		}
 		for _, param := range op.Parameters {

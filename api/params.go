@@ -104,68 +104,193 @@ func clip(s string) string {
 	return s
 }
 
-// query reads a request's parameters and remembers everything that is wrong
-// with them. A parameter that nobody reads is unknown.
+// query has the parameters of one request, read by what its route declares, and
+// remembers everything that is wrong with them.
 type query struct {
-	values url.Values
-	read   []string
-	now    time.Time
-	errs   []error
+	declared []*parameter
+	values   []value // of declared, in their order
+	now      time.Time
+	errs     []error
 }
 
-func queryOf(r *http.Request, now time.Time) *query {
-	values, err := url.ParseQuery(r.URL.RawQuery)
-	q := &query{values: values, now: now}
-	if err != nil {
-		q.errs = append(q.errs, FieldError{"query", "?", "the query is not well formed: " + err.Error()})
+// value is one parameter of a request.
+type value struct {
+	text   string // "" where it is absent or empty
+	number int64  // of a number; its standard where it is absent
+	micros int64  // of a moment
+	there  bool   // it is given, be it empty
+}
+
+// readQuery reads what r has of the declared parameters. One that is not
+// declared is wrong, as is one that is given twice.
+func readQuery(declared []*parameter, r *http.Request, now time.Time) *query {
+	q := &query{declared: declared, values: make([]value, len(declared)), now: now}
+	var given url.Values
+	if r.URL.RawQuery != "" {
+		var err error
+		if given, err = url.ParseQuery(r.URL.RawQuery); err != nil {
+			q.errs = append(q.errs, FieldError{"query", "?", "the query is not well formed: " + err.Error()})
+		}
 	}
+	for i, p := range declared {
+		v := &q.values[i]
+		v.number = p.standard
+		switch p.in {
+		case inHeader:
+			continue
+		case inPath:
+			v.text, v.there = r.PathValue(p.name), true
+			q.read(p, v)
+			continue
+		}
+		switch list := given[p.name]; len(list) {
+		case 0:
+		case 1:
+			v.text, v.there = list[0], true
+			if v.text != "" && p.kind != asFlag {
+				q.read(p, v)
+			}
+		default:
+			q.fail(p.name, "is given %d times", len(list))
+		}
+	}
+	q.unknown(given)
 	return q
 }
 
+// read reads the parameter's text.
+func (q *query) read(p *parameter, v *value) {
+	wrong := func(format string, args ...any) {
+		q.errs = append(q.errs, FieldError{p.in.String(), p.name, fmt.Sprintf(format, args...)})
+	}
+	switch p.kind {
+	case asNumber:
+		n, err := strconv.ParseInt(v.text, 10, 64)
+		switch {
+		case err == nil && n >= p.least && n <= p.most:
+			v.number = n
+		case p.most == anyNumber:
+			wrong("%q is not a whole number from %d on", clip(v.text), p.least)
+		default:
+			wrong("%q is not a whole number from %d to %d", clip(v.text), p.least, p.most)
+		}
+	case asMoment:
+		t, err := ParseTime(v.text, q.now)
+		if err != nil {
+			wrong("%s", reason(err))
+		}
+		v.micros = t.UnixMicro()
+	case asWord:
+		if !slices.Contains(p.words, v.text) {
+			wrong("%q is none of %s", clip(v.text), strings.Join(p.words, ", "))
+		}
+	case asWords:
+		for at, w := range listed(v.text) {
+			switch {
+			case !slices.Contains(p.words, w):
+				wrong("%q is none of %s", clip(w), strings.Join(p.words, ", "))
+			case slices.Contains(listed(v.text)[:at], w):
+				wrong("has %s twice", w)
+			}
+		}
+	case asText:
+		if p.valid == nil && int64(len(v.text)) > p.most {
+			wrong("is longer than %d bytes", p.most)
+		}
+	}
+	if p.valid != nil {
+		if err := p.valid(v.text); err != nil {
+			wrong("%s", reason(err))
+		}
+	}
+}
+
+// listed returns what commas separate. More than maxListed of it come as one, which
+// is then none of the words.
+func listed(text string) []string {
+	if strings.Count(text, ",") >= maxListed {
+		return []string{text}
+	}
+	words := strings.Split(text, ",")
+	for i := range words {
+		words[i] = strings.TrimSpace(words[i])
+	}
+	return words
+}
+
+// maxListed bounds the work that a list makes, which compares each with each.
+const maxListed = 64
+
+// unknown refuses each parameter that is not declared.
+func (q *query) unknown(given url.Values) {
+	var unknown []string
+	for name := range given {
+		if !slices.ContainsFunc(q.declared, func(p *parameter) bool { return p.in == inQuery && p.name == name }) {
+			unknown = append(unknown, name)
+		}
+	}
+	if unknown == nil {
+		return
+	}
+	var names []string
+	for _, p := range q.declared {
+		if p.in == inQuery {
+			names = append(names, p.name)
+		}
+	}
+	known := "there are none here"
+	if len(names) > 0 {
+		slices.Sort(names)
+		known = "known are " + strings.Join(names, ", ")
+	}
+	slices.Sort(unknown)
+	for _, name := range unknown {
+		q.fail(clip(name), "is not a known parameter; %s", known)
+	}
+}
+
+// fail remembers what is wrong with a parameter of the query.
 func (q *query) fail(name, format string, args ...any) {
 	q.errs = append(q.errs, FieldError{"query", name, fmt.Sprintf(format, args...)})
 }
 
-// text returns the parameter's value, "" where it is absent or empty.
-func (q *query) text(name string) string {
-	q.read = append(q.read, name)
-	switch v := q.values[name]; len(v) {
-	case 0:
-		return ""
-	case 1:
-		return v[0]
-	default:
-		q.fail(name, "is given %d times", len(v))
-		return ""
+// value returns what the request has of a parameter, which the route must have
+// declared: who reads another makes a mistake in the program.
+func (q *query) value(name string) *value {
+	for i, p := range q.declared {
+		if p.name == name {
+			return &q.values[i]
+		}
 	}
+	panic("the parameter " + name + " is read and not declared")
 }
 
-// id returns the parameter's value, which must be an identifier where it is
-// there.
-func (q *query) id(name string) string {
-	s := q.text(name)
-	if s == "" {
-		return ""
+// text returns the parameter's text, "" where it is absent or empty.
+func (q *query) text(name string) string { return q.value(name).text }
+
+// has reports whether the parameter is given.
+func (q *query) has(name string) bool { return q.value(name).there }
+
+// number returns the parameter's number, or its standard where it is absent.
+func (q *query) number(name string) int64 { return q.value(name).number }
+
+// limit returns how much of a page is asked for.
+func (q *query) limit() int { return int(q.number(limitParam.name)) }
+
+// words returns what the parameter lists, nothing where it is absent.
+func (q *query) words(name string) []string {
+	if s := q.text(name); s != "" {
+		return listed(s)
 	}
-	if err := odometer.ValidID(name, s); err != nil {
-		q.fail(name, "%s", reason(err))
-		return ""
-	}
-	return s
+	return nil
 }
 
-// time returns the parameter's value in microseconds, or def where absent.
-func (q *query) time(name string, def int64) int64 {
-	s := q.text(name)
-	if s == "" {
-		return def
+// time returns the parameter's value in microseconds, or standard where absent.
+func (q *query) time(name string, standard int64) int64 {
+	if v := q.value(name); v.text != "" {
+		return v.micros
 	}
-	t, err := ParseTime(s, q.now)
-	if err != nil {
-		q.fail(name, "%s", reason(err))
-		return def
-	}
-	return t.UnixMicro()
+	return standard
 }
 
 // span returns the parameters from and to. Where `to` is absent it is now,
@@ -186,39 +311,15 @@ func (q *query) inOrder(from, to int64) {
 	}
 }
 
-// number returns the parameter's value, which must lie in [1, most], or def
-// where it is absent.
-func (q *query) number(name string, def, most int) int {
-	s := q.text(name)
-	if s == "" {
-		return def
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 || n > most {
-		q.fail(name, "%q is not a whole number from 1 to %d", clip(s), most)
-		return def
-	}
-	return n
-}
-
 // done returns all that is wrong, joined, or nil.
-func (q *query) done() error {
-	var unknown []string
-	for name := range q.values {
-		if !slices.Contains(q.read, name) {
-			unknown = append(unknown, name)
-		}
-	}
-	slices.Sort(unknown)
-	slices.Sort(q.read)
-	for _, name := range unknown {
-		known := "there are none here"
-		if len(q.read) > 0 {
-			known = "known are " + strings.Join(q.read, ", ")
-		}
-		q.fail(clip(name), "is not a known parameter; %s", known)
-	}
-	return join(q.errs...)
+func (q *query) done() error { return join(q.errs...) }
+
+type queryKey struct{}
+
+// queryOf returns the parameters of a request that the router has read. Unless
+// the route takes a body, nothing is wrong with them so far.
+func queryOf(r *http.Request) *query {
+	return r.Context().Value(queryKey{}).(*query)
 }
 
 // reason returns err's text without the kind at its end.

@@ -86,13 +86,13 @@ func FuzzParseTime(f *testing.F) {
 	})
 }
 
+// usageParams are what GET /api/v1/usage declares.
+func usageParams() []*parameter { return new(server).usageRoutes()[0].params }
+
 func TestQueryNamesEverythingThatIsWrong(t *testing.T) {
-	r := httptest.NewRequest("GET", "/x?from=soon&to=-1h&to=-2h&limit=0&instance=a%2Fb&group_by=hour,day,moon,hour&extra=1&Extra=2", nil)
-	q := queryOf(r, Now)
+	r := httptest.NewRequest("GET", "/x?from=soon&to=-1h&to=-2h&top=0&instance=a%2Fb&group_by=hour,day,moon,hour&extra=1&Extra=2", nil)
+	q := readQuery(usageParams(), r, Now)
 	q.span(time.Hour)
-	q.number("limit", 100, 1000)
-	q.id("instance")
-	q.groups("group_by")
 	err := q.done()
 	var got []string
 	for _, e := range err.(faults) {
@@ -102,22 +102,24 @@ func TestQueryNamesEverythingThatIsWrong(t *testing.T) {
 			t.Errorf("got %#v, want a detailed fault of the query", fe)
 		}
 	}
-	want := []string{"to", "from", "limit", "instance", "group_by", "group_by", "group_by", "Extra", "extra"}
-	if !slices.Equal(got, want) {
+	slices.Sort(got)
+	want := []string{"Extra", "extra", "from", "group_by", "group_by", "group_by", "instance", "to", "top"}
+	if !slices.Equal(slices.Compact(got), slices.Compact(want)) {
 		t.Errorf("got faults of %v, want of %v", got, want)
 	}
 }
 
 func TestQueryDefaults(t *testing.T) {
-	q := queryOf(httptest.NewRequest("GET", "/x", nil), Now)
+	params := []*parameter{fromParam, toParam, limitParam}
+	q := readQuery(params, httptest.NewRequest("GET", "/x", nil), Now)
 	from, to := q.span(time.Hour)
-	if n := q.number("limit", 100, 1000); n != 100 || to != Now.UnixMicro() || to-from != odometer.HourMicros {
+	if n := q.limit(); n != 100 || to != Now.UnixMicro() || to-from != odometer.HourMicros {
 		t.Errorf("got limit %d, from %d, to %d, want 100 and the last hour", n, from, to)
 	}
 	if err := q.done(); err != nil {
 		t.Errorf("got %v, want no fault", err)
 	}
-	q = queryOf(httptest.NewRequest("GET", "/x?to=1970-01-01T00:00:10Z", nil), Now)
+	q = readQuery(params, httptest.NewRequest("GET", "/x?to=1970-01-01T00:00:10Z", nil), Now)
 	if from, to := q.span(time.Hour); from != 0 || to != 10_000_000 {
 		t.Errorf("got from %d to %d, want from 0: nothing lies before 1970", from, to)
 	}
@@ -126,7 +128,16 @@ func TestQueryDefaults(t *testing.T) {
 func TestQueryThatIsNotWellFormed(t *testing.T) {
 	r := httptest.NewRequest("GET", "/x", nil)
 	r.URL.RawQuery = "from=%zz"
-	if err := queryOf(r, Now).done(); !errors.Is(err, odometer.ErrInvalid) {
+	if err := readQuery(usageParams(), r, Now).done(); !errors.Is(err, odometer.ErrInvalid) {
 		t.Errorf("got %v, want ErrInvalid", err)
 	}
+}
+
+func TestAParameterThatIsReadMustBeDeclared(t *testing.T) {
+	defer func() {
+		if v := recover(); v == nil {
+			t.Error("got no panic")
+		}
+	}()
+	readQuery(usageParams(), httptest.NewRequest("GET", "/x", nil), Now).text("limit")
 }

@@ -14,17 +14,16 @@ import (
 )
 
 // Problem is the body of every answer that is an error: RFC 9457, with the
-// members `code`, `request_id` and `errors` added. Type and Code name the kind
-// of error and never change their meaning; Detail is for a person.
+// members `code`, `request_id` and `errors` added.
 type Problem struct {
-	Type      string       `json:"type"`
+	Type      string       `json:"type"` // what kind of error it is; its meaning never changes
 	Title     string       `json:"title"`
 	Status    int          `json:"status"`
-	Detail    string       `json:"detail,omitempty"`
+	Detail    string       `json:"detail,omitempty"`   // for a person
 	Instance  string       `json:"instance,omitempty"` // the path that was asked for
-	Code      string       `json:"code"`
-	RequestID string       `json:"request_id"`
-	Errors    []FieldError `json:"errors,omitempty"` // each thing that is wrong with the request
+	Code      string       `json:"code"`               // the end of type
+	RequestID string       `json:"request_id"`         // under which the server's log has it
+	Errors    []FieldError `json:"errors,omitempty"`   // each thing that is wrong with the request
 	// Submitted is there when events were refused: what became of each.
 	*Submitted
 }
@@ -36,12 +35,11 @@ func (p *Problem) Error() string {
 	return p.Detail
 }
 
-// FieldError is one thing that is wrong with a request: In is "query",
-// "header", "path" or "body", Name the parameter, header or place.
+// FieldError is one thing that is wrong with a request.
 type FieldError struct {
-	In     string `json:"in"`
-	Name   string `json:"name"`
-	Detail string `json:"detail"`
+	In     string `json:"in"`     // where it is: "query", "header", "path" or "body"
+	Name   string `json:"name"`   // of the parameter or header, or the place in the body
+	Detail string `json:"detail"` // what is wrong, for a person
 }
 
 func (e FieldError) Error() string { return e.In + " " + e.Name + ": " + e.Detail }

@@ -20,11 +20,24 @@ import (
 // before it has written anything.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// route is one row of the table of routes.
+// route is one row of the table of routes: who may use it, what a request to it
+// may carry, and what it answers. The OpenAPI document is generated from it.
 type route struct {
 	pattern string // of http.ServeMux, with its method
 	access  access
 	handle  handler
+
+	id          string // of the operation
+	tag         string // which group it is in
+	summary     string
+	description string // beyond the summary
+	params      []*parameter
+	// Lenient lets a parameter that is not declared pass: for probes of other
+	// people's making.
+	lenient bool
+	takes   []content // the forms of its body; nil for none
+	replies []reply
+	fails   []int // statuses of problems beside those that follow: see problems
 }
 
 // router does for every route what is the same for all of them: request id,
@@ -87,17 +100,28 @@ func (rt *router) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(ctx)
 	r.Body = http.MaxBytesReader(w, r.Body, MaxBodyBytes)
 	if pattern == "unmatched" {
-		rt.serve(route{pattern: pattern, access: holder, handle: rt.unmatched}, w, r)
+		rt.serve(route{pattern: pattern, access: holder, lenient: true, handle: rt.unmatched}, w, r)
 		return
 	}
 	rt.mux.ServeHTTP(w, r) // sets the path's values and calls serve
 }
 
-// serve answers one request to one route.
+// serve answers one request to one route. Nothing is read of a request before
+// its caller is authorised. What is wrong with the parameters is said before the
+// route's handler is asked, or by it, together with what is wrong with the body.
 func (rt *router) serve(row route, w http.ResponseWriter, r *http.Request) {
 	r, err := authorise(rt.auth, row.access, r)
 	if err == nil {
-		err = row.handle(w, r)
+		q := readQuery(row.params, r, rt.clock())
+		if row.lenient {
+			q.errs = nil
+		}
+		if row.takes == nil {
+			err = q.done()
+		}
+		if err == nil {
+			err = row.handle(w, r.WithContext(context.WithValue(r.Context(), queryKey{}, q)))
+		}
 	}
 	if err != nil {
 		rt.fail(w.(*answer), r, err)

@@ -23,7 +23,7 @@ type Submitted struct {
 // reason).
 type SubmitResult struct {
 	odometer.Result
-	Status string `json:"status"`
+	Status string `json:"status" schema:"enum=accepted|duplicate|refused"`
 }
 
 // statusOf sorts outcomes into the three answers that a sender needs.
@@ -52,7 +52,7 @@ func (e *refusedError) Unwrap() error { return errRefused }
 // accepted or a duplicate, 207 when some are refused, 422 (a problem with the
 // same members) when all are. With any other status nothing was taken.
 func (s *server) postEvents(w http.ResponseWriter, r *http.Request) error {
-	if err := queryOf(r, s.router.clock()).done(); err != nil {
+	if err := queryOf(r).done(); err != nil {
 		return err
 	}
 	if s.Submit == nil {

@@ -26,39 +26,38 @@ type TokenAdmin interface {
 
 // TokenRequest is the body of POST /api/v1/tokens.
 type TokenRequest struct {
-	Name   string           `json:"name"`
+	// Name is one line of printable text, for people.
+	Name   string           `json:"name" schema:"minLength=1,maxLength=64"`
 	Scopes []odometer.Scope `json:"scopes"`
-	// ExpiresAt is a time as [ParseTime] reads it, such as +90d, by the server's
+	// ExpiresAt is RFC 3339, or relative to now such as +90d, by the server's
 	// clock; null for never.
-	ExpiresAt *string `json:"expires_at"`
+	ExpiresAt *string `json:"expires_at,omitempty" schema:"nullable"`
 }
 
-// Token is a token as an answer has it. What is null has not happened, or never
-// does.
+// Token is a token as an answer has it.
 type Token struct {
 	ID        odometer.TokenID `json:"id"`
 	Name      string           `json:"name"`
 	Scopes    []odometer.Scope `json:"scopes"`
-	State     string           `json:"state"` // valid, expired or revoked
+	State     string           `json:"state" schema:"enum=valid|expired|revoked"`
 	CreatedAt time.Time        `json:"created_at"`
 	CreatedBy string           `json:"created_by"`
-	ExpiresAt *time.Time       `json:"expires_at"`
-	LastUsed  *time.Time       `json:"last_used_at"` // to the minute, after a crash
-	RevokedAt *time.Time       `json:"revoked_at"`
+	ExpiresAt *time.Time       `json:"expires_at"`   // null for never
+	LastUsed  *time.Time       `json:"last_used_at"` // null for never; after a crash to the minute
+	RevokedAt *time.Time       `json:"revoked_at"`   // null while it is not
 }
 
 // CreatedToken is the answer to POST /api/v1/tokens: the one time that the
 // secret is told.
 type CreatedToken struct {
 	Token
-	Secret string `json:"token"`
+	Secret string `json:"token" schema:"pattern=^odm_[a-z2-7]{58}$"` // the secret: send it as Authorization: Bearer
 }
 
-// TokensAnswer is the body of GET /api/v1/tokens, in the order in which they were
-// created. Next is the cursor of the page that follows, null when there is none.
+// TokensAnswer is the body of GET /api/v1/tokens.
 type TokensAnswer struct {
-	Tokens []Token `json:"tokens"`
-	Next   *string `json:"next"`
+	Tokens []Token `json:"tokens"` // in the order in which they were created
+	Next   *string `json:"next"`   // cursor of the page that follows, null when there is none
 }
 
 // Me is the body of GET /api/v1/me: whose token the request has.
@@ -92,12 +91,56 @@ func ever(t time.Time) *time.Time {
 	return &t
 }
 
+func (s *server) tokenRoutes() []route {
+	return []route{
+		{
+			pattern: "GET /api/v1/me", access: holder, handle: s.getMe,
+			id: "me", tag: "access", summary: "Whose token the request has, and what it may do",
+			description: "Any valid token will do, whatever its scopes.",
+			replies:     []reply{answers(http.StatusOK, "The holder.", Me{})},
+		},
+		{
+			pattern: "GET /api/v1/tokens", access: administrator, handle: s.getTokens,
+			id: "tokens", tag: "access", summary: "The tokens, in the order in which they were created",
+			description: "Those that expired or were revoked too. The administrator's own, which lies in a file, is none of them.",
+			params: []*parameter{
+				{name: "after", most: odometer.MaxIDBytes, valid: odometer.ValidTokenID, pattern: tokenIDPattern, example: "tok_aaaaaaaaaaaaaaaa", description: "cursor of an earlier answer"},
+				limitParam,
+			},
+			replies: []reply{answers(http.StatusOK, "One page.", TokensAnswer{}, nextPage)}, fails: missing,
+		},
+		{
+			pattern: "POST /api/v1/tokens", access: administrator, handle: s.postToken,
+			id: "createToken", tag: "access", summary: "Create a token",
+			description: "The answer is the only one that ever has the secret: the server keeps a hash of it.",
+			takes:       takes(TokenRequest{}),
+			replies: []reply{answers(http.StatusCreated, "The token, with its secret.", CreatedToken{},
+				header{"Location", "where the token is, without its secret"})},
+			fails: conflict,
+		},
+		{
+			pattern: "GET /api/v1/tokens/{id}", access: administrator, handle: s.getToken,
+			id: "token", tag: "access", summary: "One token",
+			description: "What is known of it; its secret is not.",
+			params:      []*parameter{tokenPath},
+			replies:     []reply{answers(http.StatusOK, "The token, without its secret.", Token{})}, fails: missing,
+		},
+		{
+			pattern: "DELETE /api/v1/tokens/{id}", access: administrator, handle: s.deleteToken,
+			id: "revokeToken", tag: "access", summary: "Revoke a token, for good and at once",
+			description: "No request that begins after the answer is let through with it. Revoking it again changes nothing.",
+			params:      []*parameter{tokenPath},
+			replies:     []reply{answers(http.StatusOK, "The token, which is revoked.", Token{})}, fails: missing,
+		},
+	}
+}
+
 func (s *server) postToken(w http.ResponseWriter, r *http.Request) error {
 	if s.Tokens == nil {
 		return absent("accounts")
 	}
-	now := s.router.clock()
-	errs := []error{queryOf(r, now).done()}
+	p := queryOf(r)
+	now, errs := p.now, []error{p.done()}
 	var ask TokenRequest
 	var expires time.Time
 	if err := readJSON(r, &ask); err != nil {
@@ -130,17 +173,8 @@ func (s *server) postToken(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) getTokens(w http.ResponseWriter, r *http.Request) error {
-	now := s.router.clock()
-	p := queryOf(r, now)
-	after, limit := p.text("after"), p.number("limit", DefaultPage, MaxPage)
-	if after != "" {
-		if err := odometer.ValidTokenID(after); err != nil {
-			p.fail("after", "%s", reason(err))
-		}
-	}
-	if err := p.done(); err != nil {
-		return err
-	}
+	p := queryOf(r)
+	now, after, limit := p.now, p.text("after"), p.limit()
 	if s.Tokens == nil {
 		return absent("accounts")
 	}
@@ -160,48 +194,31 @@ func (s *server) getTokens(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, answer)
 }
 
-// token returns the id in the path of a request that has no parameters.
-func (s *server) token(r *http.Request) (odometer.TokenID, error) {
-	errs := []error{queryOf(r, s.router.clock()).done()}
-	id := r.PathValue("id")
-	if err := odometer.ValidTokenID(id); err != nil {
-		errs = append(errs, FieldError{"path", "id", reason(err)})
-	}
-	err := join(errs...)
-	if err == nil && s.Tokens == nil {
-		err = absent("accounts")
-	}
-	return odometer.TokenID(id), err
-}
-
 func (s *server) getToken(w http.ResponseWriter, r *http.Request) error {
-	id, err := s.token(r)
+	if s.Tokens == nil {
+		return absent("accounts")
+	}
+	p := queryOf(r)
+	t, err := s.Tokens.Token(r.Context(), odometer.TokenID(p.text("id")))
 	if err != nil {
 		return err
 	}
-	t, err := s.Tokens.Token(r.Context(), id)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, tokenOf(&t, s.router.clock()))
+	return writeJSON(w, http.StatusOK, tokenOf(&t, p.now))
 }
 
 func (s *server) deleteToken(w http.ResponseWriter, r *http.Request) error {
-	id, err := s.token(r)
+	if s.Tokens == nil {
+		return absent("accounts")
+	}
+	p := queryOf(r)
+	t, err := s.Tokens.RevokeToken(r.Context(), actor(r), odometer.TokenID(p.text("id")))
 	if err != nil {
 		return err
 	}
-	t, err := s.Tokens.RevokeToken(r.Context(), actor(r), id)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, tokenOf(&t, s.router.clock()))
+	return writeJSON(w, http.StatusOK, tokenOf(&t, p.now))
 }
 
 func (s *server) getMe(w http.ResponseWriter, r *http.Request) error {
-	if err := queryOf(r, s.router.clock()).done(); err != nil {
-		return err
-	}
 	c := caller(r)
 	me := Me{Name: c.Name, Scopes: c.Scopes, ExpiresAt: ever(c.Expires)}
 	if c.ID != "" {

@@ -1,34 +1,31 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"example.org/odometer"
 )
 
-// UsageAnswer is the body of GET /api/v1/usage. Rows is what is recorded, Open
-// what is still open and not part of Rows, grouped alike.
+// UsageAnswer is the body of GET /api/v1/usage.
 type UsageAnswer struct {
 	From    time.Time          `json:"from"`
 	To      time.Time          `json:"to"`
 	GroupBy []odometer.GroupBy `json:"group_by"`
-	Rows    []Row              `json:"rows"`
-	Open    []Row              `json:"open"`
+	Rows    []Row              `json:"rows"`                        // what is recorded
+	Open    []Row              `json:"open" schema:"items=OpenRow"` // what is still open and not part of rows, grouped alike
 }
 
-// CurrentAnswer is the body of GET /api/v1/usage/instances/{id}/current. Open
-// has one row for each period that is open now; Hour and Day are what is
-// recorded of this UTC hour and day so far.
+// CurrentAnswer is the body of GET /api/v1/usage/instances/{id}/current.
 type CurrentAnswer struct {
 	Instance odometer.InstanceID `json:"instance_id"`
 	At       time.Time           `json:"at"`
-	Open     []Row               `json:"open"`
-	Hour     Row                 `json:"this_hour"`
-	Day      Row                 `json:"today"`
+	Open     []Row               `json:"open" schema:"items=OpenPeriod"` // one row for each period that is open now
+	Hour     Row                 `json:"this_hour"`                      // what is recorded of this UTC hour so far
+	Day      Row                 `json:"today"`                          // what is recorded of this UTC day so far
 }
 
 // HistoryAnswer is the body of GET /api/v1/usage/instances/{id}/history: one
@@ -37,9 +34,9 @@ type HistoryAnswer struct {
 	Instance odometer.InstanceID `json:"instance_id"`
 	From     time.Time           `json:"from"`
 	To       time.Time           `json:"to"`
-	Interval odometer.GroupBy    `json:"interval"`
-	Rows     []Row               `json:"rows"`
-	Open     []Row               `json:"open"`
+	Interval odometer.GroupBy    `json:"interval" schema:"enum=hour|day|month"`
+	Rows     []Row               `json:"rows"`                        // what is recorded
+	Open     []Row               `json:"open" schema:"items=OpenRow"` // what is still open and not part of rows, grouped alike
 }
 
 // What is shown when no time is asked for, by interval of the history.
@@ -55,17 +52,63 @@ func absent(what string) error {
 	return fmt.Errorf("this process has no %s: %w", what, odometer.ErrNotFound)
 }
 
+func (s *server) usageRoutes() []route {
+	return []route{
+		{
+			pattern: "GET /api/v1/usage", access: reader, handle: s.getUsage,
+			id: "usage", tag: "usage", summary: "Recorded usage, and what is still open",
+			description: "By time of use. Without `from`: the 24 hours before `to`.",
+			params: []*parameter{
+				fromParam, toParam, instanceParam, userParam, orgParam,
+				{
+					name: "group_by", kind: asWords, words: []string{"instance", "user", "org", "hour", "day", "month"}, valid: oneBucket, example: "instance,day",
+					description: "what the rows are of, separated by commas; of hour, day and month one",
+				},
+				{name: "top", kind: asNumber, least: 1, most: mostTop, example: "10", description: "only so many rows, those with the most of `top_by`, in that order"},
+				{name: "top_by", kind: asWord, words: quantities(), example: "cpu_us", description: "with `top`: the quantity that counts; `cpu_us` without"},
+			},
+			replies: []reply{answers(http.StatusOK, "Rows of recorded usage; the open amounts apart.", UsageAnswer{})}, fails: missing,
+		},
+		{
+			pattern: "GET /api/v1/usage/instances/{id}/current", access: reader, handle: s.getCurrent,
+			id: "current", tag: "usage", summary: "The open periods of an instance, and this hour and day",
+			description: "The open periods are not part of this_hour and today.",
+			params:      []*parameter{instancePath},
+			replies:     []reply{answers(http.StatusOK, "What it uses now.", CurrentAnswer{})}, fails: missing,
+		},
+		{
+			pattern: "GET /api/v1/usage/instances/{id}/history", access: reader, handle: s.getHistory,
+			id: "history", tag: "usage", summary: "Usage of an instance by hour, day or month",
+			description: "Without `from`: 24 hours, 30 days or 365 days before `to`, by interval.",
+			params: []*parameter{
+				instancePath, fromParam, toParam,
+				{name: "interval", kind: asWord, words: []string{"hour", "day", "month"}, example: "day", description: "length of a row's time, in UTC; hour where absent"},
+			},
+			replies: []reply{answers(http.StatusOK, "One row for each interval with usage.", HistoryAnswer{})}, fails: missing,
+		},
+	}
+}
+
+// quantities are the wire names of all that is counted.
+func quantities() []string {
+	names := make([]string, odometer.Quantities)
+	for q := range names {
+		names[q] = odometer.Quantity(q).String()
+	}
+	return names
+}
+
 func (s *server) getUsage(w http.ResponseWriter, r *http.Request) error {
 	if s.Usage == nil {
 		return absent("ledger")
 	}
-	now := s.router.clock()
-	p := queryOf(r, now)
+	p := queryOf(r)
+	now := p.now
 	q := odometer.UsageQuery{
-		Instance: odometer.InstanceID(p.id("instance")),
-		User:     odometer.UserID(p.id("user")),
-		Org:      odometer.OrgID(p.id("org")),
-		GroupBy:  p.groups("group_by"),
+		Instance: odometer.InstanceID(p.text("instance")),
+		User:     odometer.UserID(p.text("user")),
+		Org:      odometer.OrgID(p.text("org")),
+		GroupBy:  p.groups(),
 	}
 	q.From, q.To = p.span(defaultSpan[odometer.ByNothing])
 	q.Top, q.TopBy = p.top()
@@ -85,15 +128,12 @@ func (s *server) getHistory(w http.ResponseWriter, r *http.Request) error {
 	if s.Usage == nil {
 		return absent("ledger")
 	}
-	now := s.router.clock()
-	p := queryOf(r, now)
-	instance := p.instance(r)
+	p := queryOf(r)
+	now := p.now
+	instance := odometer.InstanceID(p.text("id"))
 	interval := odometer.ByHour
 	if text := p.text("interval"); text != "" {
 		interval = odometer.GroupBy(text)
-		if interval != odometer.ByHour && interval != odometer.ByDay && interval != odometer.ByMonth {
-			p.fail("interval", "%q is none of hour, day, month", clip(text))
-		}
 	}
 	q := odometer.UsageQuery{Instance: instance, GroupBy: []odometer.GroupBy{interval}}
 	q.From, q.To = p.span(defaultSpan[interval])
@@ -118,12 +158,9 @@ func (s *server) getCurrent(w http.ResponseWriter, r *http.Request) error {
 	if s.Usage == nil {
 		return absent("ledger")
 	}
-	now := s.router.clock()
-	p := queryOf(r, now)
-	instance := p.instance(r)
-	if err := p.done(); err != nil {
-		return err
-	}
+	p := queryOf(r)
+	now := p.now
+	instance := odometer.InstanceID(p.text("id"))
 	answer := CurrentAnswer{Instance: instance, At: instant(now.UnixMicro())}
 	for bucket, row := range map[odometer.GroupBy]*Row{odometer.ByHour: &answer.Hour, odometer.ByDay: &answer.Day} {
 		from := startOf(bucket, now.UnixMicro())
@@ -189,63 +226,43 @@ func (s *server) known(r *http.Request, instance odometer.InstanceID, now time.T
 	return nil
 }
 
-// instance returns the instance that the path names.
-func (q *query) instance(r *http.Request) odometer.InstanceID {
-	id := r.PathValue("id")
-	if err := odometer.ValidID("instance", id); err != nil {
-		q.errs = append(q.errs, FieldError{"path", "id", reason(err)})
-	}
-	return odometer.InstanceID(id)
-}
-
-// groups reads a list of group keys, separated by commas. Of hour, day and
-// month there may be one.
-func (q *query) groups(name string) []odometer.GroupBy {
+// groups returns what is grouped by.
+func (q *query) groups() []odometer.GroupBy {
 	by := []odometer.GroupBy{}
-	text := q.text(name)
-	if text == "" {
-		return by
-	}
-	for word := range strings.SplitSeq(text, ",") {
-		g := odometer.GroupBy(strings.TrimSpace(word))
-		switch g {
-		case odometer.ByHour, odometer.ByDay, odometer.ByMonth:
-			if other := bucketOf(by); other != odometer.ByNothing && other != g {
-				q.fail(name, "has both %s and %s; choose one", other, g)
-				continue
-			}
-		case odometer.ByInstance, odometer.ByUser, odometer.ByOrg:
-		default:
-			q.fail(name, "%q is none of instance, user, org, hour, day, month", clip(word))
-			continue
-		}
-		if slices.Contains(by, g) {
-			q.fail(name, "has %s twice", g)
-			continue
-		}
-		by = append(by, g)
+	for _, word := range q.words("group_by") {
+		by = append(by, odometer.GroupBy(word))
 	}
 	return by
+}
+
+// oneBucket returns nil where of hour, day and month no more than one is named.
+func oneBucket(words string) error {
+	var had odometer.GroupBy
+	for _, word := range listed(words) {
+		g := bucketOf([]odometer.GroupBy{odometer.GroupBy(word)})
+		if g != odometer.ByNothing && had != odometer.ByNothing && g != had {
+			return fmt.Errorf("has both %s and %s; choose one: %w", had, g, odometer.ErrInvalid)
+		}
+		had = cmp.Or(g, had)
+	}
+	return nil
 }
 
 // mostTop is how many rows may be asked for by what they have most of: what a
 // person reads.
 const mostTop = 1000
 
-// top reads how many rows are wanted, 0 for all, and what they shall have most
+// top returns how many rows are wanted, 0 for all, and what they shall have most
 // of.
 func (q *query) top() (int, odometer.Quantity) {
-	top := q.number("top", 0, mostTop)
-	name := q.text("top_by")
+	top, name := int(q.number("top")), q.text("top_by")
 	if name == "" {
 		return top, odometer.CPU
 	}
-	by, ok := odometer.QuantityOf(name)
-	if !ok {
-		q.fail("top_by", "%q is no quantity, such as %s or %s", clip(name), odometer.CPU, odometer.Memory)
-	} else if top == 0 {
+	if top == 0 {
 		q.fail("top_by", "says nothing without top")
 	}
+	by, _ := odometer.QuantityOf(name) // as the parameter's words have it
 	return top, by
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -134,7 +135,7 @@ func (i *identity) ask(ctx context.Context, c *client.Client, secret string) (ap
 	if err != nil {
 		return api.Enrolled{}, fmt.Errorf("sign with the key of this host: %w", err)
 	}
-	ask := api.EnrolRequest{Agent: i.agent, Key: i.key.Public(), Proof: proof}
+	ask := api.EnrolRequest{Agent: i.agent, Key: i.key.Public(), Proof: base64.StdEncoding.EncodeToString(proof)}
 	if secret != "" {
 		ask.Token = &secret
 	}
