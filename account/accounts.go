@@ -66,7 +66,7 @@ type AccountsOptions struct {
 	maxTokens, maxHosts int // tests
 }
 
-// Accounts knows the tokens and the hosts, and keeps the audit log. Its methods may be called at
+// Accounts knows the tokens, the hosts and the consumers, and keeps the audit log. Its methods may be called at
 // once. One process has them open: it is the one that has the ledger open.
 type Accounts struct {
 	db        *sql.DB
@@ -78,7 +78,7 @@ type Accounts struct {
 
 	mu    sync.RWMutex // guards what follows; never held over a look at the disk
 	valid map[short]*held
-	keys  map[odometer.Key]odometer.AgentID // of hosts that are not revoked
+	keys  map[odometer.Key]odometer.Peer // that are not revoked
 }
 
 // OpenAccounts opens the accounts in the ledger's file, creating their tables
@@ -87,7 +87,7 @@ type Accounts struct {
 func OpenAccounts(ctx context.Context, o AccountsOptions) (*Accounts, error) {
 	a := &Accounts{
 		clock: o.Clock, logger: o.Logger, random: o.Random, maxTokens: cmp.Or(o.maxTokens, MaxTokens), maxHosts: cmp.Or(o.maxHosts, MaxHosts),
-		valid: map[short]*held{}, keys: map[odometer.Key]odometer.AgentID{},
+		valid: map[short]*held{}, keys: map[odometer.Key]odometer.Peer{},
 	}
 	if a.clock == nil {
 		a.clock = time.Now
@@ -121,7 +121,7 @@ func (a *Accounts) open(ctx context.Context, o *AccountsOptions) (err error) {
 	if err := a.migrate(ctx); err != nil {
 		return err
 	}
-	return errors.Join(a.load(ctx), a.loadHosts(ctx))
+	return errors.Join(a.load(ctx), a.loadHosts(ctx), a.loadConsumers(ctx))
 }
 
 // migrate brings the tables to this version, creating them where there are none.

@@ -18,8 +18,8 @@ var hostsSchema string
 
 // Bounds of what hosts may fill.
 const (
-	// MaxHosts bounds the hosts that are enrolled at a time: the key of each is
-	// held in memory.
+	// MaxHosts bounds the hosts and consumers that are let in at a time: the key of
+	// each is held in memory.
 	MaxHosts = 100_000
 	// DefaultEnrolment and MaxEnrolment are for how long a one-time token is
 	// valid: until somebody has walked to the host, and not until it is forgotten
@@ -37,13 +37,13 @@ var (
 	errHostProof      = fmt.Errorf("the key of this host is not proven: %w", odometer.ErrForbidden)
 )
 
-// AgentOf returns the agent that has a key. It looks at memory alone and waits
-// for nothing: a key that is revoked is unknown.
-func (a *Accounts) AgentOf(key odometer.Key) (odometer.AgentID, bool) {
+// PeerOf returns who has a key. It looks at memory alone and waits for nothing: a
+// key that is revoked is unknown.
+func (a *Accounts) PeerOf(key odometer.Key) (odometer.Peer, bool) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	agent, ok := a.keys[key]
-	return agent, ok
+	p, ok := a.keys[key]
+	return p, ok
 }
 
 // loadHosts reads the keys that are not revoked.
@@ -58,7 +58,7 @@ func (a *Accounts) loadHosts(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		a.keys[h.Key] = h.Agent
+		a.keys[h.Key] = odometer.Peer{Agent: h.Agent}
 	}
 	return unavailable(rows.Err())
 }
@@ -168,7 +168,7 @@ func (a *Accounts) Enrolments(ctx context.Context, limit int) ([]odometer.Enrolm
 
 // Enrol lets a host in that has a one-time token, for good, or confirms that it is
 // in: a host that got no answer asks again with the same key, with the token or
-// without it, and gets the same. Replaced are the keys that AgentOf knows no more
+// without it, and gets the same. Replaced are the keys that PeerOf knows no more
 // for it, whose connections are for the caller to end. The host, the use of the token and the line of the audit log are durable
 // when it returns.
 //
@@ -223,8 +223,8 @@ func answer(h *odometer.Host, ask *odometer.EnrolRequest) error {
 }
 
 func (a *Accounts) knows(h *odometer.Host) bool {
-	agent, ok := a.AgentOf(h.Key)
-	return ok && agent == h.Agent
+	p, ok := a.PeerOf(h.Key)
+	return ok && p.Agent == h.Agent
 }
 
 // admit lets a host in that has a token, or that is in the file and not in
@@ -270,6 +270,12 @@ func (a *Accounts) enrol(ctx context.Context, tx *sql.Tx, ask *odometer.EnrolReq
 	case e.Agent != "" && e.Agent != ask.Agent:
 		return h, fmt.Errorf("the enrolment token is for host %s: %w", e.Agent, odometer.ErrForbidden)
 	}
+	var consumers int
+	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM account_consumers WHERE public_key = ?`, string(ask.Key)).Scan(&consumers); err != nil {
+		return h, err
+	} else if consumers > 0 {
+		return h, fmt.Errorf("the key is a consumer's: %w", odometer.ErrConflict)
+	}
 	by := odometer.Actor{Caller: odometer.Caller{Name: "host " + string(ask.Agent)}, Remote: ask.Remote} // no token is named "admin", and no host
 	switch old, err := liveHost(ctx, tx, ask.Agent); {
 	case errors.Is(err, odometer.ErrNotFound):
@@ -295,7 +301,7 @@ func (a *Accounts) enrol(ctx context.Context, tx *sql.Tx, ask *odometer.EnrolReq
 }
 
 // RevokeHost revokes the key of an agent for good and returns the host. When it
-// returns nil AgentOf knows the key no more, nor after a crash; whoever is connected
+// returns nil PeerOf knows the key no more, nor after a crash; whoever is connected
 // by it is for the caller to disconnect. Again it changes nothing. The error wraps
 // [odometer.ErrNotFound] where no such host was ever enrolled; after any other one
 // the host may be revoked or not, and it is to be revoked again.
@@ -321,24 +327,30 @@ func revokeHost(ctx context.Context, tx *sql.Tx, by odometer.Actor, h *odometer.
 	return note(ctx, tx, micros(now), by, odometer.ActionHostRevoke, string(h.Agent), detail)
 }
 
-// takeKey has AgentOf know a key, unless there are too many.
+// takeKey has PeerOf know a host's key, unless there are too many.
 func (a *Accounts) takeKey(h *odometer.Host) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.keys) >= a.maxHosts {
 		return false
 	}
-	a.keys[h.Key] = h.Agent
+	a.keys[h.Key] = odometer.Peer{Agent: h.Agent}
 	return true
 }
 
-// dropOthers has AgentOf know no key of a host but its own, and returns which they
+func (a *Accounts) setKey(key odometer.Key, p odometer.Peer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.keys[key] = p
+}
+
+// dropOthers has PeerOf know no key of a host but its own, and returns which they
 // were: the one that was revoked when it came.
 func (a *Accounts) dropOthers(h *odometer.Host) (dropped []odometer.Key) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for k, agent := range a.keys {
-		if agent == h.Agent && k != h.Key {
+	for k, p := range a.keys {
+		if p.Agent == h.Agent && k != h.Key {
 			delete(a.keys, k)
 			dropped = append(dropped, k)
 		}

@@ -29,3 +29,15 @@ CREATE TABLE account_enrolments (
   used_by    TEXT   NOT NULL, -- agent, '' for none
   revoked_us BIGINT NOT NULL
 );
+
+-- Who may read the ledger's topic.
+CREATE TABLE account_consumers (
+  number     BIGINT PRIMARY KEY, -- dense from 1, in the order in which they were created
+  id         TEXT   NOT NULL UNIQUE,
+  name       TEXT   NOT NULL,
+  org        TEXT   NOT NULL, -- '' for all
+  public_key TEXT   NOT NULL UNIQUE,
+  created_us BIGINT NOT NULL,
+  created_by TEXT   NOT NULL,
+  revoked_us BIGINT NOT NULL
+);

@@ -48,6 +48,11 @@ func (m *machine) asks(agent odometer.AgentID, secret string) odometer.EnrolRequ
 	return odometer.EnrolRequest{Agent: agent, Key: m.key, Proof: proof, Secret: secret, Remote: "192.0.2.7"}
 }
 
+func (w *office) agentOf(key odometer.Key) (odometer.AgentID, bool) {
+	p, ok := w.PeerOf(key)
+	return p.Agent, ok
+}
+
 func (w *office) enrolment(agent odometer.AgentID, replace bool) (odometer.Enrolment, string) {
 	w.t.Helper()
 	e, secret, err := w.CreateEnrolment(w.t.Context(), admin, agent, replace, time.Time{})
@@ -70,7 +75,7 @@ func (w *office) enrols(m *machine, agent odometer.AgentID, secret string) odome
 func (w *office) lets(name string, m *machine, agent odometer.AgentID, want bool) {
 	w.t.Helper()
 	for _, when := range []string{"", ", after a restart"} {
-		if got, ok := w.AgentOf(m.key); ok != want || ok && got != agent {
+		if got, ok := w.agentOf(m.key); ok != want || ok && got != agent {
 			w.t.Errorf("%s%s: got %q, %v, want %s let in: %v", name, when, got, ok, agent, want)
 		}
 		_, _, err := w.Enrol(w.t.Context(), m.asks(agent, ""))
@@ -146,12 +151,12 @@ func TestWhoIsNotLetIn(t *testing.T) {
 	_, used := w.enrolment("", false)
 	there := newMachine(t)
 	w.enrols(there, "there", used)
+	_, expired := w.enrolment("", false)
+	w.after(DefaultEnrolment)
 	e, revoked := w.enrolment("", false)
 	if _, err := w.RevokeEnrolment(t.Context(), admin, e.ID); err != nil {
 		t.Fatal(err)
 	}
-	_, expired := w.enrolment("", false)
-	w.after(DefaultEnrolment)
 	_, good := w.enrolment("", false)
 	_, bound := w.enrolment("host-7", false)
 	m := newMachine(t)
@@ -194,7 +199,7 @@ func TestWhoIsNotLetIn(t *testing.T) {
 			t.Errorf("%s: the error has the secret in it", c.name)
 		}
 	}
-	if _, ok := w.AgentOf(m.key); ok {
+	if _, ok := w.agentOf(m.key); ok {
 		t.Error("got it let in by one of these")
 	}
 	w.enrols(m, "new", good) // which is as good as it was
@@ -324,7 +329,7 @@ func TestARevokedHostIsNotLetIn(t *testing.T) {
 				for n := 0; n < 50; {
 					was := revoked.Load()
 					_, _, err := w.Enrol(context.WithoutCancel(t.Context()), ask)
-					_, ok := w.AgentOf(m.key)
+					_, ok := w.agentOf(m.key)
 					if was && (err == nil || ok) {
 						t.Errorf("got it let in after it was revoked: %v, %v", err, ok)
 						return
@@ -374,7 +379,7 @@ func TestEveryCommitOfHostsFails(t *testing.T) {
 			enrol := func(m *machine) func() error {
 				return func() error {
 					_, _, err := w.Enrol(t.Context(), m.asks("host", secret))
-					if _, ok := w.AgentOf(m.key); ok != (err == nil) {
+					if _, ok := w.agentOf(m.key); ok != (err == nil) {
 						t.Errorf("got %v, and the key known: %v", err, ok)
 					}
 					return err
@@ -463,7 +468,7 @@ func TestTheSecretOfAnEnrolmentIsNowhere(t *testing.T) {
 func TestAccountsOfVersion1(t *testing.T) {
 	w := newOffice(t, AccountsOptions{})
 	token, secret := w.create("a", time.Time{}, odometer.ScopeRead)
-	for _, s := range []string{`DROP TABLE account_hosts`, `DROP TABLE account_enrolments`, `UPDATE account_meta SET value = '1' WHERE key = 'schema_version'`} {
+	for _, s := range []string{`DROP TABLE account_hosts`, `DROP TABLE account_enrolments`, `DROP TABLE account_consumers`, `UPDATE account_meta SET value = '1' WHERE key = 'schema_version'`} {
 		if _, err := w.db.Exec(s); err != nil {
 			t.Fatal(err)
 		}
@@ -479,13 +484,13 @@ func TestAccountsOfVersion1(t *testing.T) {
 	w.lets("a host", m, "host", true)
 }
 
-// TestAgentOfDoesNotAllocate, whoever asks.
-func TestAgentOfDoesNotAllocate(t *testing.T) {
+// TestPeerOfDoesNotAllocate, whoever asks.
+func TestPeerOfDoesNotAllocate(t *testing.T) {
 	w := newOffice(t, AccountsOptions{})
 	_, secret := w.enrolment("host", false)
 	m := newMachine(t)
 	w.enrols(m, "host", secret)
-	if n := testing.AllocsPerRun(100, func() { w.AgentOf(m.key); w.AgentOf("U") }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { w.PeerOf(m.key); w.PeerOf("U") }); n != 0 {
 		t.Errorf("got %v allocations, want none", n)
 	}
 }

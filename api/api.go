@@ -157,6 +157,7 @@ type Deps struct {
 	Lifecycle  LifecycleReader
 	Tokens     TokenAdmin
 	Hosts      HostAdmin
+	Consumers  ConsumerAdmin
 	Audit      AuditLogger
 
 	Health  HealthSource
@@ -223,7 +224,7 @@ type server struct {
 func (s *server) routes(r *router) []route {
 	s.router = r
 	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI), s.usageRoutes(),
-		s.instanceRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.hostRoutes(), s.auditRoutes())
+		s.instanceRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }
 
 func (s *server) agentRoutes(r *router) []route {

@@ -136,6 +136,43 @@ func TestAHostIsEnrolledOverHTTP(t *testing.T) {
 	call(enrol, enrolPath, in, 404, "queue that agents could reach")
 }
 
+// TestAConsumerIsCreatedOverHTTP and revoked.
+func TestAConsumerIsCreatedOverHTTP(t *testing.T) {
+	f := NewFixture(t)
+	rt := NewServer(f.Deps).(*router)
+	_, key := hostKey(t)
+	call := func(pattern, path, body string, want int, says string) string {
+		t.Helper()
+		method, _, _ := strings.Cut(pattern, " ")
+		w := send(rt, method, path, body, "Authorization", "Bearer secret", "Content-Type", "application/json")
+		answer := w.Body.String()
+		if w.Code != want || !strings.Contains(answer, says) {
+			t.Errorf("%s %s: got %d %s, want %d and %q", pattern, body, w.Code, answer, want, says)
+		}
+		conforms(t, pattern, w)
+		return answer
+	}
+	const create, list, revoke, path = "POST /api/v1/consumers", "GET /api/v1/consumers", "DELETE /api/v1/consumers/{id}", "/api/v1/consumers"
+	call(list, path, "", 200, `{"consumers":[]}`)
+	var made Consumer
+	if err := json.Unmarshal([]byte(call(create, path, `{"name":"billing","org_id":"acme","public_key":"`+string(key)+`"}`, 201, `"org_id":"acme"`)), &made); err != nil {
+		t.Fatal(err)
+	}
+	call(create, path, `{"name":"again","public_key":"`+string(key)+`"}`, 409, "another's")
+	call(create, path, `{"name":"","org_id":"a b","public_key":"x"}`, 400, "$.public_key")
+	call(create, path, ``, 400, "")
+	call(list, path, "", 200, `"state":"valid"`)
+	call(revoke, path+"/"+string(made.ID), "", 200, `"state":"revoked"`)
+	call(revoke, path+"/con_aaaaaaaaaaaaaaaa", "", 404, "")
+	call(revoke, path+"/x", "", 400, "con_")
+	call(list, path, "", 200, `"state":"revoked"`)
+	f.Deps.Consumers = nil
+	rt = NewServer(f.Deps).(*router)
+	call(list, path, "", 404, "accounts")
+	call(create, path, `{}`, 404, "accounts")
+	call(revoke, path+"/"+string(made.ID), "", 404, "accounts")
+}
+
 func TestHostsArePagedOverHTTP(t *testing.T) {
 	f := NewFixture(t)
 	for _, id := range []odometer.AgentID{"a", "b", "ç*"} {

@@ -84,6 +84,9 @@ var decisions = map[string]access{
 	"GET /api/v1/hosts":                                administrator,
 	"GET /api/v1/hosts/{id}":                           administrator,
 	"DELETE /api/v1/hosts/{id}":                        administrator,
+	"GET /api/v1/consumers":                            administrator,
+	"POST /api/v1/consumers":                           administrator,
+	"DELETE /api/v1/consumers/{id}":                    administrator,
 	"GET /api/v1/audit-log":                            administrator,
 }
 
@@ -101,6 +104,9 @@ func target(pattern string) (method, path string) {
 	id := "vm-1"
 	if strings.Contains(path, "/tokens/") {
 		id = "tok_aaaaaaaaaaaaaaaa"
+	}
+	if strings.Contains(path, "/consumers/") {
+		id = "con_aaaaaaaaaaaaaaaa"
 	}
 	if strings.Contains(path, "/enrolments/") {
 		id = "enr_aaaaaaaaaaaaaaaa"

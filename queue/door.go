@@ -19,12 +19,16 @@ import (
 //	$G       who has the token                     everything: the streams are here
 //	$G       who has it and names an agent         what that agent does
 //	HOSTS    an agent by its own key               what that agent does
+//	READERS  a consumer by its own key             reads its place in USAGE
 //
-// HOSTS has no streams and no JetStream: what an agent sends there the server
-// hands to $G, subject by subject, and what is for an agent it hands back. So a
-// reply subject, which NATS lets everybody choose freely and to which JetStream
-// answers with its own rights, leads from HOSTS to nowhere but HOSTS.
-const hostsAccount = "HOSTS"
+// HOSTS and READERS have no streams and no JetStream: what is sent there the server
+// hands to $G, subject by subject, and what is for them it hands back. So a reply
+// subject, which NATS lets everybody choose freely and to which JetStream answers
+// with its own rights, leads from HOSTS to nowhere but HOSTS.
+const (
+	hostsAccount   = "HOSTS"
+	readersAccount = "READERS"
+)
 
 // maxPerKey connections may be open with one key: an agent has one, and one that
 // the server has not noticed yet is gone. The oldest makes room.
@@ -32,8 +36,8 @@ const maxPerKey = 4
 
 // Peers knows whose key it is, and forgets keys that are revoked.
 type Peers interface {
-	// AgentOf returns the agent that has a key. It waits for nothing.
-	AgentOf(key odometer.Key) (odometer.AgentID, bool)
+	// PeerOf returns who has a key. It waits for nothing.
+	PeerOf(key odometer.Key) (odometer.Peer, bool)
 }
 
 // door is the server's [server.Authentication].
@@ -41,41 +45,68 @@ type door struct {
 	token string // "" for none
 	peers Peers  // nil for nobody
 
-	mu    sync.Mutex // held while a key is looked up and its connection noted
-	nats  *server.Server
-	hosts *server.Account // nil until there is one
-	open  map[odometer.Key][]uint64
+	mu      sync.Mutex // held while a key is looked up and its connection noted
+	nats    *server.Server
+	hosts   *server.Account // nil until there is one
+	readers *server.Account
+	open    map[odometer.Key][]uint64
 }
 
-// prepare makes the account of the hosts, once the server runs.
+// passage is what an account hands to another: requests from it, or messages to it.
+type passage struct {
+	subject string
+	answers server.ServiceRespType // to requests
+}
+
+// Each account's passages to $G, and back.
+var (
+	hostsTo   = []passage{{ingestPrefix + "*", server.Singleton}, {receiptRequestPrefix + "*", server.Singleton}, {livePrefix + "*", server.Singleton}}
+	hostsFrom = []string{receiptPrefix + "*", inboxPrefix + ">"}
+	readersTo = []passage{{nextPrefix + "*", server.Streamed}, {consumerInfoPrefix + "*", server.Singleton}, {ackPrefix + ">", server.Singleton}}
+)
+
+// prepare makes the accounts, once the server runs.
 func (d *door) prepare(ns *server.Server) error {
-	hosts, err := ns.RegisterAccount(hostsAccount)
+	hosts, err := join(ns, hostsAccount, hostsTo, hostsFrom)
 	if err != nil {
-		return fmt.Errorf("queue: account of the hosts: %w", err)
+		return err
 	}
-	main, only := ns.GlobalAccount(), []*server.Account{hosts}
-	for _, prefix := range []string{ingestPrefix, receiptRequestPrefix, livePrefix} {
-		err := main.AddServiceExport(prefix+"*", only)
-		if err == nil {
-			err = hosts.AddServiceImport(main, prefix+"*", prefix+"*")
-		}
-		if err != nil {
-			return fmt.Errorf("queue: hand on %s*: %w", prefix, err)
-		}
-	}
-	for _, subject := range []string{receiptPrefix + "*", inboxPrefix + ">"} {
-		err := main.AddStreamExport(subject, only)
-		if err == nil {
-			err = hosts.AddStreamImport(main, subject, "")
-		}
-		if err != nil {
-			return fmt.Errorf("queue: hand back %s: %w", subject, err)
-		}
+	readers, err := join(ns, readersAccount, readersTo, nil)
+	if err != nil {
+		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.nats, d.hosts = ns, hosts
+	d.nats, d.hosts, d.readers = ns, hosts, readers
 	return nil
+}
+
+// join makes an account that is joined to $G by passages.
+func join(ns *server.Server, name string, to []passage, from []string) (*server.Account, error) {
+	account, err := ns.RegisterAccount(name)
+	if err != nil {
+		return nil, fmt.Errorf("queue: account %s: %w", name, err)
+	}
+	main, only := ns.GlobalAccount(), []*server.Account{account}
+	for _, p := range to {
+		err := main.AddServiceExportWithResponse(p.subject, p.answers, only)
+		if err == nil {
+			err = account.AddServiceImport(main, p.subject, p.subject)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("queue: hand on %s from %s: %w", p.subject, name, err)
+		}
+	}
+	for _, subject := range from {
+		err := main.AddStreamExport(subject, only)
+		if err == nil {
+			err = account.AddStreamImport(main, subject, "")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("queue: hand back %s to %s: %w", subject, name, err)
+		}
+	}
+	return account, nil
 }
 
 // Check implements [server.Authentication].
@@ -107,18 +138,34 @@ func (d *door) checkKey(c server.ClientAuthentication, o *server.ClientOpts) boo
 	key := odometer.Key(o.Nkey)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	agent, ok := d.peers.AgentOf(key)
-	if !ok || d.hosts == nil || odometer.ValidID("agent", string(agent)) != nil {
+	peer, ok := d.peers.PeerOf(key)
+	if !ok || d.hosts == nil {
 		return false
 	}
+	user := d.user(peer)
+	if user == nil {
+		return false
+	}
+	user.Username = o.Nkey
 	ids := slices.DeleteFunc(d.open[key], func(id uint64) bool { return d.nats.GetClient(id) == nil })
 	for len(ids) >= maxPerKey {
 		go d.nats.DisconnectClientByID(ids[0]) // takes locks that the server may hold now
 		ids = ids[1:]
 	}
 	d.open[key] = append(ids, c.GetID())
-	c.RegisterUser(&server.User{Username: o.Nkey, Account: d.hosts, Permissions: agentPermissions(Token(string(agent)))})
+	c.RegisterUser(user)
 	return true
+}
+
+// user says what who has a key may do, nil for nothing.
+func (d *door) user(p odometer.Peer) *server.User {
+	switch {
+	case odometer.ValidID("agent", string(p.Agent)) == nil && p.Consumer == "":
+		return &server.User{Account: d.hosts, Permissions: agentPermissions(Token(string(p.Agent)))}
+	case odometer.ValidConsumerID(string(p.Consumer)) == nil && p.Agent == "":
+		return &server.User{Account: d.readers, Permissions: readerPermissions(string(p.Consumer))}
+	}
+	return nil
 }
 
 // signed reports whether a text is the signature of the nonce by a user's key.
@@ -148,5 +195,14 @@ func agentPermissions(token string) *server.Permissions {
 	return &server.Permissions{
 		Publish:   &server.SubjectPermission{Allow: []string{ingestPrefix + token, receiptRequestPrefix + token, livePrefix + token}},
 		Subscribe: &server.SubjectPermission{Allow: []string{receiptPrefix + token, inboxPrefix + token + ".>"}},
+	}
+}
+
+// readerPermissions says what a consumer may do: ask for what is next at its place
+// in USAGE, and acknowledge it.
+func readerPermissions(id string) *server.Permissions {
+	return &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: []string{nextPrefix + id, consumerInfoPrefix + id, ackPrefix + id + ".>"}},
+		Subscribe: &server.SubjectPermission{Allow: []string{inboxPrefix + id + ".>"}},
 	}
 }

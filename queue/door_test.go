@@ -19,18 +19,23 @@ import (
 // roll is who has a key, as the accounts know it.
 type roll struct {
 	mu   sync.Mutex
-	keys map[odometer.Key]odometer.AgentID
+	keys map[odometer.Key]odometer.Peer
 }
 
-func (r *roll) AgentOf(k odometer.Key) (odometer.AgentID, bool) {
+func (r *roll) PeerOf(k odometer.Key) (odometer.Peer, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	id, ok := r.keys[k]
-	return id, ok
+	p, ok := r.keys[k]
+	return p, ok
 }
 
 // enrol returns a key that is the agent's from now on.
 func (r *roll) enrol(t testing.TB, id odometer.AgentID) *Key {
+	t.Helper()
+	return r.add(t, odometer.Peer{Agent: id})
+}
+
+func (r *roll) add(t testing.TB, p odometer.Peer) *Key {
 	t.Helper()
 	k, _, err := NewKey()
 	if err != nil {
@@ -39,9 +44,9 @@ func (r *roll) enrol(t testing.TB, id odometer.AgentID) *Key {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.keys == nil {
-		r.keys = map[odometer.Key]odometer.AgentID{}
+		r.keys = map[odometer.Key]odometer.Peer{}
 	}
-	r.keys[k.Public()] = id
+	r.keys[k.Public()] = p
 	return k
 }
 

@@ -73,3 +73,28 @@ func (c *Client) RevokeHost(ctx context.Context, agent odometer.AgentID) (api.Ho
 	err := c.call(ctx, http.MethodDelete, "/api/v1/hosts/"+url.PathEscape(string(agent)), nil, "", nil, &a)
 	return a, err
 }
+
+// CreateConsumer lets who has a key read the topic.
+func (c *Client) CreateConsumer(ctx context.Context, ask api.ConsumerRequest) (api.Consumer, error) {
+	var a api.Consumer
+	body, err := json.Marshal(ask)
+	if err == nil {
+		err = c.call(ctx, http.MethodPost, "/api/v1/consumers", nil, odometer.ContentJSON, body, &a)
+	}
+	return a, err
+}
+
+// Consumers returns the consumers of the topic, in the order in which they were
+// created.
+func (c *Client) Consumers(ctx context.Context) (api.ConsumersAnswer, error) {
+	var a api.ConsumersAnswer
+	err := c.get(ctx, "/api/v1/consumers", nil, &a)
+	return a, err
+}
+
+// RevokeConsumer revokes a consumer, for good and at once. Again it changes nothing.
+func (c *Client) RevokeConsumer(ctx context.Context, id odometer.ConsumerID) (api.Consumer, error) {
+	var a api.Consumer
+	err := c.call(ctx, http.MethodDelete, "/api/v1/consumers/"+url.PathEscape(string(id)), nil, "", nil, &a)
+	return a, err
+}

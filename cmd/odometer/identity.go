@@ -53,7 +53,7 @@ type enrolled struct {
 // nobody of its own.
 func openIdentity(dir *dataDir, agent odometer.AgentID, server, secret string, logger *slog.Logger) (*identity, error) {
 	i := &identity{dir: dir, agent: agent, server: server, secret: secret, logger: logger}
-	seed, err := readPrivate("the key of this host", dir.file(hostKeyFile))
+	seed, err := readPrivate("key file", dir.file(hostKeyFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && secret == "":
 		return nil, nil

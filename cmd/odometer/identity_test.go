@@ -34,7 +34,7 @@ func newReception(t *testing.T) *reception {
 	}
 	t.Cleanup(func() { a.Close() })
 	r := &reception{accounts: a}
-	h := api.NewServer(api.Deps{Hosts: admission{a, nil}, QueueURL: func() string { return "nats://0.0.0.0:4222" }})
+	h := api.NewServer(api.Deps{Hosts: &admission{Accounts: a}, QueueURL: func() string { return "nats://0.0.0.0:4222" }})
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		r.asked.Add(1)
 		if !r.silent.Load() {
@@ -86,7 +86,7 @@ func TestAHostThatGotNoAnswerAsksAgain(t *testing.T) {
 		if _, err := i.asks(t); !errors.Is(err, odometer.ErrUnavailable) {
 			t.Fatalf("got %v, want no answer", err)
 		}
-		if agent, ok := r.accounts.AgentOf(i.current().Public()); !ok || agent != "host" {
+		if p, ok := r.accounts.PeerOf(i.current().Public()); !ok || p.Agent != "host" {
 			t.Fatal("got the host not let in: this tests nothing")
 		}
 		r.silent.Store(false)
@@ -147,7 +147,7 @@ func TestAHostGoesToAnotherServerAndBack(t *testing.T) {
 	if _, err := i.asks(t); err != nil {
 		t.Errorf("back again: got %v", err)
 	}
-	if _, ok := one.accounts.AgentOf(first); ok {
+	if _, ok := one.accounts.PeerOf(first); ok {
 		t.Error("got its first key let in still")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"database/sql"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -22,6 +23,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"example.org/odometer/queue"
@@ -58,6 +61,7 @@ func TestScript(t *testing.T) {
 			"mode":          checkMode,
 			"get":           get,
 			"until":         waitFor,
+			"topic":         readTopic,
 			"post":          post,
 			"queue":         startQueue,
 			"certificate":   certificate,
@@ -288,6 +292,43 @@ func post(ts *testscript.TestScript, neg bool, args []string) {
 	if resp.StatusCode != http.StatusOK {
 		ts.Fatalf("%s: %s %s", args[0], resp.Status, body)
 	}
+}
+
+// readTopic reads entries as a billing system does, by the key in a file, and prints
+// subjects and bodies: topic URL KEYFILE CONSUMER N. With "!" the key is not let in.
+func readTopic(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 4 {
+		ts.Fatalf("usage: topic url keyfile consumer n")
+	}
+	n, err := strconv.Atoi(args[3])
+	ts.Check(err)
+	key, err := nats.NkeyOptionFromSeed(ts.MkAbs(args[1]))
+	ts.Check(err)
+	nc, err := nats.Connect(args[0], key, nats.CustomInboxPrefix("_INBOX."+args[2]))
+	if neg {
+		if !errors.Is(err, nats.ErrAuthorization) {
+			ts.Fatalf("got %v, want it refused", err)
+		}
+		return
+	}
+	ts.Check(err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	place, err := js.Consumer(ctx, queue.UsageStream, args[2])
+	ts.Check(err)
+	for range n {
+		batch, err := place.Fetch(1, jetstream.FetchMaxWait(patience))
+		ts.Check(err)
+		for m := range batch.Messages() {
+			ts.Check(m.Ack())
+			fmt.Fprintf(ts.Stdout(), "%s\t%s\n", m.Subject(), m.Data())
+		}
+		ts.Check(batch.Error())
+	}
+	ts.Check(nc.Flush())
 }
 
 // startQueue runs a queue that is no server's own, until the script ends:

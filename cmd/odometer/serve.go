@@ -151,6 +151,8 @@ type server struct {
 	heard    *queue.Live
 	fleet    *fleet
 
+	admission *admission // of hosts and consumers
+
 	agentConn *queue.Conn // as the agent; nil without one, like what follows
 	host      *host
 	publish   *queue.Publisher
@@ -238,6 +240,7 @@ func (sv *server) open(ctx context.Context) (err error) {
 	if err := sv.openQueue(ctx); err != nil {
 		return err
 	}
+	sv.admission = &admission{Accounts: sv.accounts, nats: sv.nats, conn: sv.conn, logger: sv.logger}
 	sv.ingest = ingest.New(ingest.Options{Ledger: sv.ledger, Receipts: sv.conn, Logger: sv.logger})
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
@@ -344,6 +347,7 @@ func (sv *server) run(parent context.Context, s streams) error {
 
 	p := sv.parts()
 	service.run("feed", sv.feed.Run)
+	service.run("consumers", sv.admission.run)
 	flow.run("live", sv.heard.Run)
 	if sv.fleet.directory != nil {
 		flow.run("directory", sv.fleet.directory.Run)
@@ -440,7 +444,7 @@ func (sv *server) deps(p *parts) api.Deps {
 	d := api.Deps{
 		Version: Version, Logger: sv.logger, Auth: api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts},
 		Usage: sv.ledger, Entries: sv.ledger, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
-		Instances: sv.fleet, Lifecycle: sv.ledger, Tokens: sv.accounts, Hosts: admission{sv.accounts, sv.nats}, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
+		Instances: sv.fleet, Lifecycle: sv.ledger, Tokens: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	if sv.host != nil {
 		d.Machine = p

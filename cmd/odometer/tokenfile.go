@@ -15,21 +15,21 @@ import (
 func readPrivate(what, path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", what, err)
+		return nil, fmt.Errorf("read the %s: %w", what, err)
 	}
 	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		return nil, advise(fmt.Errorf("%s in %s may be read by other users (mode %04o)", what, path, info.Mode().Perm()), "chmod 600 %s", path)
+		return nil, advise(fmt.Errorf("%s %s may be read by other users (mode %04o)", what, path, info.Mode().Perm()), "chmod 600 %s", path)
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", what, err)
+		return nil, fmt.Errorf("read the %s: %w", what, err)
 	}
 	return text, nil
 }
 
 // readToken reads a token from a file.
 func readToken(path string) (string, error) {
-	text, err := readPrivate("the token", path)
+	text, err := readPrivate("token file", path)
 	if err != nil {
 		return "", err
 	}
