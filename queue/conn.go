@@ -50,7 +50,7 @@ type ConnectOptions struct {
 	// Agent, where set, connects as that agent, which an embedded server
 	// then holds to the agent's own subjects.
 	Agent  odometer.AgentID
-	Key    *Key   // by which the Agent is known, in place of a Token; nil for none
+	Key    *Key   // by which it is known who connects, in place of a Token; nil for none
 	Name   string // for those who look at the server's connections
 	TLS    *tls.Config
 	Logger *slog.Logger
@@ -176,8 +176,6 @@ func (c *Conn) options(o ConnectOptions) ([]nats.Option, error) {
 		}
 	}
 	switch {
-	case o.Key != nil && o.Agent == "":
-		return nil, fmt.Errorf("queue: a key and no agent that it is of: %w", odometer.ErrInvalid)
 	case o.Key != nil:
 		opts = append(opts, nats.Nkey(string(o.Key.public), o.Key.Sign))
 	case token != "":

@@ -62,7 +62,7 @@ type passage struct {
 var (
 	hostsTo   = []passage{{ingestPrefix + "*", server.Singleton}, {receiptRequestPrefix + "*", server.Singleton}, {livePrefix + "*", server.Singleton}}
 	hostsFrom = []string{receiptPrefix + "*", inboxPrefix + ">"}
-	readersTo = []passage{{nextPrefix + "*", server.Streamed}, {consumerInfoPrefix + "*", server.Singleton}, {ackPrefix + ">", server.Singleton}}
+	readersTo = []passage{{nextPrefix + "*", server.Streamed}, {consumerInfoPrefix + "*", server.Singleton}, {ackPrefix + ">", server.Singleton}, {accountInfo, server.Singleton}}
 )
 
 // prepare makes the accounts, once the server runs.

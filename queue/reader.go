@@ -15,6 +15,10 @@ const (
 	nextPrefix         = "$JS.API.CONSUMER.MSG.NEXT." + UsageStream + "."
 	consumerInfoPrefix = "$JS.API.CONSUMER.INFO." + UsageStream + "."
 	ackPrefix          = "$JS.ACK." + UsageStream + "."
+	// accountInfo nobody may ask for. An account that does not have it from another
+	// is given JetStream's interface of its own whenever that is opened or the
+	// configuration read again (2.15.2), and this answers that there are no streams.
+	accountInfo = "$JS.API.INFO"
 )
 
 // readerPrefix begins the names of the durable consumers that are made here, as the

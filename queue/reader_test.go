@@ -216,6 +216,20 @@ func TestAConsumerThatIsRevokedIsOutAtOnce(t *testing.T) {
 	}
 }
 
+// TestConsumersGoOnWhenTheStoreIsOpenedAgain has JetStream closed and opened.
+func TestConsumersGoOnWhenTheStoreIsOpenedAgain(t *testing.T) {
+	s, _, _, all, acme := booked(t)
+	if err := s.reopen(); err != nil {
+		t.Fatal(err)
+	}
+	_, place := reading(t, s, acme, readerOfAcme)
+	if got := read(t, place, 3); !slices.Equal(got, []string{"0", "3", "6"}) {
+		t.Errorf("got %v, want what is of acme", got)
+	}
+	i := intrude(t, s, byKey(all))
+	i.may(nil, []string{InboxPrefix(readerOfAll) + ".>"}, forbidden)
+}
+
 // TestPlacesThatOthersMadeAreLeftAlone, and one whose stream was lost is made again.
 func TestPlacesThatOthersMadeAreLeftAlone(t *testing.T) {
 	s, _, c, all, _ := booked(t)

@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -62,6 +63,8 @@ func TestScript(t *testing.T) {
 			"get":           get,
 			"until":         waitFor,
 			"topic":         readTopic,
+			"natsserver":    startNATS,
+			"natsreload":    reloadNATS,
 			"post":          post,
 			"queue":         startQueue,
 			"certificate":   certificate,
@@ -330,6 +333,38 @@ func readTopic(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(nc.Flush())
 }
+
+// startNATS runs a NATS server that is told what a file says, until the script ends:
+// natsserver ADDRESS FILE.
+func startNATS(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: natsserver address file")
+	}
+	conf := fmt.Sprintf("listen: %q\njetstream { store_dir: %q }\ninclude ./%s\n", args[0], ts.MkAbs("nats-store"), args[1])
+	ts.Check(os.WriteFile(ts.MkAbs("nats.conf"), []byte(conf), 0o600))
+	opts, err := natsserver.ProcessConfigFile(ts.MkAbs("nats.conf"))
+	ts.Check(err)
+	opts.NoSigs, opts.NoLog = true, true
+	s, err := natsserver.NewServer(opts)
+	ts.Check(err)
+	s.Start()
+	ts.Defer(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(patience) {
+		ts.Fatalf("the server does not start")
+	}
+	natsServers.Store(ts.MkAbs("nats.conf"), s)
+}
+
+// reloadNATS has it read the file again: natsreload.
+func reloadNATS(ts *testscript.TestScript, neg bool, args []string) {
+	s, ok := natsServers.Load(ts.MkAbs("nats.conf"))
+	if neg || len(args) != 0 || !ok {
+		ts.Fatalf("usage: natsreload, after natsserver")
+	}
+	ts.Check(s.(*natsserver.Server).Reload())
+}
+
+var natsServers sync.Map // file → server
 
 // startQueue runs a queue that is no server's own, until the script ends:
 // queue ADDRESS TOKENFILE.

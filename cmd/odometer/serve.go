@@ -31,6 +31,7 @@ type serveConfig struct {
 	// addresses of an external one, which then needs the token of that file.
 	NATS          string
 	NATSTokenFile string
+	NATSOwnKey    bool   // in place of a token: a key in the data directory
 	NATSReplicas  int    // copies of each stream on an external cluster; 0 leaves them as they are
 	NoAgent       bool   // do not meter this machine
 	KeepJournal   string // such as 13mo; "" for ever
@@ -61,6 +62,7 @@ Ctrl-C ends it within five seconds; nothing is lost.`,
 	flags.StringVar(&c.HTTP, "http", defaultHTTP, "address of the API")
 	flags.StringVar(&c.NATS, "nats", defaultNATS, "address of the embedded queue, or nats:// address of an external one")
 	flags.StringVar(&c.NATSTokenFile, "nats-token-file", "", "file that holds the token of an external queue")
+	flags.BoolVar(&c.NATSOwnKey, "nats-own-key", false, "show an external queue who this is by a key of its own, in place of a token: see odometer nats config")
 	flags.IntVar(&c.NATSReplicas, "nats-replicas", 0, "copies of each stream on an external cluster: 3 survive the loss of a server (default: 1 where a stream is created)")
 	flags.BoolVar(&c.NoAgent, "no-agent", false, "do not meter this machine")
 	flags.StringVar(&c.KeepJournal, "keep-journal", "", "how long the ledger's journal is kept, such as 13mo, 400d or 2y (default: for ever); sums are kept always")
@@ -96,9 +98,15 @@ func (c *serveConfig) complete() error {
 		if c.NATSTokenFile != "" {
 			add(errors.New("--nats-token-file is for an external queue; --nats names none"))
 		}
+		if c.NATSOwnKey {
+			add(errors.New("--nats-own-key is for an external queue; --nats names none"))
+		}
 		if c.NATSReplicas != 0 {
 			add(errors.New("--nats-replicas is for an external queue; --nats names none"))
 		}
+	}
+	if c.NATSOwnKey && c.NATSTokenFile != "" {
+		add(errors.New("--nats-own-key and --nats-token-file are both given; one of them is enough"))
 	}
 	if c.NATSReplicas < 0 || c.NATSReplicas > maxReplicas {
 		add(fmt.Errorf("--nats-replicas %d: a stream has 1 to %d copies", c.NATSReplicas, maxReplicas))
@@ -144,6 +152,7 @@ type server struct {
 	token    string             // the administrator's
 	key      ed25519.PrivateKey // signs the heads of a pruned journal; nil where it is kept for ever
 	nats     *queue.Server      // nil where the queue is external
+	natsKey  *queue.Key         // by which an external one knows the server; nil for none
 	conn     *queue.Conn        // the server's own
 	ingest   *ingest.Ingest
 	entries  *entries
@@ -274,6 +283,12 @@ func (sv *server) openQueue(ctx context.Context) error {
 				return err
 			}
 		}
+		if sv.config.NATSOwnKey {
+			if sv.natsKey, err = queueKey(sv.dir.file(queueKeyFile)); err != nil {
+				return err
+			}
+			options.Key = sv.natsKey
+		}
 	} else {
 		sv.nats, err = queue.StartServer(queue.ServerOptions{
 			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, Peers: sv.accounts, TLS: sv.tls, Logger: sv.logger,
@@ -285,7 +300,9 @@ func (sv *server) openQueue(ctx context.Context) error {
 		options.URL, options.Server = "", sv.nats
 	}
 	sv.conn, err = queue.Connect(options)
-	if errors.Is(err, odometer.ErrForbidden) {
+	if errors.Is(err, odometer.ErrForbidden) && sv.natsKey != nil {
+		return advise(err, "odometer nats config prints what its servers have to be told, of key %s", sv.natsKey.Public())
+	} else if errors.Is(err, odometer.ErrForbidden) {
 		return advise(err, "--nats-token-file names the file with the right one")
 	} else if err != nil {
 		return err
@@ -306,7 +323,7 @@ func (sv *server) openHost() (err error) {
 	id := odometer.AgentID(c.InstanceID)
 	options := queue.ConnectOptions{Server: sv.nats, Agent: id, Name: "odometer agent " + c.InstanceID, Logger: sv.logger}
 	if sv.nats == nil {
-		options.URL = c.NATS
+		options.URL, options.Key = c.NATS, sv.natsKey
 		if options.TLS, err = c.trustFlags.config(); err != nil {
 			return err
 		}
