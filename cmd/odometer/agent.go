@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"example.org/odometer"
 	"example.org/odometer/api"
@@ -153,11 +154,8 @@ func (c *agentConfig) enrolSecret(s streams) (string, error) {
 		if s.in == nil {
 			return "", errors.New("--enroll -: there is no standard input")
 		}
-		if s.errTTY {
-			fmt.Fprint(s.err, "one-time token: ")
-		}
-		line, err := bufio.NewReader(io.LimitReader(s.in, 1<<10)).ReadString('\n')
-		if err != nil && !errors.Is(err, io.EOF) {
+		line, err := secretLine(s)
+		if err != nil {
 			return "", fmt.Errorf("--enroll -: %w", err)
 		}
 		return oneSecret("standard input", line)
@@ -168,6 +166,21 @@ func (c *agentConfig) enrolSecret(s streams) (string, error) {
 		return oneSecret(enrolVariable, secret)
 	}
 	return "", nil
+}
+
+// secretLine reads a line from standard input. A terminal does not show it.
+func secretLine(s streams) (string, error) {
+	if f, ok := s.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		fmt.Fprint(s.err, "one-time token (not shown): ")
+		line, err := term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(s.err)
+		return string(line), err
+	}
+	line, err := bufio.NewReader(io.LimitReader(s.in, 1<<10)).ReadString('\n')
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return line, err
 }
 
 // runAgent runs the half of the flow that lies on a host:
