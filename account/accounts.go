@@ -79,6 +79,7 @@ type Accounts struct {
 	mu    sync.RWMutex // guards what follows; never held over a look at the disk
 	valid map[short]*held
 	keys  map[odometer.Key]odometer.Peer // that are not revoked
+	hosts map[odometer.AgentID]bool      // that are or were enrolled
 }
 
 // OpenAccounts opens the accounts in the ledger's file, creating their tables
@@ -87,7 +88,7 @@ type Accounts struct {
 func OpenAccounts(ctx context.Context, o AccountsOptions) (*Accounts, error) {
 	a := &Accounts{
 		clock: o.Clock, logger: o.Logger, random: o.Random, maxTokens: cmp.Or(o.maxTokens, MaxTokens), maxHosts: cmp.Or(o.maxHosts, MaxHosts),
-		valid: map[short]*held{}, keys: map[odometer.Key]odometer.Peer{},
+		valid: map[short]*held{}, keys: map[odometer.Key]odometer.Peer{}, hosts: map[odometer.AgentID]bool{},
 	}
 	if a.clock == nil {
 		a.clock = time.Now

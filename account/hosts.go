@@ -46,9 +46,16 @@ func (a *Accounts) PeerOf(key odometer.Key) (odometer.Peer, bool) {
 	return p, ok
 }
 
-// loadHosts reads the keys that are not revoked.
+// IsHost reports whether an agent is or was enrolled. It looks at memory alone.
+func (a *Accounts) IsHost(agent odometer.AgentID) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.hosts[agent]
+}
+
+// loadHosts reads which agents are hosts, and the keys that are not revoked.
 func (a *Accounts) loadHosts(ctx context.Context) error {
-	rows, err := a.db.QueryContext(ctx, `SELECT `+hostColumns+` FROM account_hosts WHERE revoked_us = 0`)
+	rows, err := a.db.QueryContext(ctx, `SELECT `+hostColumns+` FROM account_hosts`)
 	if err != nil {
 		return unavailable(err)
 	}
@@ -58,7 +65,10 @@ func (a *Accounts) loadHosts(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		a.keys[h.Key] = odometer.Peer{Agent: h.Agent}
+		a.hosts[h.Agent] = true
+		if h.Revoked.IsZero() {
+			a.keys[h.Key] = odometer.Peer{Agent: h.Agent}
+		}
 	}
 	return unavailable(rows.Err())
 }
@@ -334,7 +344,7 @@ func (a *Accounts) takeKey(h *odometer.Host) bool {
 	if len(a.keys) >= a.maxHosts {
 		return false
 	}
-	a.keys[h.Key] = odometer.Peer{Agent: h.Agent}
+	a.keys[h.Key], a.hosts[h.Agent] = odometer.Peer{Agent: h.Agent}, true
 	return true
 }
 

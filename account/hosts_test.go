@@ -119,6 +119,9 @@ func TestTheLifeOfAHost(t *testing.T) {
 		t.Errorf("revoke: got %+v, %v", got, err)
 	}
 	w.lets("revoked", m, "host.7", false)
+	if !w.IsHost("host.7") || w.IsHost("host.8") {
+		t.Error("got what was revoked no host, or what never came one")
+	}
 	w.after(time.Minute)
 	if again, err := w.RevokeHost(t.Context(), admin, "host.7"); err != nil || !again.Revoked.Equal(got.Revoked) {
 		t.Errorf("revoke again: got %+v, %v, want it revoked when it was", again, err)

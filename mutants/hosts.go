@@ -68,8 +68,10 @@ var hostBugs = []bug{
 `,
 		"account.TestTheLifeOfAHost"},
 	{"a host that was revoked is let in after the next start", "account/hosts.go",
-		` FROM account_hosts WHERE revoked_us = 0` + "`)\n\tif err != nil {\n\t\treturn unavailable(err)",
-		` FROM account_hosts` + "`)\n\tif err != nil {\n\t\treturn unavailable(err)",
+		`		if h.Revoked.IsZero() {
+			a.keys[h.Key] =`,
+		`		if h.Key != "" {
+			a.keys[h.Key] =`,
 		"account.TestTheLifeOfAHost"},
 	{"a host that was replaced is let in", "account/hosts.go",
 		`	return h, a.dropOthers(&h), nil
@@ -149,4 +151,8 @@ var hostBugs = []bug{
 		`subscribe: { allow: [%s] } } }\n", key, list(p.Publish.Allow), list(p.Subscribe.Allow))`,
 		`subscribe: { allow: [\">\"] } } }\n", key, list(p.Publish.Allow))`,
 		"queue.TestAnExternalServerHoldsEachToItsOwn"},
+	{"a host sends what another measured", "ingest/ingest.go",
+		`e.Agent != "" && e.Agent != f.Agent {`,
+		`e.Agent == "" && e.Agent != f.Agent {`,
+		"ingest.TestAHostSendsItsOwnEventsAlone"},
 }

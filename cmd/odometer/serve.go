@@ -250,7 +250,7 @@ func (sv *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	sv.admission = &admission{Accounts: sv.accounts, nats: sv.nats, conn: sv.conn, logger: sv.logger}
-	sv.ingest = ingest.New(ingest.Options{Ledger: sv.ledger, Receipts: sv.conn, Logger: sv.logger})
+	sv.ingest = ingest.New(ingest.Options{Ledger: sv.ledger, Receipts: sv.conn, IsHost: sv.accounts.IsHost, Logger: sv.logger})
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
 	sv.fleet = &fleet{ledger: sv.ledger, now: time.Now}
