@@ -26,8 +26,10 @@
 // stream was lost.
 //
 // Who has the token of an embedded server may do everything. An agent that has a
-// [Key] of its own may send to its own subjects and hear its own, and nothing else:
-// the server holds it to them, whatever its client does.
+// [Key] of its own may send to its own subjects and hear its own, a consumer that has
+// one may read at its place in USAGE, and neither may do anything else: the server
+// holds them to that, whatever their clients do, and so does an external one that is
+// told what [Config] returns.
 //
 // A crash of either side at any point repeats messages and loses none. Both
 // streams are limited by bytes and age and refuse what is new when they are
