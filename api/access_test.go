@@ -98,7 +98,7 @@ func TestEveryRouteForEveryPrincipal(t *testing.T) {
 
 	needs := map[access]odometer.Scope{reader: odometer.ScopeRead, writer: odometer.ScopeWriteEvents, administrator: odometer.ScopeAdmin}
 	requests := 0
-	for name, rt := range handlers(f) {
+	for name, rt := range handlers(t, f) {
 		for pattern := range rt.table {
 			method, path := target(pattern)
 			methods := []string{method}
@@ -144,9 +144,6 @@ func TestEveryRouteForEveryPrincipal(t *testing.T) {
 							t.Errorf("%s with %s: got the challenge %q with status %d", pattern, p.name, challenge, w.Code)
 						}
 					}
-					if name == "server" && method != "HEAD" {
-						conforms(t, pattern, w)
-					}
 				}
 			}
 		}
@@ -173,7 +170,7 @@ func TestUndecidedRouteLetsNobodyThroughWhoeverAsks(t *testing.T) {
 
 func TestHealthHasDetailsForReadersAlone(t *testing.T) {
 	f := NewFixture(t)
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	_, reads := create(t, f.Accounts, "reads", time.Time{}, odometer.ScopeRead)
 	_, writes := create(t, f.Accounts, "writes", time.Time{}, odometer.ScopeWriteEvents)
 	for secret, want := range map[string]bool{reads: true, writes: false, "secret": true} {
@@ -188,7 +185,7 @@ func TestHealthHasDetailsForReadersAlone(t *testing.T) {
 // it run: of those that begin after the answer none is let through.
 func TestARevokedTokenIsRefusedByTheNextRequest(t *testing.T) {
 	f := NewFixture(t)
-	s := httptest.NewServer(NewServer(f.Deps))
+	s := httptest.NewServer(serverOf(t, f.Deps))
 	defer s.Close()
 	ask := func(method, path, secret string) (int, error) {
 		r, err := http.NewRequestWithContext(t.Context(), method, s.URL+path, nil)
@@ -249,7 +246,7 @@ func TestNoAnswerRepeatsASecret(t *testing.T) {
 	f := NewFixture(t)
 	var log bytes.Buffer
 	f.Deps.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	w := send(h, "POST", "/api/v1/tokens", `{"name":"canary","scopes":["admin"]}`, "Authorization", "Bearer secret", "Content-Type", "application/json")
 	var created CreatedToken
 	if err := json.Unmarshal(w.Body.Bytes(), &created); err != nil || w.Code != 201 || w.Header().Get("Cache-Control") != "no-store" {
@@ -313,7 +310,7 @@ func TestNoAnswerRepeatsASecret(t *testing.T) {
 
 // TestTokensThatAreRefused names each thing that is wrong with a request.
 func TestTokensThatAreRefused(t *testing.T) {
-	h := NewServer(NewFixture(t).Deps)
+	h := serverOf(t, NewFixture(t).Deps)
 	for _, c := range []struct {
 		name, body string
 		want       []string // fields
@@ -378,7 +375,7 @@ func TestTokensThatAreRefused(t *testing.T) {
 // TestAuditLogSaysWhoDidIt has a token's holder decide things of the ledger.
 func TestAuditLogSaysWhoDidIt(t *testing.T) {
 	f := NewFixture(t)
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	id, secret := create(t, f.Accounts, "ops", time.Time{}, odometer.ScopeAdmin)
 	first, changed := SampleEvent("vm-1", 1, odometer.Owner{}), SampleEvent("vm-1", 1, odometer.Owner{})
 	changed.Usage.Vector[odometer.CPU]++
@@ -431,7 +428,7 @@ func TestALineThatTheAuditLogLacksIsInTheServersLog(t *testing.T) {
 	f := NewFixture(t)
 	var log bytes.Buffer
 	f.Deps.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	e := SampleEvent("vm-1", 1, odometer.Owner{})
 	send(h, "POST", "/api/v1/events", string(Structured(&e)), "Authorization", "Bearer secret", "Content-Type", odometer.ContentCloudEvent)
 	entries, _, _ := f.Entries(t.Context(), odometer.EntryQuery{Limit: 1})
@@ -453,7 +450,7 @@ func TestALockedDatabaseIsUnavailable(t *testing.T) {
 	}
 	defer accounts.Close()
 	f.Deps.Tokens, f.Deps.Audit, f.Deps.Auth = accounts, accounts, accounts
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	id, secret := create(t, accounts, "ops", time.Time{}, odometer.ScopeAdmin)
 	other, err := sql.Open("sqlite", "file:"+path+"?_txlock=immediate")
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 // TestClientSpeaksToServer calls every method of the client on a real server.
 func TestClientSpeaksToServer(t *testing.T) {
 	f := api.NewFixture(t)
-	s := httptest.NewServer(api.NewServer(f.Deps))
+	s := httptest.NewServer(api.ServerOf(t, f.Deps))
 	defer s.Close()
 	c := &client.Client{Server: s.URL + "/", Token: "secret"}
 	ctx := t.Context()

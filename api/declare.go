@@ -85,8 +85,8 @@ func answers(status int, description string, of any, headers ...header) reply {
 }
 
 // says declares an answer in plain text.
-func says(status int, description string) reply {
-	return reply{status, description, nil, []content{{"text/plain", nil}}}
+func says(status int, description string, headers ...header) reply {
+	return reply{status, description, headers, []content{{"text/plain", nil}}}
 }
 
 // takes declares the JSON that a request has as its body.
@@ -124,6 +124,7 @@ var (
 // Headers of answers.
 var (
 	nextPage = header{"Link", "rel=next, where there is another page"}
+	waitFor  = header{"Retry-After", "seconds"}
 	cursorIn = header{"Odometer-Cursor", "the cursor after this page"}
 )
 

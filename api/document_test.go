@@ -41,7 +41,7 @@ type document struct {
 }
 
 func documents(t *testing.T) []document {
-	both := handlers(NewFixture(t))
+	both := handlers(t, NewFixture(t))
 	return []document{
 		{"server", "openapi.json", "Odometer", "Usage of virtual machines, counted once.", OpenAPI, both["server"].table},
 		{"agent", "openapi-agent.json", "Odometer agent", "The agent's own API on a host: the machine, health and metrics, all of which answer while the server is away.",
@@ -189,7 +189,10 @@ func (g *generator) operation(row *route) schema {
 	}
 	responses := schema{}
 	for _, r := range row.replies {
-		response := schema{"description": r.description, "content": g.content(r.content)}
+		response := schema{"description": r.description}
+		if r.content != nil {
+			response["content"] = g.content(r.content)
+		}
 		if len(r.headers) > 0 {
 			headers := schema{}
 			for _, h := range r.headers {
@@ -350,7 +353,7 @@ func undeclared(row *route) map[string]bool {
 	}
 	for _, r := range row.replies {
 		wrong[fmt.Sprint(r.status, " has no description")] = !strings.HasSuffix(r.description, ".")
-		wrong[fmt.Sprint(r.status, " has no form")] = len(r.content) == 0 && r.status != http.StatusNoContent
+		wrong[fmt.Sprint(r.status, " has no form")] = len(r.content) == 0 && r.status != http.StatusNoContent && r.status != http.StatusNotModified
 	}
 	for _, status := range row.problems() {
 		wrong[fmt.Sprint(status, " is no status of a problem")] = failures[status].name == ""

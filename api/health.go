@@ -462,7 +462,7 @@ func (s *server) healthRoutes() []route {
 			}},
 			replies: []reply{
 				says(http.StatusOK, "Every vital part works."),
-				says(http.StatusServiceUnavailable, "A vital part does not work."),
+				says(http.StatusServiceUnavailable, "A vital part does not work.", waitFor),
 			},
 		},
 		{
@@ -471,7 +471,7 @@ func (s *server) healthRoutes() []route {
 			description: "Answers without a token too, and to one without the scope read, then without details and facts.",
 			replies: []reply{
 				answers(http.StatusOK, "Every component is ok.", Health{}),
-				answers(http.StatusServiceUnavailable, "A component is degraded or in error.", Health{}),
+				answers(http.StatusServiceUnavailable, "A component is degraded or in error.", Health{}, waitFor),
 			},
 		},
 	}

@@ -119,9 +119,9 @@ func TestHealthAnswersByTheGravestComponent(t *testing.T) {
 			if c.agent {
 				f.Health.Facts.Ledger, f.Health.Facts.Feed = nil, nil
 			}
-			h := handlers(f)["server"]
+			h := handlers(t, f)["server"]
 			if c.agent {
-				h = handlers(f)["agent"]
+				h = handlers(t, f)["agent"]
 			}
 			w := do(h, "GET", "/api/v1/health/status")
 			var got Health
@@ -152,7 +152,7 @@ func TestHealthAnswersByTheGravestComponent(t *testing.T) {
 func TestHealthWithoutATokenHasNoDetails(t *testing.T) {
 	f := NewFixture(t)
 	f.Health.Facts.Ledger.Writable, f.Health.Facts.Ledger.Err = false, "open /srv/secret-place/ledger.db: read-only"
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	w := send(h, "GET", "/api/v1/health/status", "")
 	if w.Code != 503 || strings.Contains(w.Body.String(), "secret-place") || strings.Contains(w.Body.String(), "facts") || !strings.Contains(w.Body.String(), `"error"`) {
 		t.Errorf("got %d %s, want the statuses alone", w.Code, w.Body)
@@ -169,7 +169,7 @@ func TestUptimeCountsFromTheStart(t *testing.T) {
 	f := NewFixture(t)
 	now := Now
 	f.Deps.Clock = func() time.Time { return now }
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	now = now.Add(90 * time.Second)
 	var got Health
 	json.Unmarshal(do(h, "GET", "/api/v1/health/status").Body.Bytes(), &got)

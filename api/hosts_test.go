@@ -45,7 +45,7 @@ func TestAHostIsEnrolledOverHTTP(t *testing.T) {
 	f := NewFixture(t)
 	var log bytes.Buffer
 	f.Deps.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	rt := NewServer(f.Deps).(*router)
+	rt := serverOf(t, f.Deps)
 	call := func(pattern, path, body string, want int, says string) (answer string) {
 		t.Helper()
 		headers := []string{"Content-Type", "application/json"}
@@ -58,7 +58,6 @@ func TestAHostIsEnrolledOverHTTP(t *testing.T) {
 		if w.Code != want || !strings.Contains(answer, says) {
 			t.Errorf("%s %s: got %d %s, want %d and %q", pattern, body, w.Code, answer, want, says)
 		}
-		conforms(t, pattern, w) // reads it
 		return answer
 	}
 	const create, enrol, show, revoke, list = "POST /api/v1/enrolments", "POST /api/v1/hosts/enrol", "GET /api/v1/hosts/{id}", "DELETE /api/v1/hosts/{id}", "GET /api/v1/hosts"
@@ -122,7 +121,7 @@ func TestAHostIsEnrolledOverHTTP(t *testing.T) {
 		}
 	}
 	f.Deps.Hosts = nil
-	rt = NewServer(f.Deps).(*router)
+	rt = serverOf(t, f.Deps)
 	for pattern := range decisions {
 		if strings.Contains(pattern, "/hosts") || strings.Contains(pattern, "/enrolments") {
 			_, path := target(pattern)
@@ -132,14 +131,14 @@ func TestAHostIsEnrolledOverHTTP(t *testing.T) {
 	}
 	f = NewFixture(t)
 	f.Deps.QueueURL = nil
-	rt = NewServer(f.Deps).(*router)
+	rt = serverOf(t, f.Deps)
 	call(enrol, enrolPath, in, 404, "queue that agents could reach")
 }
 
 // TestAConsumerIsCreatedOverHTTP and revoked.
 func TestAConsumerIsCreatedOverHTTP(t *testing.T) {
 	f := NewFixture(t)
-	rt := NewServer(f.Deps).(*router)
+	rt := serverOf(t, f.Deps)
 	_, key := hostKey(t)
 	call := func(pattern, path, body string, want int, says string) string {
 		t.Helper()
@@ -149,7 +148,6 @@ func TestAConsumerIsCreatedOverHTTP(t *testing.T) {
 		if w.Code != want || !strings.Contains(answer, says) {
 			t.Errorf("%s %s: got %d %s, want %d and %q", pattern, body, w.Code, answer, want, says)
 		}
-		conforms(t, pattern, w)
 		return answer
 	}
 	const create, list, revoke, path = "POST /api/v1/consumers", "GET /api/v1/consumers", "DELETE /api/v1/consumers/{id}", "/api/v1/consumers"
@@ -167,7 +165,7 @@ func TestAConsumerIsCreatedOverHTTP(t *testing.T) {
 	call(revoke, path+"/x", "", 400, "con_")
 	call(list, path, "", 200, `"state":"revoked"`)
 	f.Deps.Consumers = nil
-	rt = NewServer(f.Deps).(*router)
+	rt = serverOf(t, f.Deps)
 	call(list, path, "", 404, "accounts")
 	call(create, path, `{}`, 404, "accounts")
 	call(revoke, path+"/"+string(made.ID), "", 404, "accounts")
@@ -181,13 +179,13 @@ func TestHostsArePagedOverHTTP(t *testing.T) {
 			t.Fatal(err)
 		}
 		pair, key := hostKey(t)
-		if w := send(NewServer(f.Deps), "POST", "/api/v1/hosts/enrol", enrolBody(t, pair, key, id, &secret), "Content-Type", "application/json"); w.Code != 200 {
+		if w := send(serverOf(t, f.Deps), "POST", "/api/v1/hosts/enrol", enrolBody(t, pair, key, id, &secret), "Content-Type", "application/json"); w.Code != 200 {
 			t.Fatalf("enrol %s: got %d %s", id, w.Code, w.Body)
 		}
 	}
 	var got []odometer.AgentID
 	for path := "/api/v1/hosts?limit=2"; path != ""; {
-		w := do(NewServer(f.Deps), "GET", path)
+		w := do(serverOf(t, f.Deps), "GET", path)
 		var page HostsAnswer
 		if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil {
 			t.Fatal(err)

@@ -151,7 +151,7 @@ func TestInstancesArePaged(t *testing.T) {
 	for i := range 5 {
 		f.Describe(odometer.InstanceID(fmt.Sprint("vm-", i)), "host-1", odometer.Running, "web")
 	}
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	target, got := "/api/v1/instances?limit=2&name=web", []string{}
 	for pages := 0; target != ""; pages++ {
 		if pages == 5 {
@@ -177,7 +177,7 @@ func TestInstancesArePaged(t *testing.T) {
 }
 
 func TestInstanceFiltersThatAreRefused(t *testing.T) {
-	h := NewServer(NewFixture(t).Deps)
+	h := serverOf(t, NewFixture(t).Deps)
 	long := strings.Repeat("x", maxText+1)
 	for _, c := range []struct{ name, query, field string }{
 		{"a state that there is not", "state=flying", "state"},
@@ -201,7 +201,7 @@ func TestInstanceFiltersThatAreRefused(t *testing.T) {
 func TestWithoutADirectoryOfInstances(t *testing.T) {
 	f := NewFixture(t)
 	f.Deps.Instances = nil
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	for _, target := range []string{"/api/v1/instances", "/api/v1/instances/vm-1"} {
 		if w := do(h, "GET", target); w.Code != 404 || problem(t, w).Code != "not_found" {
 			t.Errorf("%s: got %d, want 404", target, w.Code)

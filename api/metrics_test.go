@@ -8,7 +8,7 @@ import (
 )
 
 func TestMetricsPassTheLint(t *testing.T) {
-	for name, rt := range handlers(NewFixture(t)) {
+	for name, rt := range handlers(t, NewFixture(t)) {
 		do(rt, "GET", "/health")
 		problems, err := testutil.GatherAndLint(rt.metrics.registry)
 		if err != nil {
@@ -21,7 +21,7 @@ func TestMetricsPassTheLint(t *testing.T) {
 }
 
 func TestMetricsShowEveryFigure(t *testing.T) {
-	h := NewServer(NewFixture(t).Deps)
+	h := serverOf(t, NewFixture(t).Deps)
 	do(h, "GET", "/api/v1/usage/instances/vm-1/current")
 	do(h, "GET", "/elsewhere/1")
 	w := do(h, "GET", "/metrics")
@@ -67,7 +67,7 @@ func TestMetricsShowEveryFigure(t *testing.T) {
 func TestMetricsOfAStageThatIsAbsentAreLeftOut(t *testing.T) {
 	f := NewFixture(t)
 	f.Deps.Stats = Stats{Ingest: func() IngestStats { return IngestStats{Pending: -1} }}
-	body := do(NewServer(f.Deps), "GET", "/metrics").Body.String()
+	body := do(serverOf(t, f.Deps), "GET", "/metrics").Body.String()
 	for _, prefix := range []string{"odometer_spool", "odometer_publisher", "odometer_breaker", "odometer_ledger", "odometer_feed", "odometer_sampler", "odometer_ingest_pending"} {
 		if strings.Contains(body, "\n"+prefix) {
 			t.Errorf("got metrics %s… of a stage that is absent", prefix)

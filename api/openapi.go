@@ -10,7 +10,7 @@ import (
 // The documents are generated from the tables of routes and the Go types of what
 // they take and answer, by the tests, which also say when they are not current:
 //
-//go:generate go test -count=1 -run ^TestOpenAPIIsCurrent$ -update .
+//go:generate go test -count=1 -run ^TestOpenAPIIsCurrent$ . -update
 var (
 	// OpenAPI describes every route of `odometer serve`, in OpenAPI 3.1.
 	//

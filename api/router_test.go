@@ -91,10 +91,10 @@ var decisions = map[string]access{
 }
 
 // handlers returns both servers on one fixture.
-func handlers(f *Fixture) map[string]*router {
-	return map[string]*router{
-		"server": NewServer(f.Deps).(*router),
-		"agent":  NewAgentServer(AgentDeps{Version: f.Deps.Version, Clock: f.Deps.Clock, Auth: f.Deps.Auth, Health: f.Deps.Health, Machine: f.Deps.Machine, Stats: f.Deps.Stats}).(*router),
+func handlers(t *testing.T, f *Fixture) map[string]checked {
+	return map[string]checked{
+		"server": serverOf(t, f.Deps),
+		"agent":  agentOf(t, f.Deps),
 	}
 }
 
@@ -117,7 +117,7 @@ func target(pattern string) (method, path string) {
 func TestEveryRouteHasItsAuthDecision(t *testing.T) {
 	f := NewFixture(t)
 	seen := map[string]bool{}
-	for name, rt := range handlers(f) {
+	for name, rt := range handlers(t, f) {
 		for pattern, row := range rt.table {
 			seen[pattern] = true
 			want, decided := decisions[pattern]
@@ -168,7 +168,7 @@ func TestUndecidedRouteLetsNobodyThrough(t *testing.T) {
 func TestWithoutAuthenticatorEverythingIsRefused(t *testing.T) {
 	f := NewFixture(t)
 	f.Deps.Auth = nil
-	if w := do(NewServer(f.Deps), "GET", "/api/v1/usage"); w.Code != http.StatusUnauthorized {
+	if w := do(serverOf(t, f.Deps), "GET", "/api/v1/usage"); w.Code != http.StatusUnauthorized {
 		t.Errorf("got status %d, want 401", w.Code)
 	}
 }
@@ -183,7 +183,7 @@ func TestEmptyTokenMatchesNothing(t *testing.T) {
 }
 
 func TestUnknownRoutesAndMethods(t *testing.T) {
-	h := NewServer(NewFixture(t).Deps)
+	h := serverOf(t, NewFixture(t).Deps)
 	for _, c := range []struct {
 		name, method, path string
 		status             int
@@ -227,7 +227,7 @@ func TestErrorsMapToStatuses(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f := NewFixture(t)
 			f.Fails = fmt.Errorf("read page 7 of /data/ledger.db: %w", c.err)
-			w := do(NewServer(f.Deps), "GET", "/api/v1/usage")
+			w := do(NewServer(f.Deps), "GET", "/api/v1/usage") // which has not all of these in its document
 			p := problem(t, w)
 			if w.Code != c.status || p.Code != c.code || p.Instance != "/api/v1/usage" {
 				t.Errorf("got %d %s at %s, want %d %s at /api/v1/usage", w.Code, p.Code, p.Instance, c.status, c.code)
@@ -288,7 +288,7 @@ func TestSlowAnswerTimesOut(t *testing.T) {
 }
 
 func TestHeadersOfEveryAnswer(t *testing.T) {
-	h := NewServer(NewFixture(t).Deps)
+	h := serverOf(t, NewFixture(t).Deps)
 	for _, path := range []string{"/health", "/api/v1/usage", "/nowhere", "/metrics"} {
 		w := do(h, "GET", path)
 		for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"} {
@@ -317,7 +317,7 @@ func TestHeadersOfEveryAnswer(t *testing.T) {
 }
 
 func TestHeadHasNoBody(t *testing.T) {
-	s := httptest.NewServer(NewServer(NewFixture(t).Deps))
+	s := httptest.NewServer(serverOf(t, NewFixture(t).Deps))
 	defer s.Close()
 	resp, err := http.Head(s.URL + "/health")
 	if err != nil {
@@ -334,7 +334,7 @@ func TestAccessLogIsForDebugging(t *testing.T) {
 	f := NewFixture(t)
 	var log bytes.Buffer
 	f.Deps.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	do(NewServer(f.Deps), "GET", "/api/v1/usage?from=-1h", "X-Request-Id", "r-1")
+	do(serverOf(t, f.Deps), "GET", "/api/v1/usage?from=-1h", "X-Request-Id", "r-1")
 	for _, want := range []string{"level=DEBUG", "request_id=r-1", `route="GET /api/v1/usage"`, "status=200"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("got log %q, want %q in it", &log, want)
@@ -346,7 +346,7 @@ func TestAccessLogIsForDebugging(t *testing.T) {
 }
 
 func TestAbsentPartsAreNotFound(t *testing.T) {
-	h := NewServer(Deps{Auth: Tokens{HashToken("admin", "secret")}})
+	h := serverOf(t, Deps{Auth: Tokens{HashToken("admin", "secret")}})
 	for pattern, a := range decisions {
 		if a <= holder || pattern == "GET /metrics" {
 			continue

@@ -45,7 +45,7 @@ func post(h http.Handler, contentType, body string, headers ...string) *httptest
 
 func TestThreeModesAreOneEvent(t *testing.T) {
 	f := NewFixture(t)
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	e := SampleEvent("vm-1", 1, odometer.Owner{User: "ada"})
 	data := string(e.AppendJSON(nil))
 	for i, c := range []struct {
@@ -82,7 +82,7 @@ func TestThreeModesAreOneEvent(t *testing.T) {
 
 func TestSourceOfTheEnvelopeReachesTheLedger(t *testing.T) {
 	f := NewFixture(t)
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	v10 := `{"event_type":"resource_usage","version":"1.0","timestamp":1763881230,"instance_id":"vm-7","user_id":"u","org_id":null,` +
 		`"metrics":{"cpu_seconds":12,"cpu_percent_avg":40.2,"memory_gb":1.5,"memory_percent":37.5,"storage_gb":20.0,"network_egress_mb":1.25,"network_ingress_mb":0.5,"gpu_seconds":0},` +
 		`"period":{"start":1763881200,"end":1763881230}}`
@@ -142,7 +142,7 @@ func TestRequestsThatAreRefusedAsAWhole(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := NewFixture(t)
-			w := post(NewServer(f.Deps), c.contentType, c.body, c.headers...)
+			w := post(serverOf(t, f.Deps), c.contentType, c.body, c.headers...)
 			p := problem(t, w)
 			var names []string
 			for _, e := range p.Errors {
@@ -168,7 +168,7 @@ func (e *endless) Read(b []byte) (int, error) {
 
 func TestBodyIsNotReadBeyondItsLimit(t *testing.T) {
 	f := NewFixture(t)
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	for _, declared := range []int64{-1, MaxBodyBytes + 1} {
 		e := &endless{}
 		r := httptest.NewRequest("POST", "/api/v1/events", e)
@@ -199,7 +199,7 @@ func TestBodyThatBreaksOff(t *testing.T) {
 	r.Header.Set("Authorization", "Bearer secret")
 	r.Header.Set("Content-Type", odometer.ContentCloudBatch)
 	w := httptest.NewRecorder()
-	NewServer(f.Deps).ServeHTTP(w, r)
+	serverOf(t, f.Deps).ServeHTTP(w, r)
 	if p := problem(t, w); w.Code != 400 || len(p.Errors) != 1 || len(f.counts) != 0 {
 		t.Errorf("got %d %+v, want 400 and nothing received", w.Code, p)
 	}
@@ -207,7 +207,7 @@ func TestBodyThatBreaksOff(t *testing.T) {
 
 func TestEventThatCannotBeReadGoesToQuarantine(t *testing.T) {
 	f := NewFixture(t)
-	w := post(NewServer(f.Deps), odometer.ContentCloudEvent, body(`{"event_type":"resource_usage","version":"2.0"}`, nil))
+	w := post(serverOf(t, f.Deps), odometer.ContentCloudEvent, body(`{"event_type":"resource_usage","version":"2.0"}`, nil))
 	p := problem(t, w)
 	if w.Code != 422 || p.Code != "events_refused" || p.Submitted == nil || p.Refused != 1 || len(p.Results) != 1 || p.Results[0].Detail == "" {
 		t.Fatalf("got %d %s, want 422 with the event's fate", w.Code, w.Body)
@@ -221,7 +221,7 @@ func TestEventThatCannotBeReadGoesToQuarantine(t *testing.T) {
 func TestEmptyBatchIsNoEvents(t *testing.T) {
 	f := NewFixture(t)
 	f.Fails = odometer.ErrUnavailable // and the ledger is not troubled
-	w := post(NewServer(f.Deps), odometer.ContentCloudBatch, " [ ] ")
+	w := post(serverOf(t, f.Deps), odometer.ContentCloudBatch, " [ ] ")
 	if got := strings.TrimSpace(w.Body.String()); w.Code != 200 || got != `{"results":[],"accepted":0,"duplicate":0,"refused":0}` {
 		t.Errorf("got %d %s, want 200 and no results", w.Code, got)
 	}
@@ -261,7 +261,7 @@ func TestAnswerThatMakesNoSenseIsAFailure(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := NewFixture(t)
 			f.Deps.Submit = results
-			if w := post(NewServer(f.Deps), odometer.ContentCloudEvent, string(Structured(&e))); w.Code != 500 {
+			if w := post(serverOf(t, f.Deps), odometer.ContentCloudEvent, string(Structured(&e))); w.Code != 500 {
 				t.Errorf("got %d %s, want 500: never say that something was taken unless it was", w.Code, w.Body)
 			}
 		})
@@ -272,7 +272,7 @@ func TestAnswerIsGivenOnlyAfterTheCommit(t *testing.T) {
 	e := SampleEvent("vm-1", 1, odometer.Owner{})
 	f := NewFixture(t)
 	f.Fails = fmt.Errorf("commit: disk full: %w", odometer.ErrUnavailable)
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	w := post(h, odometer.ContentCloudEvent, string(Structured(&e)))
 	if p := problem(t, w); w.Code != 503 || w.Header().Get("Retry-After") == "" || p.Submitted != nil {
 		t.Errorf("got %d %s, want 503 with Retry-After and no result", w.Code, w.Body)
@@ -285,7 +285,7 @@ func TestAnswerIsGivenOnlyAfterTheCommit(t *testing.T) {
 
 func TestPagesOfEventsMeetWithoutGapOrOverlap(t *testing.T) {
 	f := NewFixture(t)
-	h := NewServer(f.Deps)
+	h := serverOf(t, f.Deps)
 	for n := range uint64(7) {
 		e := SampleEvent("vm-1", n+1, odometer.Owner{})
 		other := SampleEvent("vm-2", n+1, odometer.Owner{})
@@ -324,7 +324,7 @@ func TestPagesOfEventsMeetWithoutGapOrOverlap(t *testing.T) {
 }
 
 func TestEventsInATimeAndCursorsThatAreNone(t *testing.T) {
-	h := NewServer(NewFixture(t).Deps)
+	h := serverOf(t, NewFixture(t).Deps)
 	for _, c := range []struct{ name, query, fault string }{
 		{"an end without a beginning is fine", "to=now", ""},
 		{"a beginning without an end is fine", "from=-1h", ""},

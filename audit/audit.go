@@ -23,8 +23,10 @@
 //   - counts: received = recorded + covered + duplicate + quarantined + held;
 //   - owners: each booking names one, and the sums of every owner's hours and
 //     days are what the bookings add up to;
+//   - attribution: where it is decided whose an instance is, nobody else has
+//     anything of it, whatever was decided before; elsewhere who its event names;
 //   - fold: watermarks, hours, days, months, what owners used, receipts, coverage,
-//     held events, quarantine, reversals, digests, checkpoints and counts are what
+//     held events, quarantine, reversals, owners, digests, checkpoints and counts are what
 //     the journal says, and the indexes that queries go by what the tables say;
 //   - topic: the topic USAGE carries each entry as booked, and its sum for
 //     each owner is the ledger's.
@@ -91,6 +93,9 @@ type audit struct {
 	snap      *snapshot
 	report    *Report
 	hours     *balance
+	tenures   map[odometer.InstanceID][]tenure // who owned what when, as the table has it
+	places    *balance                         // what is not where it belongs
+	goneUS    int64                            // up to when the records that are gone booked
 	instances map[odometer.InstanceID]struct{}
 	gap       int64 // µs
 	topic     *topicCheck
@@ -137,8 +142,9 @@ func run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer snap.close()
-	a := &audit{o: o, running: running, snap: snap, report: newReport(), hours: newBalance(&o), instances: map[odometer.InstanceID]struct{}{}}
+	a := &audit{o: o, running: running, snap: snap, report: newReport(), hours: newBalance(&o), places: newBalance(&o), instances: map[odometer.InstanceID]struct{}{}}
 	defer a.hours.aside.close()
+	defer a.places.aside.close()
 	defer func() {
 		if a.base != nil {
 			a.base.close()
@@ -173,6 +179,9 @@ func (a *audit) run(ctx context.Context) error {
 	if err := a.loadGenerations(ctx); err != nil {
 		return err
 	}
+	if err := a.loadTenures(ctx); err != nil {
+		return err
+	}
 	// The topic first: the moment of the ledger is fixed already, so what the
 	// topic must have by then is known, and it can only have more.
 	if err := a.readTopic(ctx); err != nil {
@@ -194,13 +203,16 @@ func (a *audit) run(ctx context.Context) error {
 	if err := a.checkHours(ctx); err != nil {
 		return err
 	}
+	if err := a.checkPlaces(); err != nil {
+		return err
+	}
 	if err := a.settleTopic(); err != nil {
 		return err
 	}
 	rep := a.report
 	rep.Instances = int64(len(a.instances))
 	rep.GapSeconds = a.gap / odometer.SecondMicros
-	rep.checked("journal", "tiling", "conservation", "once", "reversals", "counts", "owners", "fold")
+	rep.checked("journal", "tiling", "conservation", "once", "reversals", "counts", "owners", "attribution", "fold")
 	slices.SortStableFunc(rep.Findings, func(x, y Finding) int { return cmp.Compare(x.Code, y.Code) })
 	rep.OK = rep.FindingsTotal == 0
 	if a.o.Progress != nil {
@@ -224,7 +236,7 @@ func (a *audit) partitions(ctx context.Context) (list []int64, err error) {
 		return nil
 	}, `SELECT partition FROM journal UNION SELECT partition FROM epochs UNION SELECT id >> 37 FROM state UNION SELECT partition FROM counts UNION SELECT partition FROM quarantine
 		UNION SELECT partition FROM held UNION SELECT partition FROM coverage UNION SELECT partition FROM checkpoints UNION SELECT partition FROM digests
-		UNION SELECT partition FROM reversals UNION SELECT partition FROM handovers UNION SELECT partition FROM lifecycle UNION SELECT partition FROM feed ORDER BY 1`)
+		UNION SELECT partition FROM reversals UNION SELECT partition FROM ownership UNION SELECT partition FROM moved UNION SELECT partition FROM handovers UNION SELECT partition FROM lifecycle UNION SELECT partition FROM feed ORDER BY 1`)
 	if err != nil {
 		return nil, fmt.Errorf("list the partitions: %w", err)
 	}

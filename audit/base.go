@@ -34,6 +34,7 @@ type head struct {
 	Entry     uint64           `json:"entry"`
 	Counts    map[string]int64 `json:"counts"`
 	State     string           `json:"state"`
+	MaxUS     int64            `json:"max_us"`
 
 	key  ed25519.PublicKey
 	hash []byte
@@ -138,6 +139,8 @@ var signedTables = [][2]string{
 	{"counts", "outcome, n"},
 	{"generations", "generation, position, entry"},
 	{"reversals", "entry, by_entry, recovered"},
+	{"ownership", "instance, from_us, until_us, usr, org"},
+	{"moved", "entry"},
 	{"handovers", "epoch, instance, agent, until_us, sequence, successor"},
 	{"lifecycle", "instance, at_us, what, device, agent, boot_us, detail"},
 }
@@ -204,7 +207,7 @@ func (p *replay) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, part := range []func(context.Context, map[int64]int64) error{p.startHours, p.startAside, p.startCoverage, p.startReversals, p.startHandovers, p.startLifecycle, p.startRest} {
+	for _, part := range []func(context.Context, map[int64]int64) error{p.startHours, p.startAside, p.startCoverage, p.startReversals, p.startOwnership, p.startHandovers, p.startLifecycle, p.startRest} {
 		if err := part(ctx, numbers); err != nil {
 			return fmt.Errorf("read the base: %w", err)
 		}
@@ -218,7 +221,7 @@ func (p *replay) startEpochs(ctx context.Context, base *replay) (numbers map[int
 	numbers = map[int64]int64{}
 	instances := map[int64]*odometer.Event{}
 	base.open = func(r *epochRow, id odometer.Epoch, hour int64, owner odometer.Owner, open *odometer.Usage, recovered int64) error {
-		return p.a.hours.put(hourKey(p.partition, p.epoch(id).no(), hour, owner), true, open, recovered)
+		return p.startHour(r.instance, p.epoch(id).no(), hour, owner, open, recovered)
 	}
 	base.digest = func(no int64, first, sequence uint64, digest []byte) error {
 		ev := *instances[no]
@@ -229,6 +232,7 @@ func (p *replay) startEpochs(ctx context.Context, base *replay) (numbers map[int
 	}
 	base.seen = func(id odometer.Epoch, r *epochRow) {
 		instances[r.no] = &odometer.Event{Instance: r.instance, Epoch: id}
+		p.baseInstances[r.no] = r.instance
 	}
 	if err := base.loadEpochs(ctx); err != nil {
 		return nil, fmt.Errorf("read the base: %w", err)
@@ -249,6 +253,14 @@ func (p *replay) startEpochs(ctx context.Context, base *replay) (numbers map[int
 	return numbers, nil
 }
 
+// startHour takes over what was used of an epoch in an hour.
+func (p *replay) startHour(instance odometer.InstanceID, no, hour int64, owner odometer.Owner, sums *odometer.Usage, recovered int64) error {
+	if err := p.attributeHour(instance, hour, owner, *sums, recovered); err != nil {
+		return err
+	}
+	return p.a.hours.put(hourKey(p.partition, no, hour, owner), true, sums, recovered)
+}
+
 // startHours takes over what was used.
 func (p *replay) startHours(ctx context.Context, numbers map[int64]int64) error {
 	err := p.a.base.each(ctx, func(rows *sql.Rows) error {
@@ -262,7 +274,7 @@ func (p *replay) startHours(ctx context.Context, numbers map[int64]int64) error 
 		if err != nil {
 			return err
 		}
-		return p.a.hours.put(hourKey(p.partition, numbers[no], hour, owner), true, &sums, recovered)
+		return p.startHour(p.baseInstances[no], numbers[no], hour, owner, &sums, recovered)
 	}, `SELECT hour, epoch_no, usr, org, sums, recovered_us FROM hours WHERE partition = ?`, p.partition)
 	if err != nil {
 		return err
@@ -275,7 +287,7 @@ func (p *replay) startHours(ctx context.Context, numbers map[int64]int64) error 
 			return err
 		}
 		err := eachPart(blob, 24, func(h int64, sums *odometer.Usage, recovered int64) error {
-			return p.a.hours.put(hourKey(p.partition, numbers[no], day+h*odometer.HourMicros, owner), true, sums, recovered)
+			return p.startHour(p.baseInstances[no], numbers[no], day+h*odometer.HourMicros, owner, sums, recovered)
 		})
 		if errors.Is(err, odometer.ErrInvalid) {
 			p.a.report.find("table", "days of the base, partition %d, epoch number %d, %s: %v", p.partition, no, clock(day), err)

@@ -95,6 +95,9 @@ var baseForgeries = []struct {
 	{"what was reversed", "head", func(t *testing.T, base, _ *sql.DB) {
 		statement(t, base, `UPDATE reversals SET entry = entry + 1 WHERE rowid = (SELECT min(rowid) FROM reversals)`)
 	}},
+	{"who owned what", "head", func(t *testing.T, base, _ *sql.DB) {
+		statement(t, base, `UPDATE ownership SET usr = 'u-mallory' WHERE rowid = (SELECT min(rowid) FROM ownership)`)
+	}},
 	{"what happened", "head", func(t *testing.T, base, _ *sql.DB) {
 		statement(t, base, `UPDATE lifecycle SET at_us = at_us + 1 WHERE rowid = (SELECT min(rowid) FROM lifecycle)`)
 	}},
@@ -108,7 +111,7 @@ var baseForgeries = []struct {
 		statement(t, base, `UPDATE heads SET key = zeroblob(32)`)
 	}},
 	{"another ledger's head", "head", func(t *testing.T, base, _ *sql.DB) {
-		statement(t, base, `UPDATE heads SET partition = partition + 1, position = position + 1`)
+		statement(t, base, `UPDATE heads SET partition = partition + 1, position = position + 1 WHERE partition = (SELECT max(partition) FROM heads)`)
 	}},
 	{"a sum of the pruned time in the ledger", "hours", func(t *testing.T, _, main *sql.DB) {
 		statement(t, main, `DELETE FROM days WHERE rowid = (SELECT min(rowid) FROM days)`)

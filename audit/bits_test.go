@@ -71,6 +71,7 @@ func (s *teller) anecdote() {
 	if _, err := s.l.Checkpoints(context.Background(), hostTwo); err != nil {
 		s.t.Fatal(err)
 	}
+	s.assign("vm-1", odometer.Owner{User: "u-eve"}, base+20*sec)
 	_, at, err := s.l.FeedAfter(context.Background(), "usage", 3)
 	if err != nil {
 		s.t.Fatal(err)

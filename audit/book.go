@@ -6,21 +6,28 @@ import (
 	"example.org/odometer"
 )
 
-// book follows one booking: it must continue its epoch where the one before
-// ended, be the difference of its readings, fill its span with time, and
-// agree with the event that it books. Src is that event, nil where the record
-// knows none; end is set with the last of the event's bookings.
+// book follows one booking, of which entries have the parts: it must continue its
+// epoch where the one before ended, be the difference of its readings, fill its
+// span with time, and agree with the event that it books. Src is that event, nil
+// where the record knows none; end is set with the last of the event's bookings.
 //
 // A booking that is out of place is a finding, and the epoch is followed from
 // its end, so that one fault is not reported again with every booking after.
-func (p *replay) book(r *row, b booking, src *source, end bool) error {
-	rep, e, ev := p.a.report, b.entry, &b.entry.Event
+func (p *replay) book(r *row, parts []booking, src *source, end bool) error {
+	rep := p.a.report
+	for _, b := range parts {
+		if b.entry.Event.Span.End <= b.entry.Event.Span.Start {
+			rep.find("elapsed", "entry %s ends at %d and begins at %d", b.entry.ID, b.entry.Event.Span.End, b.entry.Event.Span.Start)
+			return nil
+		}
+	}
+	e := parts[0].entry
+	if len(parts) > 1 {
+		e = p.join(parts)
+	}
+	ev := &e.Event
 	if e.BookedAt != r.at {
 		rep.find("entry", "entry %s is booked at %d and its record committed at %d", e.ID, e.BookedAt, r.at)
-	}
-	if ev.Span.End <= ev.Span.Start {
-		rep.find("elapsed", "entry %s ends at %d and begins at %d", e.ID, ev.Span.End, ev.Span.Start)
-		return nil
 	}
 	w := p.epoch(ev.Epoch)
 	if w.row == nil && w.instance == "" {
@@ -50,9 +57,11 @@ func (p *replay) book(r *row, b booking, src *source, end bool) error {
 		rep.find("entry", "entry %s books %s, which %s neither received nor released", e.ID, e.SourceEventID, r)
 	} else {
 		src.booked++
-		if ev.Instance != src.ev.Instance || ev.Epoch != epochOf(src.row, src.ev) || ev.Owner != payer(src.ev) {
-			rep.find("entry", "entry %s charges %s of epoch %s to %s (%s); the event is of %s, epoch %s, owner %s (%s)",
-				e.ID, ev.Instance, ev.Epoch, ev.Owner.User, ev.Owner.Org, src.ev.Instance, epochOf(src.row, src.ev), payer(src.ev).User, payer(src.ev).Org)
+		if ev.Instance != src.ev.Instance || ev.Epoch != epochOf(src.row, src.ev) {
+			rep.find("entry", "entry %s is of %s, epoch %s; the event is of %s, epoch %s", e.ID, ev.Instance, ev.Epoch, src.ev.Instance, epochOf(src.row, src.ev))
+		}
+		for _, b := range parts {
+			p.checkPayer(b.entry, src)
 		}
 		w.byTime = !src.ev.Integral()
 		w.position = src.at.position
@@ -66,7 +75,12 @@ func (p *replay) book(r *row, b booking, src *source, end bool) error {
 			return err
 		}
 	}
-	return p.apportion(w, e)
+	for _, b := range parts {
+		if err := p.apportion(w, b.entry); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // move follows the watermark over one booking.
@@ -140,6 +154,9 @@ func (p *replay) arrive(w *watermark, e *odometer.Entry, src *source) error {
 // apportion adds an entry to the owner's hours that it falls in.
 func (p *replay) apportion(w *watermark, e *odometer.Entry) error {
 	ev := &e.Event
+	if err := p.attribute(e); err != nil {
+		return err
+	}
 	for hour := hourOf(ev.Span.Start); hour < ev.Span.End; hour += odometer.HourMicros {
 		part := ev.Usage
 		if hour > ev.Span.Start || hour+odometer.HourMicros < ev.Span.End {

@@ -3,6 +3,8 @@ package audit
 import (
 	"database/sql"
 	"time"
+
+	"example.org/odometer"
 )
 
 // Rehash makes the hash chain and the checksums of a partition fit what its records say: what a
@@ -51,4 +53,41 @@ func Codes() (codes []string) {
 		codes = append(codes, code)
 	}
 	return codes
+}
+
+// Tenure is who an instance is of in some time.
+type Tenure = tenure
+
+func NewTenure(from, until int64, o odometer.Owner) Tenure { return tenure{from, until, o} }
+
+func TenuresOf(decided []Tenure) []Tenure { return tenuresOf(decided) }
+
+// OwnerAt is the owner of the tenure at a moment, and LastOwnerAt that of the last
+// one that covers it.
+func OwnerAt(list []Tenure, at int64) (o odometer.Owner) {
+	for _, t := range list {
+		if t.from <= at && at < t.until {
+			return t.owner
+		}
+	}
+	return o
+}
+
+func LastOwnerAt(list []Tenure, at int64) (o odometer.Owner) {
+	for _, t := range list {
+		if t.from <= at && at < t.until {
+			o = t.owner
+		}
+	}
+	return o
+}
+
+// Joined reports whether tenures are in order and neighbours of one owner are one.
+func Joined(list []Tenure) bool {
+	for i := 1; i < len(list); i++ {
+		if list[i].from < list[i-1].until || list[i].from == list[i-1].until && list[i].owner == list[i-1].owner {
+			return false
+		}
+	}
+	return true
 }

@@ -312,6 +312,20 @@ func (s *teller) story() {
 	late.next(hour, 500_000)
 	s.commit(s.frame(hostOne, odometer.Record{Event: late.next(hour, 3), Resumes: true}), "recorded")
 	s.send(hostTwo, recorded(1), newOdo("vm-7", hostTwo, one.at).next(2*hour, 1))
+
+	// It is sold: within an hour in which something was recovered, and again in the
+	// middle of an event that comes after.
+	s.assign("vm-7", bob, one.at+hour/3)
+	s.assign("vm-7", odometer.Owner{User: "u-eve"}, late.at+20*sec)
+	s.send(hostOne, recorded(2), late.next(10*sec, 7), late.next(30*sec, 1_000_003))
+}
+
+// assign says whose an instance is from a moment on.
+func (s *teller) assign(instance odometer.InstanceID, owner odometer.Owner, from int64) {
+	s.t.Helper()
+	if _, err := s.l.Assign(context.Background(), odometer.Ownership{Instance: instance, Owner: owner, From: from}, "operator@example.org", "it was sold", false); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // reverse reverses an entry and returns the correction.

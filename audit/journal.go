@@ -29,12 +29,15 @@ type row struct {
 	checksum            int64
 	frame               *odometer.Frame // nil unless kind is frame and the body can be read
 	decided             outcomes
-	booked              []booking // by entry number
-	reverses            *reversal // the entry that a person decided to reverse; nil for other records
-	offers              *offer    // the epoch that an agent was told the end of; nil for other records
-	offered             uint64    // and the sequence there
-	byPerson            bool      // a person decided to release what it books
-	marks               []mark    // of the frame's events; nil where they were not asked for
+	booked              []booking    // by entry number
+	reverses            *reversal    // the entry that a person decided to reverse; nil for other records
+	offers              *offer       // the epoch that an agent was told the end of; nil for other records
+	offered             uint64       // and the sequence there
+	byPerson            bool         // a person decided to release what it books
+	appoints            *appointment // whose an instance is, as a person decided; nil for other records
+	moves               []move       // what it moves between owners
+	actor, cause        string       // of a person's decision
+	marks               []mark       // of the frame's events; nil where they were not asked for
 }
 
 // mark tells an event from every other: a hash of its id, and what it says.
@@ -65,6 +68,7 @@ type outcomes struct {
 		Detail  string `json:"detail"`
 	} `json:"runs"`
 	Bookings []json.RawMessage `json:"bookings"`
+	Owners   []charged         `json:"owners"`
 	Released []struct {
 		Position int64  `json:"position"`
 		Index    int    `json:"index"`
@@ -250,6 +254,9 @@ func (r *row) collect(rep *Report) bool {
 				entries = entries[1:]
 				e.ID, e.Kind, e.SourceEventID, e.BookedAt, e.Event = id, odometer.KindUsage, ev.ID(), r.at, *ev
 				e.Event.Owner = payer(ev)
+				if c := r.charge(id.Number); c != nil {
+					e.Event.Owner = c.owner()
+				}
 				put(id.Number, booking{e, index})
 			}
 			index++

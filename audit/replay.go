@@ -32,9 +32,13 @@ type replay struct {
 	coverage    *balance            // rows as keys
 	lifecycle   map[happening]particulars
 	handovers   map[offer]handover
-	successors  map[identity]odometer.Epoch // of an epoch that was offered: by what goes on from it
-	reversals   map[uint64]reversed         // by the number of the entry that was reversed
-	recovers    map[uint64]bool             // corrections whose time counts as recovered
+	successors  map[identity]odometer.Epoch      // of an epoch that was offered: by what goes on from it
+	reversals   map[uint64]reversed              // by the number of the entry that was reversed
+	recovers    map[uint64]bool                  // corrections whose time counts as recovered
+	movedTime   map[uint64]bool                  // of them, those that move it to another owner
+	appointed   map[odometer.InstanceID][]tenure // as it was decided, in order
+
+	baseInstances map[int64]odometer.InstanceID // by the base's epoch numbers
 }
 
 // place is where an event lies: the position of its record in the partition's
@@ -115,7 +119,8 @@ func (a *audit) newReplay(partition int64) *replay {
 		counts: map[string]int64{}, held: map[place]heldEvent{}, quarantined: map[place]*kept{}, checkpoints: map[[2]string]place{}, taken: map[spoolKey]uint64{},
 		lifecycle: map[happening]particulars{},
 		handovers: map[offer]handover{}, successors: map[identity]odometer.Epoch{},
-		reversals: map[uint64]reversed{}, recovers: map[uint64]bool{},
+		reversals: map[uint64]reversed{}, recovers: map[uint64]bool{}, movedTime: map[uint64]bool{}, appointed: map[odometer.InstanceID][]tenure{},
+		baseInstances: map[int64]odometer.InstanceID{},
 	}
 }
 
@@ -153,15 +158,24 @@ func (p *replay) record(ctx context.Context, r *row) error {
 			return err
 		}
 	}
-	for i, b := range r.booked {
+	if r.appoints != nil {
+		p.appoint(r)
+	}
+	if len(r.moves) > 0 {
+		p.checkMoves(r)
+	}
+	for rest := r.booked; len(rest) > 0; {
+		b := rest[0]
+		n := r.parts(rest)
 		src := sources[b.entry.SourceEventID]
 		if b.index >= 0 {
 			src = &source{ev: r.eventAt(b.index), at: place{r.position, b.index}, row: r}
 		}
-		end := i+1 == len(r.booked) || r.booked[i+1].entry.SourceEventID != b.entry.SourceEventID
-		if err := p.book(r, b, src, end); err != nil {
+		end := n == len(rest) || rest[n].entry.SourceEventID != b.entry.SourceEventID
+		if err := p.book(r, rest[:n], src, end); err != nil {
 			return err
 		}
+		rest = rest[n:]
 	}
 	if err := p.outcomes(r, sources); err != nil {
 		return err

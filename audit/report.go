@@ -95,6 +95,8 @@ var raises = map[string]func(*Report) *int64{
 	"handovers":        unreconciled, // an agent was told another end of an epoch than it has, or the table says something else
 	"lifecycle":        unreconciled, // the log of what happened is not what the events tell
 	"reversal":         unreconciled, // a correction is not the negation of an entry that somebody decided to reverse
+	"ownership":        unreconciled, // who owned what is not what was decided, or usage was moved otherwise than that
+	"attribution":      unreconciled, // somebody has usage of an instance that was another's
 	"reversal_table":   unreconciled, // the table says otherwise than the journal what was reversed
 	"elapsed":          unreconciled, // measured, estimated and gap time are not the span
 	"conservation":     unreconciled, // usage is not the difference of the readings

@@ -33,13 +33,21 @@ func (r *row) readDecision() (err error) {
 		Epoch    odometer.Epoch  `json:"epoch"`
 		Sequence uint64          `json:"sequence"`
 		Until    int64           `json:"until_us"`
+		Moves    []move          `json:"moves"`
 	}
 	if err := json.Unmarshal(r.body, &d); err != nil {
 		return err
 	}
+	r.actor, r.cause, r.moves = d.Actor, d.Cause, d.Moves
 	switch d.Decision {
 	case "":
 		return errors.New("it decides nothing")
+	case "owned":
+		return r.decidedOwner()
+	case "moved":
+		if len(d.Moves) == 0 {
+			return errors.New("it moves nothing")
+		}
 	case "reversed":
 		var e *odometer.Entry
 		e, err = odometer.DecodeEntry(d.Entry)
@@ -84,8 +92,8 @@ func (p *replay) reverse(ctx context.Context, r *row) error {
 	by := r.firstEntry
 	p.recovers[by] = old.Kind == odometer.KindRecovered || p.recovers[old.ID.Number]
 	p.reversals[old.ID.Number] = reversed{by, oneIf(p.recovers[by])}
-	if len(r.booked) != 1 {
-		rep.find("reversal", "%s reverses entry %s and books %d entries", r, old.ID, len(r.booked))
+	if len(r.booked) != 1+2*len(r.moves) {
+		rep.find("reversal", "%s reverses entry %s, moves %d amounts and books %d entries", r, old.ID, len(r.moves), len(r.booked))
 	} else if got, want := r.booked[0].entry, opposite(old, r, d.cause); string(got.AppendJSON(nil)) != string(want.AppendJSON(nil)) {
 		rep.find("reversal", "entry %s is not the negation of entry %s, which %s reverses", got.ID, old.ID, r)
 	}
@@ -161,7 +169,7 @@ func (p *replay) bookedBefore(ctx context.Context, r *row, number uint64) (*odom
 func (p *replay) correct(r *row, w *watermark, e *odometer.Entry) error {
 	rep := p.a.report
 	rep.Corrections++
-	if r.reverses == nil {
+	if r.reverses == nil && len(r.moves) == 0 {
 		rep.find("reversal", "entry %s is a correction that nobody decided", e.ID)
 	}
 	if w.sequence == 0 {

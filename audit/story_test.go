@@ -3,6 +3,7 @@ package audit_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -137,7 +138,7 @@ func (n *novelist) deliver(resumes bool, events ...*odometer.Event) {
 }
 
 func (n *novelist) chapter() {
-	switch n.r.IntN(19) {
+	switch n.r.IntN(21) {
 	case 0: // made, and late
 		n.queue = append(n.queue, n.make())
 	case 1: // what was late comes, in any order
@@ -216,6 +217,23 @@ func (n *novelist) chapter() {
 				e = entries[len(entries)-1]
 			}
 			_, _ = n.s.l.Reverse(context.Background(), e.ID, "operator", "a whim") // may be refused
+		}
+	case 19, 20: // an instance is somebody's for some time, or from then on
+		o := odometer.Ownership{
+			Instance: odometer.InstanceID(fmt.Sprintf("vm-%d", n.r.IntN(7))), Owner: pick(n.r, []odometer.Owner{ada, bob, {User: "u-eve"}, {User: odometer.Unassigned}}),
+			From: n.s.now.UnixMicro() - n.r.Int64N(40*hour), Until: odometer.Forever,
+		}
+		if n.r.IntN(8) == 0 {
+			o.Instance = pick(n.r, []odometer.InstanceID{"x-1", "x-2"})
+		}
+		if n.r.IntN(3) == 0 {
+			o.From = o.From / hour * hour
+		}
+		if n.r.IntN(2) == 0 {
+			o.Until = o.From + 1 + n.r.Int64N(20*hour)
+		}
+		if _, err := n.s.l.Assign(context.Background(), o, "operator", "a sale", false); err != nil && !errors.Is(err, odometer.ErrInvalid) { // the journal was pruned
+			n.t.Fatal(err)
 		}
 	case 18: // an agent that lost its disk goes on, and what it had sent before comes later
 		agent := pick(n.r, []odometer.AgentID{hostOne, hostTwo})

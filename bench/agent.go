@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"example.org/odometer"
+	"example.org/odometer/internal/port"
 )
 
 // agentMemory measures the most memory that `odometer agent` had resident while
@@ -49,7 +50,7 @@ func (b *bench) agentOf(program string, p *park, interval time.Duration) error {
 	if err := server.untilReady(); err != nil {
 		return err
 	}
-	address, err := freeAddress()
+	address, err := port.Free()
 	if err != nil {
 		return err
 	}

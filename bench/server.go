@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"example.org/odometer/internal/port"
 )
 
 // program returns the path of the real program, built when it is first asked
@@ -38,11 +39,11 @@ type process struct {
 }
 
 func startServer(program, dir string) (*process, error) {
-	address, err := freeAddress()
+	address, err := port.Free()
 	if err != nil {
 		return nil, err
 	}
-	nats, err := freeAddress()
+	nats, err := port.Free()
 	if err != nil {
 		return nil, err
 	}
@@ -95,13 +96,4 @@ func (p *process) resident(name string) (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("no %s in /proc/PID/status", name)
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }

@@ -9,11 +9,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"example.org/odometer/internal/port"
+	"example.org/odometer/queue"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
-
-	"example.org/odometer/queue"
 )
 
 // What the embedded queue forgets.
@@ -49,7 +49,7 @@ func forget(ctx context.Context, o options) (*figures, error) {
 		return f, err
 	}
 	var err error
-	if e.addr, err = freeAddr(); err != nil {
+	if e.addr, err = port.Free(); err != nil {
 		return f, err
 	}
 	if err := e.serve(); err != nil {

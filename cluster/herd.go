@@ -17,10 +17,10 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"example.org/odometer"
+	"example.org/odometer/internal/port"
 	"example.org/odometer/queue"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -80,7 +80,7 @@ func stampede(ctx context.Context, o options, agents int) (*herd, error) {
 	}
 	e := &embedded{o: o, store: filepath.Join(o.Dir, "nats"), witness: newWitness()}
 	var err error
-	if e.addr, err = freeAddr(); err != nil {
+	if e.addr, err = port.Free(); err != nil {
 		return nil, err
 	}
 	if err := e.serve(); err != nil {

@@ -14,11 +14,11 @@ import (
 	"syscall"
 	"time"
 
+	"example.org/odometer/internal/port"
+	"example.org/odometer/queue"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"example.org/odometer/queue"
 )
 
 const (
@@ -34,11 +34,10 @@ const (
 // own. The routes between them go through links, one a pair, and they tell
 // nobody any other address.
 type nodes struct {
-	dir     string
-	binary  string // a nats-server program to run as processes; "" runs the servers in this one
-	all     [nodesInCluster]*node
-	routes  []*route
-	nowhere *os.File // holds the address that nodes tell each other, which refuses connections
+	dir    string
+	binary string // a nats-server program to run as processes; "" runs the servers in this one
+	all    [nodesInCluster]*node
+	routes []*route
 
 	unformed int // clusters that did not form and were begun anew
 }
@@ -86,16 +85,15 @@ func form(ctx context.Context, dir, binary string) (*nodes, error) {
 
 func newNodes(dir, binary string) (*nodes, error) {
 	c := &nodes{dir: dir, binary: binary}
-	var err error
-	var address string
-	if c.nowhere, address, err = refusing(); err != nil {
+	nowhere, err := port.Free() // what nodes tell each other, which refuses connections
+	if err != nil {
 		return nil, err
 	}
 	for i := range c.all {
 		n := &node{name: fmt.Sprint("n", i+1), store: filepath.Join(dir, fmt.Sprint("n", i+1)), config: filepath.Join(dir, fmt.Sprint("n", i+1, ".conf"))}
 		var err1, err2 error
-		n.client, err1 = freeAddr()
-		n.routing, err2 = freeAddr()
+		n.client, err1 = port.Free()
+		n.routing, err2 = port.Free()
 		if err := errors.Join(err1, err2, os.MkdirAll(n.store, 0o700)); err != nil {
 			return nil, err
 		}
@@ -110,7 +108,7 @@ func newNodes(dir, binary string) (*nodes, error) {
 		c.routes = append(c.routes, &route{i, j, k})
 	}
 	for i := range c.all {
-		if err := c.configure(i, address); err != nil {
+		if err := c.configure(i, nowhere); err != nil {
 			return nil, err
 		}
 	}
@@ -144,32 +142,6 @@ cluster {
   routes: [%s]
 }
 `, n.name, n.client, n.store+".log", n.store, n.routing, nowhere, strings.Join(routes, ", ")), 0o600)
-}
-
-// refusing takes an address and does not listen on it.
-func refusing() (*os.File, string, error) {
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, "", err
-	}
-	f := os.NewFile(uintptr(fd), "refusing")
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		return nil, "", errors.Join(err, f.Close())
-	}
-	at, err := syscall.Getsockname(fd)
-	if err != nil {
-		return nil, "", errors.Join(err, f.Close())
-	}
-	return f, fmt.Sprintf("127.0.0.1:%d", at.(*syscall.SockaddrInet4).Port), nil
-}
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // start starts a node that is down and returns when it takes connections.
@@ -435,8 +407,5 @@ func (c *nodes) close() {
 	}
 	for _, r := range c.routes {
 		r.close()
-	}
-	if c.nowhere != nil {
-		c.nowhere.Close()
 	}
 }

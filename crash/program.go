@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -22,6 +21,7 @@ import (
 	"example.org/odometer"
 	"example.org/odometer/audit"
 	"example.org/odometer/crash/trace"
+	"example.org/odometer/internal/port"
 )
 
 const (
@@ -187,24 +187,15 @@ type site struct {
 
 // newSite returns a site on free addresses.
 func newSite(dir string) (*site, error) {
-	h, err := freeAddr()
+	h, err := port.Free()
 	if err != nil {
 		return nil, err
 	}
-	n, err := freeAddr()
+	n, err := port.Free()
 	if err != nil {
 		return nil, err
 	}
 	return &site{dir: dir, http: h, nats: n}, nil
-}
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 func (s *site) args() []string {

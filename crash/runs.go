@@ -17,6 +17,7 @@ import (
 	"example.org/odometer"
 	"example.org/odometer/agent"
 	"example.org/odometer/crash/trace"
+	"example.org/odometer/internal/port"
 	"example.org/odometer/ledger"
 	"example.org/odometer/meter"
 	"example.org/odometer/sampler"
@@ -368,7 +369,7 @@ var agentRun = &run{
 
 // agent starts the agent with the small spool.
 func (a *attempt) agent() (*process, string, error) {
-	addr, err := freeAddr()
+	addr, err := port.Free()
 	if err != nil {
 		return nil, "", err
 	}

@@ -15,9 +15,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
 	"example.org/odometer/audit"
+	"example.org/odometer/internal/port"
+	"github.com/nats-io/nats-server/v2/server"
 )
 
 // soakOptions say how long programs are killed.
@@ -147,7 +147,7 @@ func soak(ctx context.Context, o soakOptions) (*soaked, error) {
 	if err != nil {
 		return nil, err
 	}
-	natsAddr, err := freeAddr()
+	natsAddr, err := port.Free()
 	if err != nil {
 		return nil, err
 	}

@@ -36,6 +36,8 @@ const clockSet = 946684800 * odometer.SecondMicros // 2000-01-01
 type booking struct {
 	kind     odometer.Kind
 	plain    bool // the event as it is
+	own      bool // a part of the event as it is
+	more     bool // another part of it follows
 	span     odometer.Span
 	usage    odometer.Usage
 	readings odometer.Readings

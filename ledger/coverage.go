@@ -115,10 +115,8 @@ func (f *fold) bookCovered(w *work, e *epoch, ev *odometer.Event, k booking, at 
 	as.Version, as.Agent, as.Epoch, as.EpochStart = odometer.Version11, e.agent, e.epochKey.epoch, e.started
 	as.FirstSequence, as.Sequence = e.sequence, e.sequence
 	as.Span, as.Usage, as.Readings, as.Quality = k.span, k.usage, k.readings, odometer.Measured
-	entry := f.entry(w, e, &as, &booking{kind: k.kind, plain: true, span: k.span})
-	entry.SourceEventID = ev.ID()
-	w.res.Bookings = append(w.res.Bookings, entry.AppendJSON(nil))
-	if err := f.apportion(e, &entry); err != nil {
+	k.plain = true
+	if err := f.charge(w, e, &as, &k, false, ev); err != nil {
 		return err
 	}
 	e.vector, e.end, e.position = k.readings.End, max(e.end, k.span.End), at.position

@@ -33,9 +33,12 @@ type epoch struct {
 	open    bucket
 	owner   odometer.Owner // who was last noted to have usage of it, where owned
 	owned   bool
-	digests []byte // of the unfinished chunk
+	owners  history // of its instance, where ownersKnown
+	digests []byte  // of the unfinished chunk
 
-	held  int // events of this epoch that are held
+	held        int // events of this epoch that are held
+	ownersKnown bool
+
 	dirty bool
 	fresh bool // not in the tables yet
 }

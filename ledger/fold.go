@@ -14,7 +14,8 @@ import (
 
 // fold turns journal records into tables: the same code books a frame that
 // has just arrived and one that is replayed by Rebuild. Its result depends on
-// the tables and the record alone.
+// the tables and the record alone; whom it is charged to, which may have been
+// decided in another partition, a record that is replayed says itself.
 //
 // A fold works within one transaction at a time, between begin and either
 // committed or forget. It is used by one goroutine.
@@ -29,11 +30,12 @@ type fold struct {
 	held   map[epochKey]int // epochs with held events
 	known  map[int]int64    // by partition: up to which epoch the owners are entered
 	// Epochs that were offered to agents, and the same by who would go on there.
-	handed  map[epochKey][]handover
-	awaited map[successor]epochKey
-	from    int64  // no open hour is before this; see openFrom
-	opened  int64  // the earliest hour opened since the upkeep began to seal
-	booked  uint64 // entries booked since opening, to see news
+	handed    map[epochKey][]handover
+	awaited   map[successor]epochKey
+	from      int64  // no open hour is before this; see openFrom
+	someOwned bool   // it is recorded of some instance who owned it
+	opened    int64  // the earliest hour opened since the upkeep began to seal
+	booked    uint64 // entries booked since opening, to see news
 
 	// Cache of the tables epochs and state: what is not here is read from there.
 	epochs map[epochKey]*epoch
@@ -47,7 +49,9 @@ type fold struct {
 	dirtyCounts map[countKey]bool
 	dirtySpools map[spoolKey]int64 // time of the change
 	newFrom     bool
-	buf         []byte // of the row being written
+	given       charges // whom a record is charged to that is folded again; nil for one that is new
+	paying      []payer // for the booking at work
+	buf         []byte  // of the row being written
 	stale       bool
 	db          *sql.DB
 }
@@ -397,13 +401,7 @@ func (f *fold) book(w *work, e *epoch, ev *odometer.Event, bookings []booking, d
 	plain := at.position == w.rec.position && len(bookings) == 1 && bookings[0].plain && !w.releasing
 	w.next = run{N: 1, Outcome: string(odometer.Recorded)}
 	for i := range bookings {
-		entry := f.entry(w, e, ev, &bookings[i])
-		if plain {
-			w.next.Entry = entry.ID.Number
-		} else {
-			w.res.Bookings = append(w.res.Bookings, entry.AppendJSON(nil))
-		}
-		if err := f.apportion(e, &entry); err != nil {
+		if err := f.charge(w, e, ev, &bookings[i], plain, ev); err != nil {
 			return err
 		}
 	}
@@ -419,6 +417,46 @@ func (f *fold) book(w *work, e *epoch, ev *odometer.Event, bookings []booking, d
 	return nil
 }
 
+// charge books one amount to whoever owned the instance meanwhile. With plain it
+// is left to follow from the frame where nobody else did. Source is the event that
+// was received.
+func (f *fold) charge(w *work, e *epoch, ev *odometer.Event, k *booking, plain bool, source *odometer.Event) error {
+	payers, err := f.payers(e, k.span, ev.Owner, f.head(w.rec.partition).entry+1)
+	if err != nil {
+		return err
+	}
+	whole := len(payers) == 1
+	at, reading := k.span.Start, k.readings.Start
+	for _, p := range payers {
+		piece := k
+		if !whole {
+			piece = k.piece(at, p.until, reading)
+			at, reading = p.until, piece.readings.End
+		}
+		entry := f.entry(w, e, ev, piece)
+		if !whole || p.owner != entry.Event.Owner {
+			c := charge{Entry: entry.ID.Number, N: 1, User: p.owner.User, Org: p.owner.Org}
+			if piece.more {
+				c.Until = p.until
+			}
+			w.res.Owners.add(c)
+			entry.Event.Owner = p.owner
+		}
+		if plain && whole {
+			w.next.Entry = entry.ID.Number
+		} else {
+			if source != ev {
+				entry.SourceEventID = source.ID()
+			}
+			w.res.Bookings = append(w.res.Bookings, entry.AppendJSON(nil))
+		}
+		if err := f.apportion(e, &entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // entry makes the next entry of the partition.
 func (f *fold) entry(w *work, e *epoch, ev *odometer.Event, k *booking) odometer.Entry {
 	h := f.head(w.rec.partition)
@@ -431,7 +469,10 @@ func (f *fold) entry(w *work, e *epoch, ev *odometer.Event, k *booking) odometer
 		if k.kind == odometer.KindRecovered {
 			entry.Event.FirstSequence, entry.Event.Sequence = e.sequence+1, ev.FirstSequence-1
 		} else {
-			entry.Event.FirstSequence, entry.Event.Final = e.sequence+1, ev.Final
+			entry.Event.Final = ev.Final && !k.more
+			if !k.own {
+				entry.Event.FirstSequence = e.sequence + 1
+			}
 		}
 		entry.Event.Derive(0, 0)
 	}

@@ -205,9 +205,16 @@ type decision struct {
 	// Entry that is reversed, whole but for members that nobody knows, and why.
 	Entry json.RawMessage `json:"entry,omitempty"`
 	Cause string          `json:"cause,omitempty"`
-	// Sequence is of the last event of an epoch that was offered, Until its end.
+	// Sequence is of the last event of an epoch that was offered, Until its end;
+	// Until also ends the time of an owner.
 	Sequence uint64 `json:"sequence,omitempty"`
 	Until    int64  `json:"until_us,omitempty"`
+	// Instance that is somebody's in a time, and what is moved because of that.
+	Instance odometer.InstanceID `json:"instance,omitempty"`
+	From     int64               `json:"from_us,omitempty"`
+	User     odometer.UserID     `json:"user,omitempty"`
+	Org      odometer.OrgID      `json:"org,omitempty"`
+	Moves    []move              `json:"moves,omitempty"`
 	// Generation that begins.
 	Generation uint64 `json:"generation,omitempty"`
 }
@@ -220,6 +227,8 @@ const (
 	decideReleased = "released" // a person released an event from quarantine
 	decideReversed = "reversed" // a person reversed an entry
 	decideOffered  = "offered"  // an agent that lost its state was told where the epoch stands: see handover.go
+	decideOwned    = "owned"    // a person said whose an instance is in some time: see ownership.go
+	decideMoved    = "moved"    // and that is moved which others had of it
 	decideRestored = "restored" // the ledger was restored from a backup
 )
 
@@ -240,6 +249,16 @@ func (f *fold) decide(rec *record) (odometer.Result, error) {
 	if d.Decision == decideReversed {
 		if err := f.reverse(w, &d); err != nil {
 			return odometer.Result{}, err
+		}
+		return odometer.Result{}, f.finish(w)
+	}
+	if d.Decision == decideOwned || d.Decision == decideMoved {
+		do := f.owned
+		if d.Decision == decideMoved {
+			do = f.moved
+		}
+		if err := do(w, &d); err != nil {
+			return odometer.Result{}, fmt.Errorf("decision %d-%d: %w", rec.partition, rec.position, err)
 		}
 		return odometer.Result{}, f.finish(w)
 	}

@@ -49,6 +49,8 @@ type result struct {
 	// Bookings are complete entries: differences, recoveries, corrections and
 	// events that were released from being held.
 	Bookings []json.RawMessage `json:"bookings,omitempty"`
+	// Owners says who is charged where that is not whom the event names.
+	Owners charges `json:"owners,omitempty"`
 	// Released lists events of earlier records whose outcome changed.
 	Released []release `json:"released,omitempty"`
 }
@@ -58,8 +60,8 @@ type run struct {
 	N       int    `json:"n"`
 	Outcome string `json:"outcome"`
 	// Entry is the number of the first of N entries that book the N events as
-	// they are: their whole usage, to the owner they name. 0 where the
-	// bookings stand in result.Bookings.
+	// they are: their whole usage, to the owner they name or that
+	// result.Owners names. 0 where the bookings stand in result.Bookings.
 	Entry  uint64 `json:"entry,omitempty"`
 	Reason string `json:"reason,omitempty"`
 	Detail string `json:"detail,omitempty"`
@@ -278,6 +280,9 @@ func (r *record) booked() ([]odometer.Entry, error) {
 						return fail(fmt.Errorf("run without its event: %w", odometer.ErrInvalid))
 					}
 					e := plainEntry(f.Records[i].Event, odometer.EntryID{Partition: r.partition, Number: run.Entry + uint64(n)}, r.at)
+					if c := res.Owners.of(e.ID.Number); c != nil {
+						e.Event.Owner = c.owner()
+					}
 					if err := put(e); err != nil {
 						return fail(err)
 					}

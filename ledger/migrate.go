@@ -49,6 +49,7 @@ var migrations = map[int][]step{
 		{"handovers of epochs", addHandovers},
 		{"lifecycle of instances", addLifecycle},
 		{"where a feed reads back from", addFeedBack},
+		{"owners of instances", addOwnership},
 	},
 }
 

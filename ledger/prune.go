@@ -337,6 +337,8 @@ var stateTables = []struct{ name, columns string }{
 	{"counts", "outcome, n"},
 	{"generations", "generation, position, entry"},
 	{"reversals", "entry, by_entry, recovered"},
+	{"ownership", "instance, from_us, until_us, usr, org"},
+	{"moved", "entry"},
 	{"handovers", "epoch, instance, agent, until_us, sequence, successor"},
 	{"lifecycle", "instance, at_us, what, device, agent, boot_us, detail"},
 }

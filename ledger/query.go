@@ -45,8 +45,9 @@ type usageQuery struct {
 	ctx     context.Context
 	tx      queryer
 	by      map[odometer.GroupBy]bool
-	epochs  string // the epochs that are asked for, as a table; "" for all
-	args    []any  // of epochs
+	epochs  string         // the epochs that are asked for, as a table; "" for all
+	args    []any          // of epochs
+	epoch   odometer.Epoch // the only one; "" for all of epochs
 	rows    map[rowKey]*odometer.UsageRow
 	lastKey rowKey
 	lastRow *odometer.UsageRow
@@ -529,6 +530,9 @@ func (u *usageQuery) cutRecords(from, to int64, where string, args ...any) error
 		}
 		for i := range booked {
 			ev := &booked[i].Event
+			if u.epoch != "" && ev.Epoch != u.epoch {
+				continue
+			}
 			recovery, err := timeIsRecovered(u.ctx, u.tx, &booked[i])
 			if err != nil {
 				return err

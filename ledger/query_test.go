@@ -306,8 +306,12 @@ func addRow(rows map[usageKey]*odometer.UsageRow, r *odometer.UsageRow) {
 // slowUsage answers q from the entries alone, second for second: each is cut
 // at every edge of an hour and shared.
 func slowUsage(entries []odometer.Entry, q odometer.UsageQuery) map[usageKey]*odometer.UsageRow {
+	return slowUsageOf(entries, recoveries(entries), q)
+}
+
+// slowUsageOf is slowUsage where it is known whose time is recovered.
+func slowUsageOf(entries []odometer.Entry, recovered map[odometer.EntryID]bool, q odometer.UsageQuery) map[usageKey]*odometer.UsageRow {
 	rows := map[usageKey]*odometer.UsageRow{}
-	recovered := recoveries(entries)
 	for i := range entries {
 		ev := &entries[i].Event
 		if q.Instance != "" && ev.Instance != q.Instance || q.User != "" && ev.Owner.User != q.User || q.Org != "" && ev.Owner.Org != q.Org {

@@ -35,7 +35,7 @@ func (r *Report) differ(format string, args ...any) {
 // Rebuild folds the journal of the ledger at path into new tables, in a
 // temporary database beside it, and compares them with the tables that stand:
 // decisions, hash chain, watermarks, sums of every hour, receipts, counts,
-// held events, quarantine, coverage, reversals, handovers and lifecycle. It
+// held events, quarantine, coverage, reversals, ownership, handovers and lifecycle. It
 // changes nothing and may run beside the server: it compares one moment.
 // Progress is called now and then with the records done and the records there
 // are; it may be nil.
@@ -163,6 +163,12 @@ func (f *fold) again(old *record, report *Report) error {
 		first: old.first, last: old.last, body: old.body,
 	}
 	f.start(r)
+	var res result
+	if err := json.Unmarshal(old.result, &res); err != nil {
+		return fmt.Errorf("journal record %d-%d: what was decided: %w", old.partition, old.position, err)
+	}
+	f.given = append(charges{}, res.Owners...) // not nil
+	defer func() { f.given = nil }()
 	var err error
 	switch r.kind {
 	case kindFrame:
@@ -220,6 +226,8 @@ var comparisons = []struct{ name, query string }{
 	{"quarantine", `SELECT partition || ' ' || no, position || ' ' || idx || ' ' || reason || ' ' || event_id || ' ' || hex(digest) || ' ' || released_us FROM quarantine`},
 	{"coverage", `SELECT partition || ' ' || instance || ' ' || source || ' ' || start_us, end_us || ' ' || hex(digest) FROM coverage`},
 	{"generations", `SELECT partition || ' ' || generation, position || ' ' || entry FROM generations`},
+	{"ownership", `SELECT partition || ' ' || instance || ' ' || from_us, until_us || ' ' || usr || ' ' || org FROM ownership`},
+	{"moved", `SELECT partition || ' ' || entry, '' FROM moved`},
 	{"reversals", `SELECT partition || ' ' || entry, by_entry || ' ' || recovered FROM reversals`},
 	{"lifecycle", `SELECT partition || ' ' || instance || ' ' || at_us || ' ' || what || ' ' || device || ' ' || agent, boot_us || ' ' || detail FROM lifecycle`},
 	{"handovers", `SELECT partition || ' ' || epoch || ' ' || until_us, instance || ' ' || agent || ' ' || sequence || ' ' || successor FROM handovers`},

@@ -20,7 +20,8 @@ import (
 // and owner. It is a piece beside each hour that the entry had a share in.
 //
 // The decision has the whole entry in it, so that its fold does not need the
-// record that booked the entry: that may be pruned by then. The table reversals
+// record that booked the entry: that may be pruned by then. Where another owns the
+// instance in its time by now, the decision moves what is taken back to him. The table reversals
 // is the fold of these decisions: what was reversed, and by which entry. A
 // correction is an entry too, and its reversal books the original again.
 //
@@ -83,14 +84,32 @@ func (f *fold) reversible(id odometer.EntryID) (*odometer.Entry, error) {
 	if !errors.Is(err, sql.ErrNoRows) {
 		return nil, err
 	}
-	return f.entryOf(id)
+	old, err := f.entryOf(id)
+	if err == nil && old.Kind == odometer.KindCorrection {
+		err = f.queryRow(`SELECT entry FROM reversals WHERE partition = ? AND by_entry = ?`, []any{id.Partition, int64(id.Number)}, &by)
+		if errors.Is(err, sql.ErrNoRows) {
+			err = fmt.Errorf("it moves usage to who owned the instance, which an assignment to another changes: %w", odometer.ErrConflict)
+		}
+	}
+	return old, err
 }
 
 // decideReversal takes the decision to reverse an entry and returns what it
 // booked, as the journal has it.
 func (f *fold) decideReversal(old *odometer.Entry, now int64, actor, cause string) (odometer.Entry, error) {
 	old.Event.Extra, old.Event.Lifecycle = nil, nil // it takes back usage, and nothing that happened or that this version does not know
-	body, err := json.Marshal(decision{Decision: decideReversed, Entry: old.AppendJSON(nil), Actor: actor, Cause: cause})
+	d := decision{Decision: decideReversed, Entry: old.AppendJSON(nil), Actor: actor, Cause: cause}
+	e, err := f.epoch(epochKey{old.ID.Partition, old.Event.Epoch})
+	if err == nil && e != nil {
+		var recovered bool
+		if recovered, err = timeIsRecovered(f.ctx, f.tx, old); err == nil {
+			d.Moves, err = f.follow(e, old, recovered)
+		}
+	}
+	if err != nil {
+		return odometer.Entry{}, err
+	}
+	body, err := json.Marshal(d)
 	if err != nil {
 		return odometer.Entry{}, err
 	}
@@ -183,7 +202,7 @@ func (f *fold) reverse(w *work, d *decision) error {
 	if err != nil {
 		return fmt.Errorf("note the reversal of entry %s: %w", old.ID, err)
 	}
-	return nil
+	return f.moved(w, d)
 }
 
 // negation returns the correction that takes an entry back. Its amounts stand
@@ -205,7 +224,8 @@ func timeIsRecovered(ctx context.Context, db queryer, entry *odometer.Entry) (re
 	if entry.Kind != odometer.KindCorrection {
 		return entry.Kind == odometer.KindRecovered, nil
 	}
-	err = db.QueryRowContext(ctx, `SELECT recovered FROM reversals WHERE partition = ? AND by_entry = ?`, entry.ID.Partition, int64(entry.ID.Number)).Scan(&recovered)
+	err = db.QueryRowContext(ctx, `SELECT coalesce((SELECT recovered FROM reversals WHERE partition = ?1 AND by_entry = ?2),
+		EXISTS (SELECT 1 FROM moved WHERE partition = ?1 AND entry = ?2))`, entry.ID.Partition, int64(entry.ID.Number)).Scan(&recovered)
 	if err != nil {
 		return false, fmt.Errorf("what correction %s is of: %w", entry.ID, err)
 	}

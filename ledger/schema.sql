@@ -67,6 +67,26 @@ CREATE TABLE reversals (
   UNIQUE (partition, by_entry)
 );
 
+-- Who owned an instance when, as it was decided; times of an instance do not
+-- overlap: see ownership.go.
+CREATE TABLE ownership (
+  partition INTEGER NOT NULL,      -- of the instance's name
+  instance  TEXT    NOT NULL,
+  from_us   INTEGER NOT NULL,
+  until_us  INTEGER NOT NULL,      -- 2^63-1 for no end
+  usr       TEXT    NOT NULL,
+  org       TEXT    NOT NULL,
+  PRIMARY KEY (instance, from_us)
+);
+CREATE INDEX ownership_partition ON ownership (partition);
+
+-- Corrections that move usage to its owner and whose time counts as recovered.
+CREATE TABLE moved (
+  partition INTEGER NOT NULL,
+  entry     INTEGER NOT NULL,
+  PRIMARY KEY (partition, entry)
+);
+
 -- Epochs that were offered to an agent which had lost its state, up to which
 -- event and time, and the epoch that goes on from there: see handover.go.
 CREATE TABLE handovers (
@@ -137,7 +157,7 @@ CREATE TABLE hours (
   org          TEXT    NOT NULL,
   sums         BLOB    NOT NULL,
   recovered_us INTEGER NOT NULL,
-  cause        TEXT    NOT NULL  -- sealed, owner, late, correction
+  cause        TEXT    NOT NULL  -- sealed, owner, late, correction, moved
 );
 CREATE INDEX hours_hour ON hours (hour, partition, epoch_no);
 

@@ -28,6 +28,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"example.org/odometer/internal/port"
 	"example.org/odometer/queue"
 )
 
@@ -44,7 +45,7 @@ func TestScript(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			for i := range 4 {
-				addr, err := freeAddress()
+				addr, err := port.Free()
 				if err != nil {
 					return err
 				}
@@ -76,16 +77,6 @@ func TestScript(t *testing.T) {
 		},
 		RequireExplicitExec: true,
 	})
-}
-
-// freeAddress returns an address of this machine that was free a moment ago.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // patience is how long a script waits for what is bound to happen; a loaded

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/odometer/internal/port"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -57,7 +58,7 @@ func TestReadme(t *testing.T) {
 		Dir: dir,
 		Setup: func(env *testscript.Env) error {
 			for _, name := range []string{"ODOMETER_HTTP", "ODOMETER_NATS"} {
-				addr, err := freeAddress()
+				addr, err := port.Free()
 				if err != nil {
 					return err
 				}

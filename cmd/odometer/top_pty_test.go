@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"example.org/odometer/internal/port"
 	"github.com/charmbracelet/x/vt"
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
@@ -167,8 +168,8 @@ func fleetServer(t *testing.T, machines int) (dataDir string, server *exec.Cmd) 
 	if err := os.WriteFile(vms, []byte(file.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	http, err1 := freeAddress()
-	nats, err2 := freeAddress()
+	http, err1 := port.Free()
+	nats, err2 := port.Free()
 	if err1 != nil || err2 != nil {
 		t.Fatal(err1, err2)
 	}

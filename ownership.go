@@ -1,0 +1,67 @@
+package odometer
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"math"
+)
+
+// Forever is the end of what has none, in microseconds.
+const Forever = math.MaxInt64
+
+// Ownership says whose an instance is from one moment to another, in microseconds
+// of the wall clock: [From, Until), Until [Forever] for no end. An Owner whose
+// user is [Unassigned] is nobody, on somebody's word.
+type Ownership struct {
+	Instance    InstanceID
+	Owner       Owner
+	From, Until int64
+}
+
+// Valid returns nil for an ownership that can be recorded, and otherwise an error
+// wrapping [ErrInvalid].
+func (o *Ownership) Valid() error {
+	if err := ValidID("instance", string(o.Instance)); err != nil {
+		return err
+	}
+	if err := ValidID("user", string(o.Owner.User)); err != nil {
+		return err
+	}
+	if o.Owner.Org != "" {
+		if err := ValidID("org", string(o.Owner.Org)); err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.From < 0 || o.From/SecondMicros > maxSeconds:
+		return fmt.Errorf("from: %d µs is no time between 1970 and the year 9999: %w", o.From, ErrInvalid)
+	case o.Until <= o.From:
+		return fmt.Errorf("until: %d µs does not lie after %d, from when on it would be: %w", o.Until, o.From, ErrInvalid)
+	}
+	return nil
+}
+
+// Partition returns the partition in which it is decided who owns i.
+func (i InstanceID) Partition() int {
+	sum := sha256.Sum256([]byte(i))
+	return int(sum[0]) % Partitions
+}
+
+// Assignment is what becomes of the ledger where an instance is assigned to an
+// owner: what it was recorded to be before in that time, and what is taken out of
+// accounts and put into others because it was used before now.
+type Assignment struct {
+	Ownership
+	Replaces []Ownership
+	Moves    []Move
+}
+
+// Move is usage of an instance that is taken out of one account and put into
+// another, by two corrections.
+type Move struct {
+	Epoch     Epoch
+	Span      Span // within one hour
+	From, To  Owner
+	Usage     Usage
+	Recovered bool // its time counts as recovered
+}
