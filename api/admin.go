@@ -120,7 +120,7 @@ func (s *server) correctionRoutes() []route {
 				"Who decided it and why is kept in the journal. A correction is an entry too and may itself be reversed. " +
 				"Asked for again, it is a conflict that names the entry which has reversed it.",
 			params: []*parameter{{
-				name: "id", in: inPath, example: "17-42", description: "the entry_id: partition and number", pattern: "^[0-9]+-[0-9]+$",
+				name: "id", in: inPath, example: "10-1", description: "the entry_id: partition and number", pattern: "^[0-9]+-[0-9]+$",
 				valid: func(s string) error { _, err := odometer.ParseEntryID(s); return err },
 			}},
 			takes:   takes(ReverseRequest{}),
@@ -138,7 +138,7 @@ func (s *server) correctionRoutes() []route {
 			id: "release", tag: "events", summary: "Book an item of the quarantine after all",
 			description: "What became of it may be that it is refused again, or a duplicate by now. One that was released before is a conflict.",
 			params: []*parameter{
-				{name: "partition", in: inPath, kind: asNumber, least: 0, most: odometer.Partitions - 1, example: "3", description: "the item's partition"},
+				{name: "partition", in: inPath, kind: asNumber, least: 0, most: odometer.Partitions - 1, example: "10", description: "the item's partition"},
 				{name: "no", in: inPath, kind: asNumber, least: 1, most: anyNumber, example: "1", description: "the item's number"},
 			},
 			replies: []reply{answers(http.StatusOK, "What became of it.", odometer.Result{})}, fails: conflict,

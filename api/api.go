@@ -223,11 +223,11 @@ type server struct {
 
 func (s *server) routes(r *router) []route {
 	s.router = r
-	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI), s.usageRoutes(),
+	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(),
 		s.instanceRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }
 
 func (s *server) agentRoutes(r *router) []route {
 	s.router = r
-	return slices.Concat(s.healthRoutes(), s.operationRoutes(), documentRoutes(AgentOpenAPI))
+	return slices.Concat(s.healthRoutes(), s.operationRoutes(), documentRoutes(AgentOpenAPI, agentPage))
 }

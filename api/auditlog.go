@@ -41,7 +41,7 @@ func (s *server) auditRoutes() []route {
 		description: "Tokens that were created and revoked, entries that were reversed, events that were released from quarantine. " +
 			"Lines are added and never changed.",
 		params: []*parameter{
-			{name: "after", valid: validLine, pattern: "^[1-9][0-9]*$", example: "2", description: "cursor of an earlier answer"},
+			{name: "after", valid: validLine, pattern: "^[1-9][0-9]*$", example: "3", description: "cursor of an earlier answer"},
 			limitParam,
 		},
 		replies: []reply{answers(http.StatusOK, "One page.", AuditLogAnswer{}, nextPage)}, fails: missing,

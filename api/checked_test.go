@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"reflect"
 	"sync"
 	"testing"
 
@@ -19,8 +20,20 @@ func (c checked) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.handler.S
 // serverOf returns the server of d.
 func serverOf(t *testing.T, d Deps) checked { return check(t, NewServer(d), serverChecker()) }
 
-// ServerOf is serverOf for the tests outside this package.
-func ServerOf(t *testing.T, d Deps) http.Handler { return serverOf(t, d) }
+// AnswerTypes are the Go types that routes declare as their answers.
+func AnswerTypes(t *testing.T) map[reflect.Type]bool {
+	types := make(map[reflect.Type]bool)
+	for _, row := range serverOf(t, NewFixture(t).Deps).table {
+		for _, r := range row.replies {
+			for _, c := range r.content {
+				if _, is := c.of.(shape); c.of != nil && !is {
+					types[reflect.TypeOf(c.of)] = true
+				}
+			}
+		}
+	}
+	return types
+}
 
 // agentOf returns the agent's server with what d has of it.
 func agentOf(t *testing.T, d Deps) checked {

@@ -1,24 +1,49 @@
 package api_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nkeys"
+
 	"example.org/odometer"
 	"example.org/odometer/api"
+	"example.org/odometer/api/apicheck"
 	"example.org/odometer/api/client"
 )
 
-// TestClientSpeaksToServer calls every method of the client on a real server.
+// withoutMethod are the operations that the client leaves out, and why.
+var withoutMethod = map[string]string{
+	"health": "for load balancers", "live": "for supervisors", "ready": "for supervisors",
+	"openapi": "for other programs' makers", "docs": "for people with a browser",
+}
+
+// TestClientSpeaksToServer calls every method of the client on a real server, which
+// answers every operation of the OpenAPI document by that, but those that the client
+// leaves out on purpose.
 func TestClientSpeaksToServer(t *testing.T) {
 	f := api.NewFixture(t)
-	s := httptest.NewServer(api.ServerOf(t, f.Deps))
+	checker, err := apicheck.New(api.OpenAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(checker.Handler(api.NewServer(f.Deps), func(err error) { t.Error(err) }))
 	defer s.Close()
+	defer func() {
+		for _, id := range checker.Operations() {
+			why, left := withoutMethod[id]
+			if reached := checker.Seen(id, 200)+checker.Seen(id, 201)+checker.Seen(id, 204) > 0; reached == left {
+				t.Errorf("the operation %s: reached by the client: %v, left out: %q", id, reached, why)
+			}
+		}
+	}()
 	c := &client.Client{Server: s.URL + "/", Token: "secret"}
 	ctx := t.Context()
 
@@ -104,7 +129,13 @@ func TestClientSpeaksToServer(t *testing.T) {
 	if m, err := c.Metrics(ctx); err != nil || !strings.Contains(string(m), "odometer_build_info") {
 		t.Errorf("metrics: got %d bytes, %v", len(m), err)
 	}
+	speaksOfInstances(t, f, c)
 	speaksOfTokens(t, c)
+	speaksOfHosts(t, c)
+	speaksOfConsumers(t, c)
+	if h, err := c.Health(ctx); err != nil || h.Status != api.OK {
+		t.Errorf("health: got %+v, %v, want all well", h, err)
+	}
 	f.Health.Facts.Ledger.Writable = false
 	if h, err := c.Health(ctx); err != nil || h.Status != api.Failed || h.Components["ledger"].Details == nil {
 		t.Errorf("health: got %+v, %v, want the ledger in error and no error of the call", h, err)
@@ -112,6 +143,50 @@ func TestClientSpeaksToServer(t *testing.T) {
 	f.Fails = odometer.ErrUnavailable
 	if _, err := c.Submit(ctx, odometer.ContentCloudEvent, api.Structured(&second)); !errors.Is(err, odometer.ErrUnavailable) {
 		t.Errorf("submit to a ledger that is away: got %v, want ErrUnavailable", err)
+	}
+}
+
+// speaksOfInstances calls what a client has of instances.
+func speaksOfInstances(t *testing.T, f *api.Fixture, c *client.Client) {
+	ctx := t.Context()
+	f.Describe("vm-1", "host-1", odometer.Running, "web", "rack=r1")
+	list, err := c.Instances(ctx, client.InstanceQuery{
+		Agent: "host-1", State: "running", Name: "web", Attribute: "rack:r1", User: "ada", Org: "acme", After: "vm-0", Limit: 1,
+	})
+	if err != nil || len(list.Instances) != 1 || list.Instances[0].Description.Instance != "vm-1" || list.Next != nil {
+		t.Errorf("instances: got %+v, %v, want vm-1", list, err)
+	}
+	if one, err := c.Instance(ctx, "vm-1"); err != nil || one.Name != "web" || one.Agent != "host-1" {
+		t.Errorf("instance: got %+v, %v, want it by its name", one, err)
+	}
+	if _, err := c.Instance(ctx, "vm-9"); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("an instance that there is not: got %v, want ErrNotFound", err)
+	}
+	if told, err := c.Lifecycle(ctx, "vm-1", "-24h", "now", 5); err != nil || told.Instance != "vm-1" || told.More {
+		t.Errorf("lifecycle: got %+v, %v, want that of vm-1", told, err)
+	}
+}
+
+// ofItsOwn are the methods whose result is a part of the answer, or none that a Go
+// type declares.
+var ofItsOwn = map[string]reflect.Type{
+	"Quarantine": reflect.TypeFor[[]api.QuarantineItem](), "Queue": reflect.TypeFor[string](),
+	"Metrics": reflect.TypeFor[[]byte](), "Reverse": reflect.TypeFor[json.RawMessage](),
+}
+
+// TestClientHasTheTypesOfTheDocument looks at what each method of the client
+// returns: the type that the route declares, of which the document is made.
+func TestClientHasTheTypesOfTheDocument(t *testing.T) {
+	declared := api.AnswerTypes(t)
+	for i := range reflect.TypeFor[*client.Client]().NumMethod() {
+		m := reflect.TypeFor[*client.Client]().Method(i)
+		if m.Type.NumOut() != 2 {
+			t.Errorf("%s returns %d values, want an answer and an error", m.Name, m.Type.NumOut())
+			continue
+		}
+		if got := m.Type.Out(0); got != ofItsOwn[m.Name] && !declared[got] {
+			t.Errorf("%s returns %v, which no route declares as its answer", m.Name, got)
+		}
 	}
 }
 
@@ -160,6 +235,83 @@ func speaksOfTokens(t *testing.T, c *client.Client) {
 	}
 	if log, err = c.AuditLog(ctx, *log.Next, 0); err != nil || len(log.Log) != 3 || log.Log[0].Action != odometer.ActionTokenCreate {
 		t.Errorf("log, the rest: got %+v, %v", log, err)
+	}
+}
+
+// newKey is a key pair of a host or a consumer.
+func newKey(t *testing.T) (nkeys.KeyPair, odometer.Key) {
+	t.Helper()
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := pair.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair, odometer.Key(public)
+}
+
+// speaksOfHosts calls what a client has of hosts.
+func speaksOfHosts(t *testing.T, c *client.Client) {
+	ctx := t.Context()
+	created, err := c.CreateEnrolment(ctx, api.EnrolmentRequest{Agent: new(odometer.AgentID("host-7")), ExpiresAt: new("+2h")})
+	if err != nil || created.State != "valid" || !created.ExpiresAt.Equal(api.Now.Add(2*time.Hour)) {
+		t.Fatalf("create an enrolment: got %+v, %v", created, err)
+	}
+	spare, err := c.CreateEnrolment(ctx, api.EnrolmentRequest{})
+	if err != nil || spare.Agent != nil {
+		t.Fatalf("create an enrolment for any host: got %+v, %v", spare, err)
+	}
+	if e, err := c.RevokeEnrolment(ctx, spare.ID); err != nil || e.State != "revoked" {
+		t.Errorf("revoke an enrolment: got %+v, %v", e, err)
+	}
+	pair, key := newKey(t)
+	proof, err := pair.Sign(odometer.EnrolStatement("host-7", key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := api.EnrolRequest{Agent: "host-7", Key: key, Proof: base64.StdEncoding.EncodeToString(proof), Token: &created.Secret}
+	host := &client.Client{Server: c.Server} // which has no token for the API
+	if in, err := host.Enrol(ctx, ask); err != nil || in.Agent != "host-7" || in.Key != key || in.QueueURL != "nats://127.0.0.1:4222" {
+		t.Errorf("enrol: got %+v, %v", in, err)
+	}
+	if list, err := c.Enrolments(ctx, 1); err != nil || len(list.Enrolments) != 1 || list.Enrolments[0].ID != spare.ID {
+		t.Errorf("enrolments: got %+v, %v, want the newest", list, err)
+	}
+	if list, err := c.Hosts(ctx, "host-6", 1); err != nil || len(list.Hosts) != 1 || list.Hosts[0].Agent != "host-7" || list.Next != nil {
+		t.Errorf("hosts: got %+v, %v, want host-7", list, err)
+	}
+	if h, err := c.Host(ctx, "host-7"); err != nil || h.State != "enrolled" || h.Enrolment != created.ID {
+		t.Errorf("host: got %+v, %v", h, err)
+	}
+	if _, err := c.Host(ctx, "host-8"); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("a host that there is not: got %v, want ErrNotFound", err)
+	}
+	if h, err := c.RevokeHost(ctx, "host-7"); err != nil || h.State != "revoked" {
+		t.Errorf("revoke a host: got %+v, %v", h, err)
+	}
+	if _, err := host.Enrol(ctx, ask); !errors.Is(err, odometer.ErrForbidden) {
+		t.Errorf("enrol, revoked: got %v, want ErrForbidden", err)
+	}
+}
+
+// speaksOfConsumers calls what a client has of consumers of the topic.
+func speaksOfConsumers(t *testing.T, c *client.Client) {
+	ctx := t.Context()
+	_, key := newKey(t)
+	made, err := c.CreateConsumer(ctx, api.ConsumerRequest{Name: "billing", Org: new(odometer.OrgID("acme")), Key: key})
+	if err != nil || made.State != "valid" || made.Key != key {
+		t.Fatalf("create a consumer: got %+v, %v", made, err)
+	}
+	if _, err := c.CreateConsumer(ctx, api.ConsumerRequest{Name: "again", Key: key}); !errors.Is(err, odometer.ErrConflict) {
+		t.Errorf("create a consumer by the same key: got %v, want ErrConflict", err)
+	}
+	if list, err := c.Consumers(ctx); err != nil || len(list.Consumers) != 1 || list.Consumers[0].ID != made.ID {
+		t.Errorf("consumers: got %+v, %v", list, err)
+	}
+	if got, err := c.RevokeConsumer(ctx, made.ID); err != nil || got.State != "revoked" {
+		t.Errorf("revoke a consumer: got %+v, %v", got, err)
 	}
 }
 

@@ -61,7 +61,7 @@ func consumerOf(c *odometer.Consumer) Consumer {
 
 var consumerPath = &parameter{
 	name: "id", in: inPath, component: "ConsumerId", most: odometer.MaxIDBytes, valid: odometer.ValidConsumerID, pattern: "^con_[a-z2-7]{16}$",
-	example: "con_aaaaaaaaaaaaaaaa", description: "the id of a consumer, which is no secret",
+	example: "con_gtoepphgicq34rsy", description: "the id of a consumer, which is no secret",
 }
 
 func (s *server) consumerRoutes() []route {

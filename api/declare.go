@@ -153,9 +153,12 @@ var (
 	}
 	tokenPath = &parameter{
 		name: "id", in: inPath, component: "TokenId", most: odometer.MaxIDBytes, valid: odometer.ValidTokenID, pattern: tokenIDPattern,
-		example: "tok_aaaaaaaaaaaaaaaa", description: "the id of a token, which is no secret",
+		example: exampleToken, description: "the id of a token, which is no secret",
 	}
 )
+
+// exampleToken is the id of a token that the server of the examples has.
+const exampleToken = "tok_nlthqp2pxxurw3vy"
 
 // tokenIDPattern is what odometer.ValidTokenID takes.
 const tokenIDPattern = "^tok_[a-z2-7]{16}$"

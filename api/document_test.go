@@ -20,7 +20,7 @@ import (
 // TestOpenAPIIsCurrent generates both documents anew. With -update it writes them.
 func TestOpenAPIIsCurrent(t *testing.T) {
 	for _, d := range documents(t) {
-		got := generate(d.title, d.about, d.table)
+		got := generate(t, d)
 		if *update {
 			if err := os.WriteFile(d.file, got, 0o644); err != nil {
 				t.Fatal(err)
@@ -37,15 +37,18 @@ func TestOpenAPIIsCurrent(t *testing.T) {
 type document struct {
 	name, file, title, about string
 	embedded                 []byte
+	page                     string // its file
+	shown                    []byte
 	table                    map[string]route
 }
 
 func documents(t *testing.T) []document {
 	both := handlers(t, NewFixture(t))
 	return []document{
-		{"server", "openapi.json", "Odometer", "Usage of virtual machines, counted once.", OpenAPI, both["server"].table},
+		{"server", "openapi.json", "Odometer", "Usage of virtual machines, counted once.",
+			OpenAPI, "docs/server.html", []byte(serverPage), both["server"].table},
 		{"agent", "openapi-agent.json", "Odometer agent", "The agent's own API on a host: the machine, health and metrics, all of which answer while the server is away.",
-			AgentOpenAPI, both["agent"].table},
+			AgentOpenAPI, "docs/agent.html", []byte(agentPage), both["agent"].table},
 	}
 }
 
@@ -96,7 +99,8 @@ type generator struct {
 
 // generate returns the document of a table of routes: the same bytes for the same
 // table.
-func generate(title, about string, table map[string]route) []byte {
+func generate(t *testing.T, d document) []byte {
+	table := d.table
 	g := &generator{
 		schemas: schemas{components: schema{}, types: map[string]reflect.Type{}},
 		shared:  map[*parameter]string{}, parameters: schema{}, responses: schema{},
@@ -133,13 +137,13 @@ func generate(title, about string, table map[string]route) []byte {
 			listed = append(listed, tag)
 		}
 	}
-	text, err := json.MarshalIndent(schema{
+	text, err := json.MarshalIndent(exemplify(t, d.name, schema{
 		"openapi":  "3.1.0",
-		"info":     schema{"title": title, "version": "1", "description": about + always},
+		"info":     schema{"title": d.title, "version": "1", "description": d.about + always},
 		"servers":  []any{schema{"url": "/", "description": "where this document was read"}},
 		"security": []any{schema{"token": []any{string(odometer.ScopeAdmin)}}},
 		"tags":     listed, "paths": paths, "components": components,
-	}, "", "  ")
+	}), "", "  ")
 	if err != nil {
 		panic(err)
 	}

@@ -111,7 +111,7 @@ var (
 	}
 	enrolmentPath = &parameter{
 		name: "id", in: inPath, component: "EnrolmentId", most: odometer.MaxIDBytes, valid: odometer.ValidEnrolmentID, pattern: "^enr_[a-z2-7]{16}$",
-		example: "enr_aaaaaaaaaaaaaaaa", description: "the id of a one-time token, which is no secret",
+		example: "enr_3w54azzzfz35caaj", description: "the id of a one-time token, which is no secret",
 	}
 )
 

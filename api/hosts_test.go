@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nkeys"
 
 	"example.org/odometer"
-	"github.com/nats-io/nkeys"
 )
 
 // hostKey is a host's key pair.
@@ -38,6 +40,55 @@ func enrolBody(t *testing.T, pair nkeys.KeyPair, key odometer.Key, agent odomete
 		t.Fatal(err)
 	}
 	return string(body)
+}
+
+// keyPair is a key pair that is the same in every test.
+type keyPair struct {
+	pair   nkeys.KeyPair
+	public odometer.Key
+}
+
+func exampleKey(n byte) keyPair {
+	pair, err := nkeys.FromRawSeed(nkeys.PrefixByteUser, bytes.Repeat([]byte{n}, 32))
+	if err != nil {
+		panic(err)
+	}
+	public, err := pair.PublicKey()
+	if err != nil {
+		panic(err)
+	}
+	return keyPair{pair, odometer.Key(public)}
+}
+
+// proof is the signature by which who has the key shows that it wants to be agent.
+func (k keyPair) proof(agent odometer.AgentID) []byte {
+	proof, err := k.pair.Sign(odometer.EnrolStatement(agent, k.public))
+	if err != nil {
+		panic(err)
+	}
+	return proof
+}
+
+// letIn lets two hosts in and one consumer, and creates a one-time token for a
+// third host.
+func letIn(t *testing.T, f *Fixture) {
+	t.Helper()
+	for n, agent := range []odometer.AgentID{"host-1", "host-2", "host-3"} {
+		_, secret, err := f.Accounts.CreateEnrolment(t.Context(), byHand, agent, false, Now.Add(time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if agent == "host-3" {
+			continue
+		}
+		key := exampleKey(byte(n + 1))
+		if _, _, err := f.Accounts.Enrol(t.Context(), odometer.EnrolRequest{Agent: agent, Key: key.public, Proof: key.proof(agent), Secret: secret, Remote: "192.0.2.7"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.Accounts.CreateConsumer(t.Context(), byHand, "reports", "", exampleKey(4).public); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestAHostIsEnrolledOverHTTP goes from the one-time token to the revocation.

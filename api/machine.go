@@ -101,8 +101,8 @@ func (s *server) operationRoutes() []route {
 		{
 			pattern: "GET /metrics", access: reader, handle: s.router.metrics.get,
 			id: "metrics", tag: "operation", summary: "Metrics for Prometheus",
-			description: "In Prometheus' text format, or in OpenMetrics where Accept asks for it.",
-			replies:     []reply{{http.StatusOK, "The metrics.", nil, []content{{"text/plain", nil}, {"application/openmetrics-text", nil}}}},
+			description: "In Prometheus' text format.",
+			replies:     []reply{says(http.StatusOK, "The metrics.")},
 		},
 		{
 			pattern: "GET /get", access: reader, handle: s.getMachine,

@@ -58,6 +58,7 @@ var decisions = map[string]access{
 	"GET /api/v1/health/status": brief,
 	"GET /metrics":              reader,
 	"GET /openapi.json":         anybody,
+	"GET /docs":                 anybody,
 	"GET /get":                  reader,
 	"GET /api/v1/status":        reader,
 	"GET /api/v1/queue":         administrator,

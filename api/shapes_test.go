@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -165,8 +166,10 @@ func eventPart(name string) string { return "Event" + strings.ToUpper(name[:1]) 
 
 func read(text []byte) schema {
 	var s schema
-	if err := json.Unmarshal(text, &s); err != nil {
-		panic(fmt.Errorf("published schema: %w", err))
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber() // some are beyond a float64
+	if err := d.Decode(&s); err != nil {
+		panic(fmt.Errorf("read a document: %w", err))
 	}
 	return s
 }

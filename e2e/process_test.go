@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"example.org/odometer/api"
+	"example.org/odometer/api/apicheck"
 	"example.org/odometer/internal/port"
 )
 
@@ -27,6 +29,7 @@ var binary string
 
 func TestMain(m *testing.M) {
 	os.Setenv("ODOMETER_SOURCE", "machine") // not the guests of other tests
+	apicheck.Default(api.OpenAPI)           // what the tests themselves ask
 	os.Exit(func() int {
 		if binary = os.Getenv(builtBinary); binary != "" {
 			return m.Run()

@@ -130,6 +130,18 @@ func (c *Checker) Check(x Exchange) error {
 	return nil
 }
 
+// Operations returns the ids of all operations, in order.
+func (c *Checker) Operations() []string {
+	var ids []string
+	for _, operations := range c.document.Paths {
+		for _, op := range operations {
+			ids = append(ids, op.OperationID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
 // Seen returns how many exchanges of an operation were answered with a status.
 func (c *Checker) Seen(operationID string, status int) int {
 	c.mu.Lock()
@@ -395,6 +407,18 @@ func (t *tee) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 type Transport struct {
 	Next    http.RoundTripper
 	Checker func() *Checker
+}
+
+// Default has every request that this process makes by [http.DefaultTransport]
+// checked by a document from now on. It is for a TestMain.
+func Default(document []byte) {
+	http.DefaultTransport = &Transport{Next: http.DefaultTransport, Checker: sync.OnceValue(func() *Checker {
+		c, err := New(document)
+		if err != nil {
+			panic(err)
+		}
+		return c
+	})}
 }
 
 // RoundTrip implements [http.RoundTripper].

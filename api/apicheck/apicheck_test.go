@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -123,6 +124,9 @@ func TestWhatIsNotInTheDocumentIsFound(t *testing.T) {
 				t.Errorf("got %v, want %q", got, x.wrong)
 			}
 		})
+	}
+	if got := c.Operations(); !slices.Equal(got, []string{"put", "thing"}) {
+		t.Errorf("got the operations %q", got)
 	}
 	if got := c.Seen("thing", 200); got < 5 {
 		t.Errorf("got %d answers seen, want them counted", got)

@@ -28,13 +28,17 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"example.org/odometer/api"
+	"example.org/odometer/api/apicheck"
 	"example.org/odometer/internal/port"
 	"example.org/odometer/queue"
 )
 
 // TestMain lets the test binary stand in for the program, so that the scripts
-// run it as processes of their own, with the race detector where it is on.
+// run it as processes of their own, with the race detector where it is on. What
+// tests and commands ask a server is held to the OpenAPI document.
 func TestMain(m *testing.M) {
+	apicheck.Default(api.OpenAPI)
 	testscript.Main(m, map[string]func(){"odometer": main})
 }
 
