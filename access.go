@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 )
 
 // Scope is something that the holder of a token may do.
@@ -17,14 +15,47 @@ const (
 	ScopeAdmin       Scope = "admin"        // everything
 	ScopeRead        Scope = "read"         // usage, events, instances, status, health, metrics
 	ScopeWriteEvents Scope = "events:write" // send events over HTTP
+	ScopeAccount     Scope = "account"      // of a user's token: change what the user may, tokens of his own among it
 )
 
 // Scopes lists every scope, in the order in which they are shown.
-var Scopes = []Scope{ScopeAdmin, ScopeRead, ScopeWriteEvents}
+var Scopes = []Scope{ScopeAdmin, ScopeRead, ScopeWriteEvents, ScopeAccount}
 
-// ValidScopes returns nil for one or several scopes that there are, each named
-// once.
-func ValidScopes(scopes []Scope) error {
+// Bound says whose a token is: a user's, or a service's that is bound to an
+// organisation. The zero Bound is a service of the operator's.
+type Bound struct {
+	User UserID
+	Org  OrgID
+}
+
+// scopes are those that a token of each kind may have.
+func (b Bound) scopes() []Scope {
+	switch {
+	case b.User != "":
+		return []Scope{ScopeRead, ScopeAccount}
+	case b.Org != "":
+		return []Scope{ScopeRead}
+	}
+	return []Scope{ScopeAdmin, ScopeRead, ScopeWriteEvents}
+}
+
+// holder names the kind in a sentence.
+func (b Bound) holder() string {
+	switch {
+	case b.User != "":
+		return "a user's token"
+	case b.Org != "":
+		return "the token of an organisation's service"
+	}
+	return "the token of a service"
+}
+
+// ValidScopes returns nil for one or several scopes, each named once, that a token
+// may have which is bound as b says.
+func ValidScopes(b Bound, scopes []Scope) error {
+	if b.User != "" && b.Org != "" {
+		return fmt.Errorf("a token is a user's or an organisation's, not both: %w", ErrInvalid)
+	}
 	if len(scopes) == 0 {
 		return fmt.Errorf("no scope is named; there are %s: %w", JoinScopes(Scopes, ", "), ErrInvalid)
 	}
@@ -34,6 +65,8 @@ func ValidScopes(scopes []Scope) error {
 			return fmt.Errorf("scope %.40q is none of %s: %w", s, JoinScopes(Scopes, ", "), ErrInvalid)
 		case slices.Contains(scopes[:i], s):
 			return fmt.Errorf("scope %q is named twice: %w", s, ErrInvalid)
+		case !slices.Contains(b.scopes(), s):
+			return fmt.Errorf("%s cannot have the scope %s, only %s: %w", b.holder(), s, JoinScopes(b.scopes(), ", "), ErrInvalid)
 		}
 	}
 	return nil
@@ -66,26 +99,13 @@ const MaxTokenName = 64
 
 // ValidTokenName returns nil for a name that a person may give to a token: one
 // line of printable text that is no secret itself.
-func ValidTokenName(s string) error {
-	switch {
-	case s == "":
-		return fmt.Errorf("the name is empty: %w", ErrInvalid)
-	case utf8.RuneCountInString(s) > MaxTokenName:
-		return fmt.Errorf("the name has %d characters, at most %d are allowed: %w", utf8.RuneCountInString(s), MaxTokenName, ErrInvalid)
-	case !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }):
-		return fmt.Errorf("the name is not one line of printable text: %w", ErrInvalid)
-	case strings.TrimSpace(s) != s:
-		return fmt.Errorf("the name begins or ends with a space: %w", ErrInvalid)
-	case HideSecrets(s) != s:
-		return fmt.Errorf("the name looks like a token, which is a secret: %w", ErrInvalid)
-	}
-	return nil
-}
+func ValidTokenName(s string) error { return validLine(s, MaxTokenName) }
 
 // Token is what is known of a token, without its secret.
 type Token struct {
 	ID        TokenID
 	Name      string
+	Bound     // whose it is
 	Scopes    []Scope
 	Created   time.Time
 	CreatedBy string
@@ -99,13 +119,31 @@ type Token struct {
 type Caller struct {
 	ID      TokenID
 	Name    string
+	Bound   // whose token it is; only narrowed by its scopes
 	Scopes  []Scope
 	Expires time.Time // zero for never
+	// Memberships are the user's when the request came. They are shared, and
+	// replaced as a whole when one changes.
+	Memberships []Membership
 }
 
-// May reports whether the caller has a scope. Nobody has one that there is not.
+// May reports whether the caller has a scope. Nobody has one that there is not,
+// nor one that does not go with whose the token is, whatever the token says.
 func (c *Caller) May(s Scope) bool {
-	return slices.Contains(Scopes, s) && (slices.Contains(c.Scopes, s) || slices.Contains(c.Scopes, ScopeAdmin))
+	if c.Bound == (Bound{}) && slices.Contains(c.Scopes, ScopeAdmin) {
+		return slices.Contains(Scopes, s)
+	}
+	return slices.Contains(c.scopes(), s) && slices.Contains(c.Scopes, s)
+}
+
+// RoleIn returns what the caller is in an organisation, "" for nothing.
+func (c *Caller) RoleIn(org OrgID) Role {
+	for i := range c.Memberships {
+		if c.Memberships[i].Org == org {
+			return c.Memberships[i].Role
+		}
+	}
+	return ""
 }
 
 // String names the caller where it is recorded who did something. Another's name
@@ -129,6 +167,15 @@ type Action string
 const (
 	ActionTokenCreate       Action = "token.create"
 	ActionTokenRevoke       Action = "token.revoke"
+	ActionOrgCreate         Action = "organization.create"
+	ActionOrgUpdate         Action = "organization.update"
+	ActionOrgDelete         Action = "organization.delete"
+	ActionUserCreate        Action = "user.create"
+	ActionUserUpdate        Action = "user.update"
+	ActionUserDelete        Action = "user.delete"
+	ActionMemberAdd         Action = "member.add"
+	ActionMemberUpdate      Action = "member.update"
+	ActionMemberRemove      Action = "member.remove"
 	ActionEntryReverse      Action = "entry.reverse"
 	ActionQuarantineRelease Action = "quarantine.release"
 )
@@ -138,6 +185,7 @@ type AuditRecord struct {
 	Number int64 // from 1 on, in the order in which they were written
 	At     time.Time
 	Token  TokenID // "" for the administrator's
+	User   UserID  // whose token it is, "" for a service's
 	Actor  string  // the token's name then
 	Remote string
 	Action Action

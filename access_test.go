@@ -13,7 +13,7 @@ func TestWhatACallerMay(t *testing.T) {
 		may  map[Scope]bool
 	}{
 		{"nobody has any scope", nil, map[Scope]bool{}},
-		{"the administrator has all", []Scope{ScopeAdmin}, map[Scope]bool{ScopeAdmin: true, ScopeRead: true, ScopeWriteEvents: true}},
+		{"the administrator has all", []Scope{ScopeAdmin}, map[Scope]bool{ScopeAdmin: true, ScopeRead: true, ScopeWriteEvents: true, ScopeAccount: true}},
 		{"a reader reads", []Scope{ScopeRead}, map[Scope]bool{ScopeRead: true}},
 		{"a sender sends", []Scope{ScopeWriteEvents}, map[Scope]bool{ScopeWriteEvents: true}},
 		{"an empty scope is none", []Scope{""}, map[Scope]bool{}},

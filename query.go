@@ -50,6 +50,8 @@ type UsageQuery struct {
 	// many of them at most, in that order.
 	Top   int
 	TopBy Quantity
+	// View, where it is not nil, leaves out what it does not see.
+	View *View
 }
 
 // Rank returns the rows that q asks for, in order, from all of them, in the
@@ -83,6 +85,9 @@ type LifecycleQuery struct {
 	Instance InstanceID
 	From, To int64 // microseconds of the wall clock, [From, To); To 0 for no end
 	Limit    int
+	// View, where it is not nil, leaves out what happened in an hour in which the
+	// instance was not wholly what it sees.
+	View *View
 }
 
 // Happening is a change as it was told by an agent.
@@ -97,4 +102,5 @@ type EntryQuery struct {
 	Limit    int    // at most this many
 	Instance InstanceID
 	From, To int64 // overlap of the entry's span with [From, To); To 0 for no end
+	View     *View // where it is not nil, what it does not see is left out
 }

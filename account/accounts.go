@@ -21,15 +21,24 @@ import (
 )
 
 //go:embed accounts.sql
-var accountsSchema string
+var accountsSchema string // of version 1; what later ones add is added by the migrations
+
+//go:embed people.sql
+var peopleSchema string
 
 // AccountsVersion is the version of the tables of accounts that this program
 // writes. It is not the ledger's.
-const AccountsVersion = 2
+const AccountsVersion = 3
 
 // accountsMigrations[n] leads from version n to n+1, in one transaction.
 var accountsMigrations = map[int]func(context.Context, *sql.Tx) error{
-	1: addHosts,
+	1: addPeople,
+	2: addHosts,
+}
+
+func addPeople(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, peopleSchema)
+	return err
 }
 
 func addHosts(ctx context.Context, tx *sql.Tx) error {
@@ -45,6 +54,8 @@ const (
 	// MaxTokens bounds the tokens that are valid at a time: each is held in
 	// memory.
 	MaxTokens = 10_000
+	// MaxUserTokens bounds those of one user, so that nobody takes what all have.
+	MaxUserTokens = 100
 	// saveUsed is how often it is written when tokens were last used.
 	saveUsed = time.Minute
 	// lockWait is how long a change waits for a database that is locked, as the
@@ -66,7 +77,7 @@ type AccountsOptions struct {
 	maxTokens, maxHosts int // tests
 }
 
-// Accounts knows the tokens, the hosts and the consumers, and keeps the audit log. Its methods may be called at
+// Accounts knows tokens, users and organisations, hosts and consumers, and keeps the audit log. Its methods may be called at
 // once. One process has them open: it is the one that has the ledger open.
 type Accounts struct {
 	db        *sql.DB
@@ -76,10 +87,14 @@ type Accounts struct {
 	maxTokens int
 	maxHosts  int
 
-	mu    sync.RWMutex // guards what follows; never held over a look at the disk
-	valid map[short]*held
-	keys  map[odometer.Key]odometer.Peer // that are not revoked
-	hosts map[odometer.AgentID]bool      // that are or were enrolled
+	changing chan struct{} // has a value while people are changed
+
+	mu     sync.RWMutex // guards what follows; never held over a look at the disk
+	valid  map[short]*held
+	people people
+	unsure bool                           // what is stored of people could not be read after a change
+	keys   map[odometer.Key]odometer.Peer // that are not revoked
+	hosts  map[odometer.AgentID]bool      // that are or were enrolled
 }
 
 // OpenAccounts opens the accounts in the ledger's file, creating their tables
@@ -88,7 +103,7 @@ type Accounts struct {
 func OpenAccounts(ctx context.Context, o AccountsOptions) (*Accounts, error) {
 	a := &Accounts{
 		clock: o.Clock, logger: o.Logger, random: o.Random, maxTokens: cmp.Or(o.maxTokens, MaxTokens), maxHosts: cmp.Or(o.maxHosts, MaxHosts),
-		valid: map[short]*held{}, keys: map[odometer.Key]odometer.Peer{}, hosts: map[odometer.AgentID]bool{},
+		valid: map[short]*held{}, keys: map[odometer.Key]odometer.Peer{}, hosts: map[odometer.AgentID]bool{}, changing: make(chan struct{}, 1),
 	}
 	if a.clock == nil {
 		a.clock = time.Now
@@ -111,10 +126,11 @@ func OpenAccounts(ctx context.Context, o AccountsOptions) (*Accounts, error) {
 
 func (a *Accounts) open(ctx context.Context, o *AccountsOptions) (err error) {
 	// As the ledger has it: a token that was answered is there after a power cut,
-	// and the log's pages are copied to the file as seldom.
+	// and the log's pages are copied to the file as seldom. What is erased is
+	// overwritten: names go for good.
 	a.db, err = sql.Open(cmp.Or(o.Driver, "sqlite"), "file:"+o.Path+"?_txlock=immediate&_pragma=busy_timeout("+
 		strconv.FormatInt(cmp.Or(o.Wait, lockWait).Milliseconds(), 10)+
-		")&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=cache_size(-1000)&_pragma=wal_autocheckpoint(8192)")
+		")&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=cache_size(-1000)&_pragma=wal_autocheckpoint(8192)&_pragma=secure_delete(1)")
 	if err != nil {
 		return err
 	}
@@ -122,7 +138,12 @@ func (a *Accounts) open(ctx context.Context, o *AccountsOptions) (err error) {
 	if err := a.migrate(ctx); err != nil {
 		return err
 	}
-	return errors.Join(a.load(ctx), a.loadHosts(ctx), a.loadConsumers(ctx))
+	for _, load := range []func(context.Context) error{a.load, a.loadPeople, a.loadHosts, a.loadConsumers} {
+		if err := load(ctx); err != nil {
+			return unavailable(err)
+		}
+	}
+	return nil
 }
 
 // migrate brings the tables to this version, creating them where there are none.
@@ -133,11 +154,12 @@ func (a *Accounts) migrate(ctx context.Context) error {
 			return err
 		}
 		if tables == 0 {
-			if _, err := tx.ExecContext(ctx, accountsSchema+hostsSchema); err != nil {
+			if _, err := tx.ExecContext(ctx, accountsSchema); err != nil {
 				return err
 			}
-			_, err := tx.ExecContext(ctx, `INSERT INTO account_meta (key, value) VALUES ('schema_version', ?)`, strconv.Itoa(AccountsVersion))
-			return err
+			if _, err := tx.ExecContext(ctx, `INSERT INTO account_meta (key, value) VALUES ('schema_version', '1')`); err != nil {
+				return err
+			}
 		}
 		var text string
 		if err := tx.QueryRowContext(ctx, `SELECT value FROM account_meta WHERE key = 'schema_version'`).Scan(&text); err != nil {
@@ -166,7 +188,8 @@ func (a *Accounts) migrate(ctx context.Context) error {
 // Close closes the file. When tokens were used since Run wrote it last is lost.
 func (a *Accounts) Close() error { return a.db.Close() }
 
-// Run writes when tokens were last used, once a minute and when ctx is done.
+// Run writes when tokens were last used, once a minute and when ctx is done, and
+// looks again for what could not be read.
 func (a *Accounts) Run(ctx context.Context) error {
 	tick := time.NewTicker(saveUsed)
 	defer tick.Stop()
@@ -184,6 +207,9 @@ func (a *Accounts) Run(ctx context.Context) error {
 		select {
 		case <-tick.C:
 			save(saveUsed / 2)
+			if err := a.lookAgain(ctx); err != nil {
+				a.logger.Error("users and organisations cannot be read; trying again", "err", err)
+			}
 		case <-ctx.Done():
 			save(saveLast)
 			return nil

@@ -75,7 +75,7 @@ func (w *office) restart() {
 
 func (w *office) create(name string, expires time.Time, scopes ...odometer.Scope) (odometer.Token, string) {
 	w.t.Helper()
-	t, secret, err := w.CreateToken(w.t.Context(), admin, name, scopes, expires)
+	t, secret, err := w.CreateToken(w.t.Context(), admin, odometer.Token{Name: name, Scopes: scopes, Expires: expires})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -138,10 +138,10 @@ func TestTheLifeOfAToken(t *testing.T) {
 	if _, err := w.RevokeToken(t.Context(), admin, "tok_aaaaaaaaaaaaaaaa"); !errors.Is(err, odometer.ErrNotFound) {
 		t.Errorf("revoke what there is not: got %v", err)
 	}
-	if _, err := w.Token(t.Context(), "tok_aaaaaaaaaaaaaaaa"); !errors.Is(err, odometer.ErrNotFound) {
+	if _, err := w.Token(t.Context(), admin.Caller, "tok_aaaaaaaaaaaaaaaa"); !errors.Is(err, odometer.ErrNotFound) {
 		t.Errorf("show what there is not: got %v", err)
 	}
-	if got, err := w.Token(t.Context(), token.ID); err != nil || got.Name != "billing" || !got.Expires.Equal(token.Expires) || !slices.Equal(got.Scopes, token.Scopes) {
+	if got, err := w.Token(t.Context(), admin.Caller, token.ID); err != nil || got.Name != "billing" || !got.Expires.Equal(token.Expires) || !slices.Equal(got.Scopes, token.Scopes) {
 		t.Errorf("show: got %+v, %v", got, err)
 	}
 	want := []string{"admin token.create " + string(token.ID), "admin token.create " + string(other.ID), "ops token.revoke " + string(other.ID)}
@@ -163,7 +163,7 @@ func TestTokensAndLogArePaged(t *testing.T) {
 	}
 	var got []odometer.TokenID
 	for after := odometer.TokenID(""); ; after = got[len(got)-1] {
-		page, err := w.Tokens(t.Context(), after, 3)
+		page, err := w.Tokens(t.Context(), admin.Caller, after, 3)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,7 +177,7 @@ func TestTokensAndLogArePaged(t *testing.T) {
 	if !slices.Equal(got, ids) {
 		t.Errorf("got %v, want %v", got, ids)
 	}
-	if _, err := w.Tokens(t.Context(), "tok_aaaaaaaaaaaaaaaa", 1); !errors.Is(err, odometer.ErrInvalid) {
+	if _, err := w.Tokens(t.Context(), admin.Caller, "tok_aaaaaaaaaaaaaaaa", 1); !errors.Is(err, odometer.ErrInvalid) {
 		t.Errorf("a cursor of nobody: got %v", err)
 	}
 	var numbers []int64
@@ -215,7 +215,7 @@ func TestTokensThatCannotBe(t *testing.T) {
 		{"a scope twice", "a", []odometer.Scope{"read", "read"}, time.Time{}},
 		{"it expires now", "a", read, w.now()},
 	} {
-		if _, secret, err := w.CreateToken(t.Context(), admin, c.token, c.scopes, c.expires); !errors.Is(err, odometer.ErrInvalid) || secret != "" {
+		if _, secret, err := w.CreateToken(t.Context(), admin, odometer.Token{Name: c.token, Scopes: c.scopes, Expires: c.expires}); !errors.Is(err, odometer.ErrInvalid) || secret != "" {
 			t.Errorf("%s: got %v, want ErrInvalid", c.name, err)
 		}
 	}
@@ -224,12 +224,12 @@ func TestTokensThatCannotBe(t *testing.T) {
 	}
 	short, _ := w.create("short", w.now().Add(time.Second), odometer.ScopeRead)
 	w.create("long", time.Time{}, odometer.ScopeRead)
-	if _, _, err := w.CreateToken(t.Context(), admin, "third", read, time.Time{}); !errors.Is(err, odometer.ErrConflict) {
+	if _, _, err := w.CreateToken(t.Context(), admin, odometer.Token{Name: "third", Scopes: read}); !errors.Is(err, odometer.ErrConflict) {
 		t.Errorf("one too many: got %v, want ErrConflict", err)
 	}
 	w.after(time.Second)
 	w.create("in the place of what expired", time.Time{}, odometer.ScopeRead)
-	if list, err := w.Tokens(t.Context(), "", 10); err != nil || len(list) != 3 || list[0].ID != short.ID {
+	if list, err := w.Tokens(t.Context(), admin.Caller, "", 10); err != nil || len(list) != 3 || list[0].ID != short.ID {
 		t.Errorf("got %+v, %v, want three and none of what was refused", list, err)
 	}
 }
@@ -304,8 +304,11 @@ func TestARevokedTokenIsNotAccepted(t *testing.T) {
 func TestAuthenticateDoesNotAllocate(t *testing.T) {
 	w := newOffice(t, AccountsOptions{})
 	_, secret := w.create("a", time.Time{}, odometer.ScopeRead)
+	w.org("acme")
+	_, users := w.member("u-ada", "acme", odometer.RoleOwner)
+	_, services := w.createFor(odometer.Bound{Org: "acme"}, odometer.ScopeRead)
 	ctx := t.Context()
-	for name, s := range map[string]string{"valid": secret, "unknown": NewSecret(), "malformed": secret[:20], "another system's": "secret"} {
+	for name, s := range map[string]string{"valid": secret, "a user's": users, "an organisation's": services, "unknown": NewSecret(), "malformed": secret[:20], "another system's": "secret"} {
 		if n := testing.AllocsPerRun(100, func() { w.Authenticate(ctx, s) }); n != 0 {
 			t.Errorf("%s: got %v allocations, want none", name, n)
 		}
@@ -351,7 +354,7 @@ func TestLastUseIsWrittenOnceAMinute(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer a.Close()
-		token, secret, err := a.CreateToken(t.Context(), admin, "often", []odometer.Scope{odometer.ScopeRead}, time.Time{})
+		token, secret, err := a.CreateToken(t.Context(), admin, odometer.Token{Name: "often", Scopes: []odometer.Scope{odometer.ScopeRead}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -372,7 +375,7 @@ func TestLastUseIsWrittenOnceAMinute(t *testing.T) {
 			}
 			synctest.Wait()
 			times[written()] = true
-			if got, err := a.Token(t.Context(), token.ID); err != nil || time.Since(got.LastUsed) > 0 {
+			if got, err := a.Token(t.Context(), admin.Caller, token.ID); err != nil || time.Since(got.LastUsed) > 0 {
 				t.Fatalf("got %+v, %v, want it used now", got, err)
 			}
 		}
@@ -429,7 +432,7 @@ func TestAFullDisk(t *testing.T) {
 	}
 	before := w.actions()
 	for err = nil; err == nil; {
-		_, _, err = w.CreateToken(t.Context(), admin, strings.Repeat("y", 60), []odometer.Scope{odometer.ScopeRead}, time.Time{})
+		_, _, err = w.CreateToken(t.Context(), admin, odometer.Token{Name: strings.Repeat("y", 60), Scopes: []odometer.Scope{odometer.ScopeRead}})
 	}
 	if !errors.Is(err, odometer.ErrUnavailable) {
 		t.Errorf("create: got %v, want ErrUnavailable", err)
@@ -437,7 +440,7 @@ func TestAFullDisk(t *testing.T) {
 	if _, ok := w.Authenticate(t.Context(), secret); !ok {
 		t.Error("got the token refused while the disk is full")
 	}
-	list, err := w.Tokens(t.Context(), "", 1000)
+	list, err := w.Tokens(t.Context(), admin.Caller, "", 1000)
 	if err != nil || len(w.actions())-len(before) != len(list)-1 {
 		t.Errorf("got %d tokens, %v, and %d lines more, want a line for each", len(list), err, len(w.actions())-len(before))
 	}
@@ -454,7 +457,7 @@ func TestAFullDisk(t *testing.T) {
 func (w *office) refusesChanges(token odometer.Token, secret string) {
 	w.t.Helper()
 	ctx := w.t.Context()
-	if _, s, err := w.CreateToken(ctx, admin, "b", []odometer.Scope{odometer.ScopeRead}, time.Time{}); !errors.Is(err, odometer.ErrUnavailable) || s != "" {
+	if _, s, err := w.CreateToken(ctx, admin, odometer.Token{Name: "b", Scopes: []odometer.Scope{odometer.ScopeRead}}); !errors.Is(err, odometer.ErrUnavailable) || s != "" {
 		w.t.Errorf("create: got %v, want ErrUnavailable and no secret", err)
 	}
 	if _, err := w.RevokeToken(ctx, admin, token.ID); !errors.Is(err, odometer.ErrUnavailable) {
@@ -469,7 +472,7 @@ func (w *office) refusesChanges(token odometer.Token, secret string) {
 	if _, ok := w.Authenticate(ctx, secret); !ok {
 		w.t.Error("got the token refused")
 	}
-	if list, err := w.Tokens(ctx, "", 10); err != nil || len(list) != 1 || len(w.actions()) != 1 {
+	if list, err := w.Tokens(ctx, admin.Caller, "", 10); err != nil || len(list) != 1 || len(w.actions()) != 1 {
 		w.t.Errorf("got %+v, %v, want what was there", list, err)
 	}
 }
@@ -545,14 +548,14 @@ func TestEveryCommitFails(t *testing.T) {
 			w := newOffice(t, AccountsOptions{Driver: "account-failing"})
 			token, secret := w.create("a", time.Time{}, odometer.ScopeAdmin)
 			counts := func() (tokens, lines int) {
-				list, err := w.Tokens(t.Context(), "", 10)
+				list, err := w.Tokens(t.Context(), admin.Caller, "", 10)
 				if err != nil {
 					t.Fatal(err)
 				}
 				return len(list), len(w.actions())
 			}
 			c.fails.Store(true)
-			_, none, err := w.CreateToken(t.Context(), admin, "b", []odometer.Scope{odometer.ScopeRead}, time.Time{})
+			_, none, err := w.CreateToken(t.Context(), admin, odometer.Token{Name: "b", Scopes: []odometer.Scope{odometer.ScopeRead}})
 			if !errors.Is(err, errDisk) || none != "" || len(w.valid) != 1 {
 				t.Errorf("create: got %v, %d valid, want it failed and held by nobody", err, len(w.valid))
 			}

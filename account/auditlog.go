@@ -37,9 +37,9 @@ func note(ctx context.Context, tx *sql.Tx, at int64, by odometer.Actor, action o
 		s = odometer.HideSecrets(s)
 		return strings.ToValidUTF8(s[:min(len(s), maxAuditText)], "")
 	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO account_audit_log (number, at_us, token, actor, remote, action, object, detail)
-		VALUES ((SELECT coalesce(max(number), 0) + 1 FROM account_audit_log), ?, ?, ?, ?, ?, ?, ?)`,
-		at, string(by.ID), by.Name, by.Remote, string(action), clean(object), clean(detail))
+	_, err := tx.ExecContext(ctx, `INSERT INTO account_audit_log (number, at_us, token, usr, actor, remote, action, object, detail)
+		VALUES ((SELECT coalesce(max(number), 0) + 1 FROM account_audit_log), ?, ?, ?, ?, ?, ?, ?, ?)`,
+		at, string(by.ID), string(by.User), by.Name, by.Remote, string(action), clean(object), clean(detail))
 	return err
 }
 
@@ -57,7 +57,7 @@ func (a *Accounts) auditLog(ctx context.Context, before int64, limit int) ([]odo
 	if before == 0 {
 		before = math.MaxInt64
 	}
-	rows, err := a.db.QueryContext(ctx, `SELECT number, at_us, token, actor, remote, action, object, detail FROM account_audit_log
+	rows, err := a.db.QueryContext(ctx, `SELECT number, at_us, token, usr, actor, remote, action, object, detail FROM account_audit_log
 		WHERE number < ? ORDER BY number DESC LIMIT ?`, before, limit)
 	if err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func (a *Accounts) auditLog(ctx context.Context, before int64, limit int) ([]odo
 	for rows.Next() {
 		var r odometer.AuditRecord
 		var at int64
-		if err := rows.Scan(&r.Number, &at, &r.Token, &r.Actor, &r.Remote, &r.Action, &r.Object, &r.Detail); err != nil {
+		if err := rows.Scan(&r.Number, &at, &r.Token, &r.User, &r.Actor, &r.Remote, &r.Action, &r.Object, &r.Detail); err != nil {
 			return nil, err
 		}
 		r.At = moment(at)

@@ -1,16 +1,16 @@
 // Package account holds what is known beside usage: of the instances, who they
 // are, where they run and what they were given, as their agents told it; and who
-// may ask the server for something, with what they did. Later it also has
-// organisations, users and who owned what when.
+// may ask the server for something, with what they did: organisations, users, who is
+// whose member, and tokens. Later it also has who owned what when.
 //
 // # Accounts
 //
-// [Accounts] has the tokens of services, the hosts that are let in, and the audit
-// log, in tables of its own in
-// the ledger's file: a backup has both, of one moment, and what is decided is as
-// durable as what is booked. The ledger knows nothing of them. A request is
-// authenticated in memory, so that it waits for no disk, and a disk that is full
-// or a database that is locked refuses changes of tokens and nothing else.
+// [Accounts] has organisations, users, memberships, tokens, the hosts that are let in
+// and the audit log, in tables of its own in the ledger's file: a backup has both, of
+// one moment, and what is decided is as durable as what is booked. The ledger knows
+// nothing of them. A request is authenticated in memory, so that it waits for no disk,
+// and a disk that is full or a database that is locked refuses changes of accounts and
+// nothing else.
 //
 // # The directory
 //
@@ -35,6 +35,13 @@
 //     nor after a crash.
 //   - A one-time token lets one host in, once. A host is known by a key whose public
 //     half alone is here; one that was revoked is never accepted again.
+//   - Who was deleted, and what was taken from a member, is not let in by any later
+//     call, whatever the disk answered; what is not known of somebody lets him in
+//     nowhere.
+//   - What a caller may change is decided in the transaction that changes it; what he
+//     does not see is answered as what there is not.
+//   - The last owner of an organisation stays.
+//   - Names and addresses of who is deleted are overwritten.
 //   - What is changed here is in the audit log, or was not changed.
 //
 // # On a crash

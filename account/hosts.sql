@@ -1,4 +1,4 @@
--- Hosts and what lets them in, since version 2 of the tables of accounts. Times as
+-- Hosts and what lets them in, since version 3 of the tables of accounts. Times as
 -- in accounts.sql.
 
 CREATE TABLE account_hosts (

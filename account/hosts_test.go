@@ -467,18 +467,26 @@ func TestTheSecretOfAnEnrolmentIsNowhere(t *testing.T) {
 	}
 }
 
-// TestAccountsOfVersion1 are brought to this version, with what they hold.
-func TestAccountsOfVersion1(t *testing.T) {
+// TestAccountsOfVersion2, which know no hosts, are brought to this version with what
+// they hold. Those of version 1 are in TestGoldenAccounts.
+func TestAccountsOfVersion2(t *testing.T) {
 	w := newOffice(t, AccountsOptions{})
 	token, secret := w.create("a", time.Time{}, odometer.ScopeRead)
-	for _, s := range []string{`DROP TABLE account_hosts`, `DROP TABLE account_enrolments`, `DROP TABLE account_consumers`, `UPDATE account_meta SET value = '1' WHERE key = 'schema_version'`} {
+	w.org("acme")
+	_, ada := w.member("u-ada", "acme", odometer.RoleOwner)
+	fresh := w.tables()
+	for _, s := range []string{`DROP TABLE account_hosts`, `DROP TABLE account_enrolments`, `DROP TABLE account_consumers`, `UPDATE account_meta SET value = '2' WHERE key = 'schema_version'`} {
 		if _, err := w.db.Exec(s); err != nil {
 			t.Fatal(err)
 		}
 	}
 	w.restart()
+	if got := w.tables(); got != fresh {
+		t.Errorf("got the tables of a migrated file\n%s\nand of a new one\n%s", got, fresh)
+	}
 	w.holds("a token of before", secret, true)
-	if got, err := w.Token(t.Context(), token.ID); err != nil || got.Name != "a" {
+	w.holds("a user's of before", ada, true)
+	if got, err := w.Token(t.Context(), admin.Caller, token.ID); err != nil || got.Name != "a" {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	_, secret = w.enrolment("host", false)

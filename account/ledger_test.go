@@ -43,12 +43,12 @@ func beside(t *testing.T, golden string, before bool) {
 	path := filepath.Join(t.TempDir(), "ledger.db")
 	unpack(t, golden, path)
 	ctx := t.Context()
-	by := odometer.Actor{Caller: odometer.Caller{Name: "admin"}, Remote: "::1"}
+	by := odometer.Actor{Caller: odometer.Caller{Name: "admin", Scopes: []odometer.Scope{odometer.ScopeAdmin}}, Remote: "::1"}
 	var secret string
 	create := func() {
 		a := accounts(t, path)
 		var err error
-		if _, secret, err = a.CreateToken(ctx, by, "billing", []odometer.Scope{odometer.ScopeRead}, time.Time{}); err != nil {
+		if _, secret, err = a.CreateToken(ctx, by, odometer.Token{Name: "billing", Scopes: []odometer.Scope{odometer.ScopeRead}}); err != nil {
 			t.Fatal(err)
 		}
 		if err := a.Close(); err != nil {

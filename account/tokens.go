@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -54,13 +55,14 @@ func (a *Accounts) load(ctx context.Context) error {
 }
 
 func hold(t *odometer.Token) *held {
-	h := &held{caller: odometer.Caller{ID: t.ID, Name: t.Name, Scopes: t.Scopes, Expires: t.Expires}, expires: micros(t.Expires), saved: micros(t.LastUsed)}
+	h := &held{caller: odometer.Caller{ID: t.ID, Name: t.Name, Bound: t.Bound, Scopes: t.Scopes, Expires: t.Expires}, expires: micros(t.Expires), saved: micros(t.LastUsed)}
 	h.used.Store(h.saved)
 	return h
 }
 
 // Authenticate returns who holds the token with this secret. It looks at memory
-// alone and waits for nothing: what is revoked, or expired by now, is unknown.
+// alone and waits for nothing: what is revoked, or expired by now, is unknown, and
+// so is what belongs to a user or an organisation that is deleted.
 func (a *Accounts) Authenticate(_ context.Context, secret string) (odometer.Caller, bool) {
 	if !wellFormed(secret) {
 		return odometer.Caller{}, false
@@ -68,8 +70,15 @@ func (a *Accounts) Authenticate(_ context.Context, secret string) (odometer.Call
 	sum := digestOf(secret)
 	a.mu.RLock()
 	h := a.valid[short(sum[:])]
+	var members []odometer.Membership
+	there := true
+	if h != nil && h.caller.User != "" {
+		members, there = a.people.users[h.caller.User]
+	} else if h != nil && h.caller.Org != "" {
+		there = a.people.orgs[h.caller.Org]
+	}
 	a.mu.RUnlock()
-	if h == nil || subtle.ConstantTimeCompare(sum[:], h.digest[:]) != 1 {
+	if h == nil || !there || subtle.ConstantTimeCompare(sum[:], h.digest[:]) != 1 {
 		return odometer.Caller{}, false
 	}
 	now := a.clock().UnixMicro()
@@ -79,21 +88,29 @@ func (a *Accounts) Authenticate(_ context.Context, secret string) (odometer.Call
 	if now-h.used.Load() >= time.Second.Microseconds() { // a line of memory that all processors share
 		h.used.Store(now)
 	}
-	return h.caller, true
+	c := h.caller
+	c.Memberships = members
+	return c, true
 }
 
-// CreateToken creates a token and returns it with its secret, which nobody is
-// told again: only its hash is kept. Both the token and the line of the audit log
-// are durable when it returns.
+// CreateToken creates a token as asked for, by name, whose it is, scopes and expiry,
+// and returns it with its secret, which nobody is told again: only its hash is
+// kept. Both the token and the line of the audit log are durable when it returns.
+// The administrator creates tokens of all kinds; a user his own, which may do no
+// more than the one that he asks with, and no longer.
 //
-// The error wraps [odometer.ErrInvalid] where name, scopes or expiry will not do,
-// [odometer.ErrConflict] where [MaxTokens] are valid, and
-// [odometer.ErrUnavailable] where it cannot be written.
-func (a *Accounts) CreateToken(ctx context.Context, by odometer.Actor, name string, scopes []odometer.Scope, expires time.Time) (t odometer.Token, secret string, err error) {
+// The error wraps [odometer.ErrInvalid] where what is asked for will not do,
+// [odometer.ErrForbidden] where it is not for by to ask,
+// [odometer.ErrConflict] where [MaxTokens] are valid or [MaxUserTokens] of one
+// user, and [odometer.ErrUnavailable] where it cannot be written.
+func (a *Accounts) CreateToken(ctx context.Context, by odometer.Actor, ask odometer.Token) (t odometer.Token, secret string, err error) {
 	now := a.clock().UTC().Truncate(time.Microsecond)
-	t = odometer.Token{Name: name, Scopes: scopes, Created: now, CreatedBy: by.String(), Expires: expires.Truncate(time.Microsecond)}
-	if err = errors.Join(odometer.ValidTokenName(name), odometer.ValidScopes(scopes)); err == nil && !expires.IsZero() && !t.Expires.After(now) {
-		err = fmt.Errorf("it would expire at %s, which is past: %w", expires.UTC().Format(time.RFC3339), odometer.ErrInvalid)
+	t = odometer.Token{Name: ask.Name, Bound: ask.Bound, Scopes: ask.Scopes, Created: now, CreatedBy: by.String(), Expires: ask.Expires.Truncate(time.Microsecond)}
+	if err = errors.Join(odometer.ValidTokenName(t.Name), odometer.ValidScopes(t.Bound, t.Scopes)); err == nil && !t.Expires.IsZero() && !t.Expires.After(now) {
+		err = fmt.Errorf("it would expire at %s, which is past: %w", t.Expires.UTC().Format(time.RFC3339), odometer.ErrInvalid)
+	}
+	if err == nil {
+		err = mayCreate(&by, &t)
 	}
 	if err == nil {
 		t.ID, secret = odometer.TokenID("tok_"+newID(a.random)), newSecret(a.random)
@@ -105,18 +122,72 @@ func (a *Accounts) CreateToken(ctx context.Context, by odometer.Actor, name stri
 	return t, secret, nil
 }
 
+// mayCreate refuses a token that would do more than its creator may.
+func mayCreate(by *odometer.Actor, t *odometer.Token) error {
+	if by.May(odometer.ScopeAdmin) {
+		return nil
+	}
+	if by.User == "" || !by.May(odometer.ScopeAccount) || t.Bound != by.Bound {
+		return fmt.Errorf("a user creates tokens of his own, and only the administrator others: %w", odometer.ErrForbidden)
+	}
+	for _, s := range t.Scopes {
+		if !by.May(s) {
+			return fmt.Errorf("the token has not the scope %s, and cannot give it: %w", s, odometer.ErrForbidden)
+		}
+	}
+	if !by.Expires.IsZero() && (t.Expires.IsZero() || t.Expires.After(by.Expires)) {
+		return fmt.Errorf("the token expires at %s, and cannot create one that lasts longer: %w", by.Expires.UTC().Format(time.RFC3339), odometer.ErrForbidden)
+	}
+	return nil
+}
+
+// mayHold refuses a token of whom there is not, or who has too many.
+func mayHold(ctx context.Context, tx *sql.Tx, t *odometer.Token) error {
+	switch {
+	case t.User != "":
+		u, err := userOf(ctx, tx, t.User)
+		if errors.Is(err, odometer.ErrNotFound) || err == nil && !u.Deleted.IsZero() {
+			return fmt.Errorf("there is no user %s: %w", t.User, odometer.ErrInvalid)
+		}
+		var n int
+		if err == nil {
+			err = tx.QueryRowContext(ctx, `SELECT count(*) FROM account_tokens WHERE usr = ? AND revoked_us = 0 AND (expires_us = 0 OR expires_us > ?)`, string(t.User), micros(t.Created)).Scan(&n)
+		}
+		if err == nil && n >= MaxUserTokens {
+			err = fmt.Errorf("user %s has %d tokens that are valid, and more there cannot be: %w", t.User, n, odometer.ErrConflict)
+		}
+		return err
+	case t.Org != "":
+		o, err := orgOf(ctx, tx, t.Org)
+		if errors.Is(err, odometer.ErrNotFound) || err == nil && !o.Deleted.IsZero() {
+			return fmt.Errorf("there is no organisation %s: %w", t.Org, odometer.ErrInvalid)
+		}
+		return err
+	}
+	return nil
+}
+
 func (a *Accounts) create(ctx context.Context, by odometer.Actor, t *odometer.Token, hash digest) error {
 	h := hold(t)
 	h.digest = hash
 	took := false
 	err := a.transact(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO account_tokens (number, id, hash, name, scopes, created_us, created_by, expires_us, used_us, revoked_us)
-			VALUES ((SELECT coalesce(max(number), 0) + 1 FROM account_tokens), ?, ?, ?, ?, ?, ?, ?, 0, 0)`,
-			string(t.ID), hash.String(), t.Name, odometer.JoinScopes(t.Scopes, " "), micros(t.Created), t.CreatedBy, h.expires)
+		if err := mayHold(ctx, tx, t); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO account_tokens (number, id, hash, name, usr, org, scopes, created_us, created_by, expires_us, used_us, revoked_us)
+			VALUES ((SELECT coalesce(max(number), 0) + 1 FROM account_tokens), ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0)`,
+			string(t.ID), hash.String(), t.Name, string(t.User), string(t.Org), odometer.JoinScopes(t.Scopes, " "), micros(t.Created), t.CreatedBy, h.expires)
 		if err != nil {
 			return err
 		}
 		detail := fmt.Sprintf("%s: %s", t.Name, odometer.JoinScopes(t.Scopes, " "))
+		if t.User != "" {
+			detail += ", of user " + string(t.User)
+		}
+		if t.Org != "" {
+			detail += ", of organisation " + string(t.Org)
+		}
 		if h.expires != 0 {
 			detail += ", until " + t.Expires.UTC().Format(time.RFC3339)
 		}
@@ -153,25 +224,66 @@ func (a *Accounts) take(h *held, now int64) bool {
 	return true
 }
 
-// drop ends the validity of a token.
-func (a *Accounts) drop(id odometer.TokenID) {
+// drop ends the validity of tokens.
+func (a *Accounts) drop(ids ...odometer.TokenID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for k, h := range a.valid {
-		if h.caller.ID == id {
+		if slices.Contains(ids, h.caller.ID) {
 			delete(a.valid, k)
 		}
 	}
 }
 
+// ofCaller is the condition of the tokens that are by's to see and to revoke.
+func ofCaller(by *odometer.Caller) (cond string, args []any) {
+	switch {
+	case by.May(odometer.ScopeAdmin):
+		return `1`, nil
+	case by.User != "":
+		return `usr = ?`, []any{string(by.User)}
+	}
+	return `0`, nil
+}
+
+// revokeAll revokes the tokens of a condition and returns which.
+func revokeAll(ctx context.Context, tx *sql.Tx, now int64, by odometer.Actor, cond string, args ...any) (ids []odometer.TokenID, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT `+tokenColumns+` FROM account_tokens WHERE revoked_us = 0 AND `+cond+` ORDER BY number`, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []odometer.Token
+	for rows.Next() {
+		t, err := scanToken(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, t)
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return nil, err
+	}
+	for i := range list {
+		if _, err := tx.ExecContext(ctx, `UPDATE account_tokens SET revoked_us = ? WHERE id = ?`, now, string(list[i].ID)); err != nil {
+			return nil, err
+		}
+		if err := note(ctx, tx, now, by, odometer.ActionTokenRevoke, string(list[i].ID), list[i].Name); err != nil {
+			return nil, err
+		}
+		ids = append(ids, list[i].ID)
+	}
+	return ids, nil
+}
+
 // RevokeToken revokes a token for good and returns it. When it returns nil the
 // token is not accepted by any later call of Authenticate, nor after a crash.
-// Revoking it again changes nothing. The error wraps [odometer.ErrNotFound] where
-// there is no such token; after any other one the token may be revoked or not, and
+// Revoking it again changes nothing. The administrator revokes any, a user his
+// own. The error wraps [odometer.ErrNotFound] where there is no such token; after any other one the token may be revoked or not, and
 // it is to be revoked again.
 func (a *Accounts) RevokeToken(ctx context.Context, by odometer.Actor, id odometer.TokenID) (t odometer.Token, err error) {
 	err = a.transact(ctx, func(tx *sql.Tx) error {
-		if t, err = tokenOf(ctx, tx, id); err != nil || !t.Revoked.IsZero() {
+		if t, err = tokenOf(ctx, tx, &by.Caller, id); err != nil || !t.Revoked.IsZero() {
 			return err
 		}
 		t.Revoked, t.LastUsed = a.clock().UTC().Truncate(time.Microsecond), a.lastUsed(&t)
@@ -187,10 +299,10 @@ func (a *Accounts) RevokeToken(ctx context.Context, by odometer.Actor, id odomet
 	return t, nil
 }
 
-// Token returns the token with an id, or an error that wraps
+// Token returns the token with an id that is by's to see, or an error that wraps
 // [odometer.ErrNotFound].
-func (a *Accounts) Token(ctx context.Context, id odometer.TokenID) (odometer.Token, error) {
-	t, err := tokenOf(ctx, a.db, id)
+func (a *Accounts) Token(ctx context.Context, by odometer.Caller, id odometer.TokenID) (odometer.Token, error) {
+	t, err := tokenOf(ctx, a.db, &by, id)
 	if err != nil {
 		return t, fmt.Errorf("token %s: %w", id, unavailable(err))
 	}
@@ -198,13 +310,15 @@ func (a *Accounts) Token(ctx context.Context, id odometer.TokenID) (odometer.Tok
 	return t, nil
 }
 
-// Tokens returns at most limit tokens, revoked and expired ones too, in the order
-// in which they were created: those after the one named, or from the first on. A
-// token that there is not is an error wrapping [odometer.ErrInvalid].
-func (a *Accounts) Tokens(ctx context.Context, after odometer.TokenID, limit int) ([]odometer.Token, error) {
+// Tokens returns at most limit tokens that are by's to see, revoked and expired ones
+// too, in the order in which they were created: those after the one named, or from
+// the first on. A token that there is not is an error wrapping
+// [odometer.ErrInvalid].
+func (a *Accounts) Tokens(ctx context.Context, by odometer.Caller, after odometer.TokenID, limit int) ([]odometer.Token, error) {
 	number := int64(0)
+	cond, args := ofCaller(&by)
 	if after != "" {
-		err := a.db.QueryRowContext(ctx, `SELECT number FROM account_tokens WHERE id = ?`, string(after)).Scan(&number)
+		err := a.db.QueryRowContext(ctx, `SELECT number FROM account_tokens WHERE `+cond+` AND id = ?`, append(slices.Clone(args), string(after))...).Scan(&number)
 		if errors.Is(err, sql.ErrNoRows) {
 			err = fmt.Errorf("there is no token %s: %w", after, odometer.ErrInvalid)
 		}
@@ -212,7 +326,7 @@ func (a *Accounts) Tokens(ctx context.Context, after odometer.TokenID, limit int
 			return nil, fmt.Errorf("list tokens: %w", unavailable(err))
 		}
 	}
-	rows, err := a.db.QueryContext(ctx, `SELECT `+tokenColumns+` FROM account_tokens WHERE number > ? ORDER BY number LIMIT ?`, number, limit)
+	rows, err := a.db.QueryContext(ctx, `SELECT `+tokenColumns+` FROM account_tokens WHERE `+cond+` AND number > ? ORDER BY number LIMIT ?`, append(args, number, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list tokens: %w", unavailable(err))
 	}
@@ -284,7 +398,7 @@ func (a *Accounts) saveUsed(ctx context.Context) error {
 	return nil
 }
 
-const tokenColumns = `id, name, scopes, created_us, created_by, expires_us, used_us, revoked_us`
+const tokenColumns = `id, name, usr, org, scopes, created_us, created_by, expires_us, used_us, revoked_us`
 
 // scanner is a row that can be read.
 type scanner interface{ Scan(...any) error }
@@ -293,7 +407,7 @@ type scanner interface{ Scan(...any) error }
 func scanToken(row scanner, more ...any) (t odometer.Token, err error) {
 	var scopes string
 	var created, expires, used, revoked int64
-	if err := row.Scan(append([]any{&t.ID, &t.Name, &scopes, &created, &t.CreatedBy, &expires, &used, &revoked}, more...)...); err != nil {
+	if err := row.Scan(append([]any{&t.ID, &t.Name, &t.User, &t.Org, &scopes, &created, &t.CreatedBy, &expires, &used, &revoked}, more...)...); err != nil {
 		return t, err
 	}
 	for word := range strings.FieldsSeq(scopes) {
@@ -308,8 +422,9 @@ type queryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-func tokenOf(ctx context.Context, db queryer, id odometer.TokenID) (odometer.Token, error) {
-	t, err := scanToken(db.QueryRowContext(ctx, `SELECT `+tokenColumns+` FROM account_tokens WHERE id = ?`, string(id)))
+func tokenOf(ctx context.Context, db queryer, by *odometer.Caller, id odometer.TokenID) (odometer.Token, error) {
+	cond, args := ofCaller(by)
+	t, err := scanToken(db.QueryRowContext(ctx, `SELECT `+tokenColumns+` FROM account_tokens WHERE `+cond+` AND id = ?`, append(args, string(id))...))
 	if errors.Is(err, sql.ErrNoRows) {
 		err = odometer.ErrNotFound
 	}

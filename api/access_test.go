@@ -26,7 +26,7 @@ var byHand = odometer.Actor{Caller: odometer.Caller{Name: "admin", Scopes: []odo
 // create creates a token and returns its id and secret.
 func create(t *testing.T, a *account.Accounts, name string, expires time.Time, scopes ...odometer.Scope) (odometer.TokenID, string) {
 	t.Helper()
-	token, secret, err := a.CreateToken(t.Context(), byHand, name, scopes, expires)
+	token, secret, err := a.CreateToken(t.Context(), byHand, odometer.Token{Name: name, Scopes: scopes, Expires: expires})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,6 +76,9 @@ func principals(t *testing.T, a *account.Accounts, later time.Time) []principal 
 			}
 		}
 		name := "the scopes " + odometer.JoinScopes(scopes, " ")
+		if odometer.ValidScopes(odometer.Bound{}, scopes) != nil {
+			continue // no service's
+		}
 		_, secret := create(t, a, name, later.Add(time.Second), scopes...)
 		list = append(list, principal{name: name, header: bearerOf(secret), valid: true, scopes: scopes})
 	}
@@ -90,13 +93,13 @@ func TestEveryRouteForEveryPrincipal(t *testing.T) {
 	now := Now
 	clock := func() time.Time { return now }
 	accounts := NewAccounts(t, clock)
-	f.Deps.Clock, f.Deps.Tokens, f.Deps.Audit = clock, accounts, accounts
+	f.Deps.Clock, f.Deps.Tokens, f.Deps.People, f.Deps.Audit = clock, accounts, accounts, accounts
 	f.Deps.Auth = Authenticators{Tokens{HashToken("admin", "secret")}, accounts}
 	later := now.Add(time.Hour)
 	list := principals(t, accounts, later)
 	now = later // to the microsecond
 
-	needs := map[access]odometer.Scope{reader: odometer.ScopeRead, writer: odometer.ScopeWriteEvents, administrator: odometer.ScopeAdmin}
+	needs := map[access]odometer.Scope{reader: odometer.ScopeRead, writer: odometer.ScopeWriteEvents, accountHolder: odometer.ScopeAccount, administrator: odometer.ScopeAdmin}
 	requests := 0
 	for name, rt := range handlers(t, f) {
 		for pattern := range rt.table {
@@ -173,7 +176,14 @@ func TestHealthHasDetailsForReadersAlone(t *testing.T) {
 	h := serverOf(t, f.Deps)
 	_, reads := create(t, f.Accounts, "reads", time.Time{}, odometer.ScopeRead)
 	_, writes := create(t, f.Accounts, "writes", time.Time{}, odometer.ScopeWriteEvents)
-	for secret, want := range map[string]bool{reads: true, writes: false, "secret": true} {
+	if _, err := f.Accounts.CreateUser(t.Context(), byHand, odometer.Once{}, odometer.User{ID: "u-ada", Name: "Ada"}); err != nil {
+		t.Fatal(err)
+	}
+	_, users, err := f.Accounts.CreateToken(t.Context(), byHand, odometer.Token{Name: "a", Bound: odometer.Bound{User: "u-ada"}, Scopes: []odometer.Scope{odometer.ScopeRead}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for secret, want := range map[string]bool{reads: true, writes: false, users: false, "secret": true} {
 		w := send(h, "GET", "/api/v1/health/status", "", "Authorization", "Bearer "+secret)
 		if got := strings.Contains(w.Body.String(), `"facts":{"`); w.Code != 200 || got != want {
 			t.Errorf("got %d %s, want details %v", w.Code, w.Body, want)
@@ -387,7 +397,7 @@ func TestAuditLogSaysWhoDidIt(t *testing.T) {
 	if err != nil || len(items) != 1 {
 		t.Fatalf("got %+v, %v, want one in quarantine", items, err)
 	}
-	entries, _, err := f.Entries(t.Context(), odometer.EntryQuery{Limit: 1})
+	entries, _, err := f.Entries(t.Context(), odometer.Everything, odometer.EntryQuery{Limit: 1})
 	if err != nil || len(entries) != 1 {
 		t.Fatalf("got %+v, %v, want an entry", entries, err)
 	}
@@ -431,7 +441,7 @@ func TestALineThatTheAuditLogLacksIsInTheServersLog(t *testing.T) {
 	h := serverOf(t, f.Deps)
 	e := SampleEvent("vm-1", 1, odometer.Owner{})
 	send(h, "POST", "/api/v1/events", string(Structured(&e)), "Authorization", "Bearer secret", "Content-Type", odometer.ContentCloudEvent)
-	entries, _, _ := f.Entries(t.Context(), odometer.EntryQuery{Limit: 1})
+	entries, _, _ := f.Entries(t.Context(), odometer.Everything, odometer.EntryQuery{Limit: 1})
 	f.Accounts.Close()
 	w := send(h, "POST", "/api/v1/entries/"+entries[0].ID.String()+"/reverse", `{"cause":"a mistake"}`, "Authorization", "Bearer secret", "Content-Type", "application/json")
 	if w.Code != 200 || !strings.Contains(log.String(), "the audit log lacks a line") || !strings.Contains(log.String(), "entry.reverse") || !strings.Contains(log.String(), "a mistake") {
@@ -449,7 +459,7 @@ func TestALockedDatabaseIsUnavailable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer accounts.Close()
-	f.Deps.Tokens, f.Deps.Audit, f.Deps.Auth = accounts, accounts, accounts
+	f.Deps.Tokens, f.Deps.People, f.Deps.Audit, f.Deps.Auth = accounts, accounts, accounts, accounts
 	h := serverOf(t, f.Deps)
 	id, secret := create(t, accounts, "ops", time.Time{}, odometer.ScopeAdmin)
 	other, err := sql.Open("sqlite", "file:"+path+"?_txlock=immediate")

@@ -96,7 +96,7 @@ type QueueAnswer struct {
 func (s *server) serverRoutes() []route {
 	return []route{
 		{
-			pattern: "GET /api/v1/status", access: reader, handle: s.getStatus,
+			pattern: "GET /api/v1/status", access: reader, handle: whole(s.getStatus),
 			id: "status", tag: "operation", summary: "Versions, counts, agents and the pipeline",
 			description: "What `odometer status` shows.",
 			replies:     []reply{answers(http.StatusOK, "The state of the server.", Status{})}, fails: missing,

@@ -15,6 +15,11 @@
 // in, which has a one-time token or a key that is known. No or a wrong token is a 401,
 // a token without the scope a 403 of its own code. No answer and no line of the
 // log repeats what looks like a token.
+//
+// Whose objects a caller sees is his [odometer.View], which every part that answers
+// about usage, entries and instances is given as an argument: what it does not see
+// is answered as what there is not. docs/access.md has the tables.
+//
 // Every request has an id, which the answer carries (X-Request-Id), a time
 // limit, and a limit on its body that is checked before the body is read.
 // Parameters are strict: the row declares each, the router reads them by that, and
@@ -63,17 +68,17 @@ const (
 	RetryAfter = 5 * time.Second
 )
 
-// UsageReader answers what was recorded. The ledger is one.
+// UsageReader answers what was recorded and is seen. The ledger is one.
 type UsageReader interface {
-	Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer.UsageRow, error)
+	Usage(ctx context.Context, seen odometer.View, q odometer.UsageQuery) ([]odometer.UsageRow, error)
 }
 
-// EntryReader pages through the ledger's entries in the order in which they
-// were booked. The cursor that comes back is that after the last entry of the
+// EntryReader pages through the ledger's entries that are seen, in the order in
+// which they were booked. The cursor that comes back is that after the last entry of the
 // page, "" when there was none. A cursor it did not make is an error wrapping
 // [odometer.ErrInvalid].
 type EntryReader interface {
-	Entries(ctx context.Context, q odometer.EntryQuery) (entries []odometer.Entry, next string, err error)
+	Entries(ctx context.Context, seen odometer.View, q odometer.EntryQuery) (entries []odometer.Entry, next string, err error)
 }
 
 // Submitter takes events that came by HTTP and returns what became of each, in
@@ -94,11 +99,11 @@ type OpenPeriod struct {
 	HeardAt time.Time
 }
 
-// LiveView knows the open periods of an instance, or of all where instance is
-// "". It leaves out those that are in the ledger already and those of agents
+// LiveView knows the open periods of an instance that are seen, or of all where
+// instance is "". It leaves out those that are in the ledger already and those of agents
 // that fell silent for longer than their usage could still be open.
 type LiveView interface {
-	Open(instance odometer.InstanceID) []OpenPeriod
+	Open(seen odometer.View, instance odometer.InstanceID) []OpenPeriod
 }
 
 // HealthSource gathers the facts from which health is computed.
@@ -158,6 +163,7 @@ type Deps struct {
 	Tokens     TokenAdmin
 	Hosts      HostAdmin
 	Consumers  ConsumerAdmin
+	People     PeopleAdmin
 	Audit      AuditLogger
 
 	Health  HealthSource
@@ -224,7 +230,8 @@ type server struct {
 func (s *server) routes(r *router) []route {
 	s.router = r
 	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(),
-		s.instanceRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
+		s.instanceRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(),
+		s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }
 
 func (s *server) agentRoutes(r *router) []route {

@@ -27,6 +27,7 @@ type AuditLogAnswer struct {
 type AuditLine struct {
 	At     time.Time         `json:"at"`
 	Token  *odometer.TokenID `json:"token_id"` // null for the administrator's
+	User   *odometer.UserID  `json:"user_id"`  // whose token it is; null for a service's
 	Actor  string            `json:"actor"`    // the token's name then
 	Remote string            `json:"remote"`   // address that the request came from
 	Action odometer.Action   `json:"action"`
@@ -71,6 +72,9 @@ func (s *server) getAuditLog(w http.ResponseWriter, r *http.Request) error {
 		line := AuditLine{At: l.At, Actor: l.Actor, Remote: l.Remote, Action: l.Action, Object: l.Object, Detail: l.Detail}
 		if l.Token != "" {
 			line.Token = &l.Token
+		}
+		if l.User != "" {
+			line.User = &l.User
 		}
 		answer.Log = append(answer.Log, line)
 	}

@@ -24,6 +24,7 @@ const (
 	holder                      // who has a valid token, whatever its scopes
 	reader                      // the scope read
 	writer                      // the scope events:write
+	accountHolder               // the scope account, which the administrator has too
 	administrator               // the scope admin
 )
 
@@ -34,6 +35,8 @@ func (a access) scope() odometer.Scope {
 		return odometer.ScopeRead
 	case writer:
 		return odometer.ScopeWriteEvents
+	case accountHolder:
+		return odometer.ScopeAccount
 	case administrator:
 		return odometer.ScopeAdmin
 	}
@@ -97,6 +100,24 @@ type callerKey struct{}
 func caller(r *http.Request) odometer.Caller {
 	c, _ := r.Context().Value(callerKey{}).(odometer.Caller)
 	return c
+}
+
+// seen returns whose usage, entries and instances the request's caller sees:
+// nobody's for nobody.
+func seen(r *http.Request) odometer.View {
+	c := caller(r)
+	return c.View()
+}
+
+// whole refuses who does not see everything to a route that is about the whole
+// server or machine.
+func whole(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if !seen(r).All() {
+			return fmt.Errorf("this is about the whole server, and the token is bound to a user or an organisation: %w", odometer.ErrForbidden)
+		}
+		return h(w, r)
+	}
 }
 
 // actor returns who changes something by this request.

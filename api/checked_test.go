@@ -20,6 +20,9 @@ func (c checked) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.handler.S
 // serverOf returns the server of d.
 func serverOf(t *testing.T, d Deps) checked { return check(t, NewServer(d), serverChecker()) }
 
+// ServerOf is serverOf for the tests outside this package.
+func ServerOf(t *testing.T, d Deps) http.Handler { return serverOf(t, d) }
+
 // AnswerTypes are the Go types that routes declare as their answers.
 func AnswerTypes(t *testing.T) map[reflect.Type]bool {
 	types := make(map[reflect.Type]bool)

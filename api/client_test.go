@@ -144,6 +144,8 @@ func TestClientSpeaksToServer(t *testing.T) {
 	if _, err := c.Submit(ctx, odometer.ContentCloudEvent, api.Structured(&second)); !errors.Is(err, odometer.ErrUnavailable) {
 		t.Errorf("submit to a ledger that is away: got %v, want ErrUnavailable", err)
 	}
+	f.Fails = nil
+	keepsPeople(t, c)
 }
 
 // speaksOfInstances calls what a client has of instances.
@@ -328,5 +330,72 @@ func TestOutputOfSubmitIsTheSameInBothAnswers(t *testing.T) {
 		if fmt.Sprint(fromProblem[name]) != fmt.Sprint(value) {
 			t.Errorf("%s: got %v in the problem, want %v", name, fromProblem[name], value)
 		}
+	}
+}
+
+// keepsPeople calls every method about organisations, users and members.
+func keepsPeople(t *testing.T, c *client.Client) {
+	ctx := t.Context()
+	const odd = "ä:b%c?d#e" // an id that has to be escaped
+
+	u, err := c.CreateUser(ctx, api.UserRequest{ID: odd, UserChange: api.UserChange{Name: "Ada", Email: "ada@example.org"}})
+	if err != nil || u.ID != odd || u.Version != 1 {
+		t.Fatalf("create a user: got %+v, %v", u, err)
+	}
+	if u, err = c.UpdateUser(ctx, odd, u.Version, api.UserChange{Name: "Ada King"}); err != nil || u.Version != 2 || u.Email != "" {
+		t.Errorf("update: got %+v, %v", u, err)
+	}
+	if _, err := c.UpdateUser(ctx, odd, 1, api.UserChange{Name: "x"}); !errors.Is(err, odometer.ErrStale) || !errors.Is(err, odometer.ErrConflict) {
+		t.Errorf("a stale update: got %v, want ErrStale", err)
+	}
+	if got, err := c.User(ctx, odd); err != nil || got != u {
+		t.Errorf("got %+v, %v, want %+v", got, err, u)
+	}
+	o, err := c.CreateOrganisation(ctx, api.OrganisationRequest{ID: odd, Name: "Acme", Owner: odd})
+	if err != nil || o.Version != 1 {
+		t.Fatalf("create an organisation: got %+v, %v", o, err)
+	}
+	if o, err = c.UpdateOrganisation(ctx, odd, odometer.AnyVersion, api.OrganisationChange{Name: "Acme Ltd"}); err != nil || o.Name != "Acme Ltd" {
+		t.Errorf("update: got %+v, %v", o, err)
+	}
+	if _, err := c.CreateUser(ctx, api.UserRequest{ID: "u-bob", UserChange: api.UserChange{Name: "Bob"}}); err != nil {
+		t.Error(err)
+	}
+	m, err := c.AddMember(ctx, odd, api.MemberRequest{User: "u-bob", MemberChange: api.MemberChange{Role: odometer.RoleMember}})
+	if err != nil || m.Role != odometer.RoleMember {
+		t.Errorf("add: got %+v, %v", m, err)
+	}
+	if m, err = c.SetMember(ctx, odd, "u-bob", m.Version, odometer.RoleAdmin); err != nil || m.Role != odometer.RoleAdmin {
+		t.Errorf("set: got %+v, %v", m, err)
+	}
+	if got, err := c.Member(ctx, odd, "u-bob"); err != nil || got != m {
+		t.Errorf("got %+v, %v, want %+v", got, err, m)
+	}
+	if list, err := c.Members(ctx, odd, "", 1); err != nil || len(list.Members) != 1 || list.Next == nil {
+		t.Errorf("members: got %+v, %v, want one and that there is more", list, err)
+	}
+	if _, err := c.RemoveMember(ctx, odd, odd, odometer.AnyVersion); !errors.Is(err, odometer.ErrConflict) {
+		t.Errorf("remove the last owner: got %v", err)
+	}
+	if _, err := c.RemoveMember(ctx, odd, "u-bob", m.Version); err != nil {
+		t.Errorf("remove: got %v", err)
+	}
+	if _, err := c.Member(ctx, odd, "u-bob"); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("after that: got %v", err)
+	}
+	if list, err := c.Organisations(ctx, "", 0); err != nil || len(list.Organisations) != 1 {
+		t.Errorf("organisations: got %+v, %v", list, err)
+	}
+	if list, err := c.Users(ctx, "u-bob", 0); err != nil || len(list.Users) != 1 || list.Users[0].ID != odd {
+		t.Errorf("users: got %+v, %v", list, err)
+	}
+	if o, err := c.DeleteOrganisation(ctx, odd, o.Version); err != nil || o.DeletedAt == nil {
+		t.Errorf("delete: got %+v, %v", o, err)
+	}
+	if u, err := c.DeleteUser(ctx, odd, 2); err != nil || u.DeletedAt == nil || u.Name != "" {
+		t.Errorf("delete: got %+v, %v", u, err)
+	}
+	if got, err := c.Organisation(ctx, odd); err != nil || got.DeletedAt == nil {
+		t.Errorf("got %+v, %v, want it deleted", got, err)
 	}
 }

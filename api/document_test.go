@@ -64,6 +64,7 @@ var tags = []schema{
 	{"name": "instances", "description": "The virtual machines, and what happened to them."},
 	{"name": "events", "description": "What is booked, one by one; events that come in; corrections."},
 	{"name": "access", "description": "Tokens, and who did what."},
+	{"name": "people", "description": "Organisations, users, and who is a member of what."},
 	{"name": "operation", "description": "The process itself."},
 	{"name": "health", "description": "Whether the process works."},
 }
@@ -72,12 +73,14 @@ var tags = []schema{
 var failures = map[int]struct{ name, description string }{
 	400: {"Invalid", "Something is wrong with the request; errors names each thing."},
 	401: {"Unauthorized", "There is no valid token."},
-	403: {"Forbidden", "The token is valid and has not the scope that is needed; detail names both."},
+	403: {"Forbidden", "The token is valid, and its scopes or what its holder is do not allow this; detail says which."},
 	404: {"NotFound", "There is no such thing, or this process does not have the part that knows."},
 	409: {"Conflict", "The request contradicts what is there."},
+	412: {"Stale", "It was changed since the version that If-Match names."},
 	413: {"TooLarge", "The body or an event in it is too large; nothing was taken."},
 	415: {"MediaType", "The content type or encoding is not supported; nothing was taken."},
-	422: {"Refused", "Every event of the request is in quarantine; results has the reasons."},
+	422: {"Refused", "Every event of the request is in quarantine, and results has the reasons; or its Idempotency-Key was used for another request."},
+	428: {"NoMatch", "If-Match is missing, which says what is changed."},
 	500: {"Failed", "The server failed; its log has the cause under request_id."},
 	503: {"Unavailable", "A part that is needed is not available, or took too long."},
 }
@@ -122,7 +125,7 @@ func generate(t *testing.T, d document) []byte {
 		"parameters": g.parameters, "responses": g.responses, "schemas": g.components,
 		"securitySchemes": schema{"token": schema{
 			"type": "http", "scheme": "bearer",
-			"description": "An operation names the scope that the token needs: admin (everything), read or events:write; none is any valid token. " +
+			"description": "An operation names the scope that the token needs: admin (everything), read, events:write or account (what a user may change); none is any valid token. " +
 				"The administrator's own token lies in admin.token of the server's data directory.",
 		}},
 	}

@@ -80,7 +80,7 @@ func (s *server) getEvents(w http.ResponseWriter, r *http.Request) error {
 	if s.Entries == nil {
 		return absent("ledger")
 	}
-	entries, next, err := s.Entries.Entries(r.Context(), q)
+	entries, next, err := s.Entries.Entries(r.Context(), seen(r), q)
 	if err != nil {
 		return fmt.Errorf("read entries: %w", err)
 	}

@@ -30,9 +30,15 @@ func exampleBodies() map[string]map[string]any {
 			odometer.ContentCloudBatch: []json.RawMessage{Structured(&first), Structured(&second)},
 			odometer.ContentJSON:       json.RawMessage(first.AppendJSON(nil)),
 		},
-		"reverse":         {odometer.ContentJSON: schema{"cause": "the disk was measured twice"}},
-		"createToken":     {odometer.ContentJSON: schema{"name": "billing", "scopes": []any{"read"}, "expires_at": "+90d"}},
-		"createEnrolment": {odometer.ContentJSON: schema{"agent_id": "host-4", "expires_at": "+2h"}},
+		"reverse":            {odometer.ContentJSON: schema{"cause": "the disk was measured twice"}},
+		"createOrganization": {odometer.ContentJSON: schema{"id": "bolt", "name": "Bolt Ltd", "owner_id": "u-ada"}},
+		"updateOrganization": {odometer.ContentJSON: schema{"name": "Acme International"}},
+		"createUser":         {odometer.ContentJSON: schema{"id": "u-cleo", "name": "Cleo", "email": "cleo@example.org"}},
+		"updateUser":         {odometer.ContentJSON: schema{"name": "Ada King", "email": "ada@example.org"}},
+		"addMember":          {odometer.ContentJSON: schema{"user_id": "u-bob", "role": "billing"}},
+		"setMember":          {odometer.ContentJSON: schema{"role": "admin"}},
+		"createToken":        {odometer.ContentJSON: schema{"name": "billing", "scopes": []any{"read"}, "expires_at": "+90d"}},
+		"createEnrolment":    {odometer.ContentJSON: schema{"agent_id": "host-4", "expires_at": "+2h"}},
 		"enrolHost": {odometer.ContentJSON: schema{
 			"agent_id": "host-1", "public_key": host.public, "proof": host.proof("host-1"), "token": "odm_" + strings.Repeat("a", 58),
 		}},
@@ -68,10 +74,22 @@ func prepared(t *testing.T) (f *Fixture, weak string) {
 	}
 	f.Hear(SampleEvent("vm-1", 4, ada), Now.Add(-2*time.Second))
 	f.Describe("vm-1", "host-1", odometer.Running, "web", "rack=r1")
+	for _, u := range []odometer.User{{ID: "u-owner", Name: "Olga"}, {ID: "u-ada", Name: "Ada", Email: "ada@example.org"}, {ID: "u-bob", Name: "Bob"}} {
+		if _, err := f.Accounts.CreateUser(t.Context(), byHand, odometer.Once{}, u); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := f.Accounts.CreateOrganisation(t.Context(), byHand, odometer.Once{}, odometer.Organisation{ID: "acme", Name: "Acme"}, "u-owner")
+	if err == nil {
+		_, err = f.Accounts.AddMember(t.Context(), byHand, odometer.Once{}, odometer.Membership{Org: "acme", User: "u-ada", Role: odometer.RoleMember})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	create(t, f.Accounts, "dashboard", time.Time{}, odometer.ScopeRead)
 	_, weak = create(t, f.Accounts, "collector", Now.Add(24*time.Hour), odometer.ScopeWriteEvents)
 	create(t, f.Accounts, "export", time.Time{}, odometer.ScopeRead)
-	letIn(t, f)
+	letIn(t, f, "")
 	return f, weak
 }
 
@@ -113,6 +131,10 @@ func exampleRequests(doc schema) (list []exampleRequest) {
 					x.target = strings.ReplaceAll(x.target, "{"+name+"}", url.PathEscape(text))
 				case "query":
 					query.Set(name, text)
+				case "header":
+					if x.operation != "submit" { // whose form they depend on
+						x.header.Set(name, text)
+					}
 				}
 			}
 			if len(query) > 0 {
@@ -128,7 +150,9 @@ func exampleRequests(doc schema) (list []exampleRequest) {
 			for _, takes := range slices.Sorted(maps.Keys(bodies)) {
 				for _, media := range slices.Sorted(maps.Keys(orNothing(x.content))) {
 					y := x
-					y.media, y.header = media, http.Header{"Accept": {media}, "X-Request-Id": {"example"}}
+					y.media, y.header = media, maps.Clone(x.header)
+					y.header.Set("Accept", media)
+					y.header.Set("X-Request-Id", "example")
 					if takes != "" {
 						body, _ := json.Marshal(bodies[takes].(schema)["example"])
 						y.body = string(body)
@@ -335,7 +359,7 @@ func TestExamplesAreAnswered(t *testing.T) {
 func empty(t *testing.T, x exampleRequest, v any) {
 	members, _ := v.(map[string]any)
 	for name, m := range members {
-		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results"}, name) {
+		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users"}, name) {
 			t.Errorf("%s: the example has no %s", x.where, name)
 		}
 	}

@@ -509,10 +509,11 @@ func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
 }
 
 // getHealth answers with every component; 503 unless all is well. A caller
-// without the scope read sees the statuses and no details.
+// without the scope read, or who does not see everything, sees the statuses and no
+// details: these name instances.
 func (s *server) getHealth(w http.ResponseWriter, r *http.Request) error {
 	h, _ := s.health(r)
-	if by := caller(r); !by.May(odometer.ScopeRead) {
+	if by := caller(r); !by.May(odometer.ScopeRead) || !seen(r).All() {
 		for name, c := range h.Components {
 			c.Details, c.Facts = nil, nil
 			h.Components[name] = c

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -70,15 +71,16 @@ func (k keyPair) proof(agent odometer.AgentID) []byte {
 }
 
 // letIn lets two hosts in and one consumer, and creates a one-time token for a
-// third host.
-func letIn(t *testing.T, f *Fixture) {
+// third host. Their names begin with prefix.
+func letIn(t *testing.T, f *Fixture, prefix string) {
 	t.Helper()
-	for n, agent := range []odometer.AgentID{"host-1", "host-2", "host-3"} {
+	for n := range 3 {
+		agent := odometer.AgentID(fmt.Sprint(prefix, "host-", n+1))
 		_, secret, err := f.Accounts.CreateEnrolment(t.Context(), byHand, agent, false, Now.Add(time.Hour))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if agent == "host-3" {
+		if n == 2 {
 			continue
 		}
 		key := exampleKey(byte(n + 1))
@@ -86,7 +88,7 @@ func letIn(t *testing.T, f *Fixture) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := f.Accounts.CreateConsumer(t.Context(), byHand, "reports", "", exampleKey(4).public); err != nil {
+	if _, err := f.Accounts.CreateConsumer(t.Context(), byHand, prefix+"reports", "", exampleKey(4).public); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -88,12 +88,13 @@ type InstanceQuery struct {
 }
 
 // InstanceReader knows the instances: those that agents describe and those of
-// which something is booked. One that there is not wraps [odometer.ErrNotFound].
+// which something is booked, whose owner now is seen. One that there is not, or is
+// not seen, wraps [odometer.ErrNotFound].
 // What is open is filled in by the server, from the periods that are returned
 // with each instance.
 type InstanceReader interface {
-	Instances(ctx context.Context, q InstanceQuery) ([]KnownInstance, error)
-	Instance(ctx context.Context, id odometer.InstanceID) (KnownInstance, []InstanceElsewhere, error)
+	Instances(ctx context.Context, seen odometer.View, q InstanceQuery) ([]KnownInstance, error)
+	Instance(ctx context.Context, seen odometer.View, id odometer.InstanceID) (KnownInstance, []InstanceElsewhere, error)
 }
 
 // KnownInstance is an instance with the periods of it that are open.
@@ -170,7 +171,7 @@ func (s *server) getInstances(w http.ResponseWriter, r *http.Request) error {
 	}
 	limit := q.Limit
 	q.Limit++ // one more says whether there are more
-	list, err := s.Instances.Instances(r.Context(), q)
+	list, err := s.Instances.Instances(r.Context(), seen(r), q)
 	if err != nil {
 		return fmt.Errorf("list instances: %w", err)
 	}
@@ -192,7 +193,7 @@ func (s *server) getInstance(w http.ResponseWriter, r *http.Request) error {
 	if s.Instances == nil {
 		return absent("directory of instances")
 	}
-	known, elsewhere, err := s.Instances.Instance(r.Context(), id)
+	known, elsewhere, err := s.Instances.Instance(r.Context(), seen(r), id)
 	if err != nil {
 		return fmt.Errorf("instance %s: %w", id, err)
 	}

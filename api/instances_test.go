@@ -58,7 +58,7 @@ func (m *InMemory) conflicts() (list []InstanceConflict) {
 	return list
 }
 
-func (m *InMemory) Instances(ctx context.Context, q InstanceQuery) ([]KnownInstance, error) {
+func (m *InMemory) Instances(ctx context.Context, seen odometer.View, q InstanceQuery) ([]KnownInstance, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := cmp.Or(m.Fails, ctx.Err()); err != nil {
@@ -73,7 +73,7 @@ func (m *InMemory) Instances(ctx context.Context, q InstanceQuery) ([]KnownInsta
 	}
 	var list []KnownInstance
 	for id := range ids {
-		k, _ := m.known(id)
+		k, _ := m.known(seen, id)
 		user, org := odometer.UserID(""), odometer.OrgID("")
 		if k.User != nil {
 			user = *k.User
@@ -84,7 +84,7 @@ func (m *InMemory) Instances(ctx context.Context, q InstanceQuery) ([]KnownInsta
 		value, there := k.Attributes[q.Attribute]
 		if id > q.After && (q.Agent == "" || k.Agent == q.Agent || k.Conflict != nil && slices.Contains(k.Conflict.Agents, q.Agent)) &&
 			(q.State == "" || string(k.State) == q.State) && (q.Name == "" || k.Name == q.Name) && (q.User == "" || user == q.User) &&
-			(q.Org == "" || org == q.Org) && (q.Attribute == "" || there && value == q.Value) {
+			(q.Org == "" || org == q.Org) && (q.Attribute == "" || there && value == q.Value) && seen.Sees(odometer.Owner{User: user, Org: org}) {
 			list = append(list, k)
 		}
 	}
@@ -94,20 +94,27 @@ func (m *InMemory) Instances(ctx context.Context, q InstanceQuery) ([]KnownInsta
 	return list[:min(len(list), q.Limit)], nil
 }
 
-func (m *InMemory) Instance(ctx context.Context, id odometer.InstanceID) (KnownInstance, []InstanceElsewhere, error) {
+func (m *InMemory) Instance(ctx context.Context, seen odometer.View, id odometer.InstanceID) (KnownInstance, []InstanceElsewhere, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := cmp.Or(m.Fails, ctx.Err()); err != nil {
 		return KnownInstance{}, nil, err
 	}
-	k, elsewhere := m.known(id)
-	if k.Agent == "" {
-		return k, nil, odometer.ErrNotFound
+	k, elsewhere := m.known(seen, id)
+	owner := odometer.Owner{}
+	if k.User != nil {
+		owner.User = *k.User
+	}
+	if k.Org != nil {
+		owner.Org = *k.Org
+	}
+	if k.Agent == "" || !seen.Sees(owner) {
+		return KnownInstance{}, nil, odometer.ErrNotFound
 	}
 	return k, elsewhere, nil
 }
 
-func (m *InMemory) known(id odometer.InstanceID) (k KnownInstance, elsewhere []InstanceElsewhere) {
+func (m *InMemory) known(seen odometer.View, id odometer.InstanceID) (k KnownInstance, elsewhere []InstanceElsewhere) {
 	k.Description = odometer.Describe(&odometer.VM{Instance: id, State: StateUnknown, VCPUs: odometer.Unknown, Memory: odometer.Unknown})
 	for _, d := range m.described {
 		if d.Instance != id {
@@ -135,7 +142,9 @@ func (m *InMemory) known(id odometer.InstanceID) (k KnownInstance, elsewhere []I
 	for _, o := range m.open {
 		if o.Event.Instance == id {
 			read(&o.Event)
-			k.Periods = append(k.Periods, o)
+			if seen.Sees(o.Event.Owner.OrUnassigned()) {
+				k.Periods = append(k.Periods, o)
+			}
 		}
 	}
 	for _, c := range m.conflicts() {

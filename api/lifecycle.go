@@ -9,10 +9,10 @@ import (
 	"example.org/odometer"
 )
 
-// LifecycleReader knows what happened to instances. The ledger is one.
+// LifecycleReader knows what happened to instances that is seen. The ledger is one.
 type LifecycleReader interface {
 	// Lifecycle returns what happened, in order of time.
-	Lifecycle(ctx context.Context, q odometer.LifecycleQuery) ([]odometer.Happening, error)
+	Lifecycle(ctx context.Context, seen odometer.View, q odometer.LifecycleQuery) ([]odometer.Happening, error)
 }
 
 // LifecycleAnswer is the body of GET /api/v1/instances/{id}/lifecycle: what
@@ -49,18 +49,18 @@ func (s *server) getLifecycle(w http.ResponseWriter, r *http.Request) error {
 	if s.Lifecycle == nil {
 		return absent("ledger")
 	}
-	list, err := s.Lifecycle.Lifecycle(r.Context(), q)
+	list, err := s.Lifecycle.Lifecycle(r.Context(), seen(r), q)
 	if err != nil {
 		return fmt.Errorf("read the lifecycle log: %w", err)
 	}
 	if len(list) == 0 && s.Instances != nil {
-		if _, _, err := s.Instances.Instance(r.Context(), instance); err != nil {
+		if _, _, err := s.Instances.Instance(r.Context(), seen(r), instance); err != nil {
 			return err
 		}
 	}
 	answer := LifecycleAnswer{Instance: instance, Lifecycle: []Happening{}}
 	if len(list) >= q.Limit && list[0].At.Wall > q.From {
-		before, err := s.Lifecycle.Lifecycle(r.Context(), odometer.LifecycleQuery{Instance: instance, From: q.From, To: list[0].At.Wall, Limit: 1})
+		before, err := s.Lifecycle.Lifecycle(r.Context(), seen(r), odometer.LifecycleQuery{Instance: instance, From: q.From, To: list[0].At.Wall, Limit: 1})
 		if err != nil {
 			return fmt.Errorf("read the lifecycle log: %w", err)
 		}

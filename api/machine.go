@@ -99,13 +99,13 @@ type Load struct {
 func (s *server) operationRoutes() []route {
 	return []route{
 		{
-			pattern: "GET /metrics", access: reader, handle: s.router.metrics.get,
+			pattern: "GET /metrics", access: reader, handle: whole(s.router.metrics.get),
 			id: "metrics", tag: "operation", summary: "Metrics for Prometheus",
 			description: "In Prometheus' text format.",
 			replies:     []reply{says(http.StatusOK, "The metrics.")},
 		},
 		{
-			pattern: "GET /get", access: reader, handle: s.getMachine,
+			pattern: "GET /get", access: reader, handle: whole(s.getMachine),
 			id: "machine", tag: "operation", summary: "Current metrics of the machine that this process runs on",
 			description: "Under the names that the earlier system gave them.",
 			replies:     []reply{answers(http.StatusOK, "The last sample.", Machine{})}, fails: missing,

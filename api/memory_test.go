@@ -132,7 +132,7 @@ func (m *InMemory) putAside(r odometer.Record, reason, detail string) odometer.R
 	return odometer.Result{EventID: item.EventID, Outcome: odometer.Quarantined, Reason: reason, Detail: detail}
 }
 
-func (m *InMemory) Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer.UsageRow, error) {
+func (m *InMemory) Usage(ctx context.Context, seen odometer.View, q odometer.UsageQuery) ([]odometer.UsageRow, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := cmp.Or(m.Fails, ctx.Err()); err != nil {
@@ -147,7 +147,7 @@ func (m *InMemory) Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer
 	rows := map[key]*odometer.UsageRow{}
 	for _, entry := range m.entries {
 		e := entry.Event
-		if q.Instance != "" && e.Instance != q.Instance || q.User != "" && e.Owner.User != q.User || q.Org != "" && e.Owner.Org != q.Org {
+		if q.Instance != "" && e.Instance != q.Instance || q.User != "" && e.Owner.User != q.User || q.Org != "" && e.Owner.Org != q.Org || !seen.Sees(e.Owner) {
 			continue
 		}
 		for h := odometer.Hour(e.Span.Start); h < e.Span.End; h += odometer.HourMicros {
@@ -193,7 +193,7 @@ func (m *InMemory) Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer
 	return q.Rank(all), nil
 }
 
-func (m *InMemory) Entries(ctx context.Context, q odometer.EntryQuery) ([]odometer.Entry, string, error) {
+func (m *InMemory) Entries(ctx context.Context, seen odometer.View, q odometer.EntryQuery) ([]odometer.Entry, string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := cmp.Or(m.Fails, ctx.Err()); err != nil {
@@ -212,7 +212,7 @@ func (m *InMemory) Entries(ctx context.Context, q odometer.EntryQuery) ([]odomet
 	next := ""
 	for ; at < len(m.entries) && len(page) < q.Limit; at++ {
 		e := m.entries[at]
-		if q.Instance != "" && e.Event.Instance != q.Instance || q.To != 0 && e.Event.Span.Start >= q.To || e.Event.Span.End <= q.From {
+		if q.Instance != "" && e.Event.Instance != q.Instance || q.To != 0 && e.Event.Span.Start >= q.To || e.Event.Span.End <= q.From || !seen.Sees(e.Event.Owner) {
 			continue
 		}
 		page, next = append(page, e), fmt.Sprintf("m%d", at+1)
@@ -220,8 +220,8 @@ func (m *InMemory) Entries(ctx context.Context, q odometer.EntryQuery) ([]odomet
 	return page, next, nil
 }
 
-// Lifecycle tells what the booked events tell.
-func (m *InMemory) Lifecycle(_ context.Context, q odometer.LifecycleQuery) ([]odometer.Happening, error) {
+// Lifecycle tells what the booked events tell that are seen.
+func (m *InMemory) Lifecycle(_ context.Context, seen odometer.View, q odometer.LifecycleQuery) ([]odometer.Happening, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.Fails != nil {
@@ -230,7 +230,7 @@ func (m *InMemory) Lifecycle(_ context.Context, q odometer.LifecycleQuery) ([]od
 	var list []odometer.Happening
 	for _, e := range m.entries {
 		for _, c := range e.Event.Lifecycle {
-			if c.Instance = e.Event.Instance; c.Instance == q.Instance && c.At.Wall >= q.From && (q.To == 0 || c.At.Wall < q.To) {
+			if c.Instance = e.Event.Instance; c.Instance == q.Instance && c.At.Wall >= q.From && (q.To == 0 || c.At.Wall < q.To) && seen.Sees(e.Event.Owner) {
 				list = append(list, odometer.Happening{Change: c, Agent: e.Event.Agent})
 			}
 		}
@@ -303,12 +303,12 @@ func (m *InMemory) Reverse(_ context.Context, id odometer.EntryID, actor, cause 
 	return e, nil
 }
 
-func (m *InMemory) Open(instance odometer.InstanceID) []OpenPeriod {
+func (m *InMemory) Open(seen odometer.View, instance odometer.InstanceID) []OpenPeriod {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var open []OpenPeriod
 	for _, o := range m.open {
-		if (instance == "" || o.Event.Instance == instance) && m.epochs[o.Event.Epoch] < o.Event.Sequence {
+		if (instance == "" || o.Event.Instance == instance) && m.epochs[o.Event.Epoch] < o.Event.Sequence && seen.Sees(o.Event.Owner.OrUnassigned()) {
 			open = append(open, o)
 		}
 	}
@@ -418,7 +418,7 @@ func NewFixture(t *testing.T) *Fixture {
 	clock := func() time.Time { return Now }
 	f := &Fixture{InMemory: NewInMemory(), Accounts: NewAccounts(t, clock), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
 	f.Deps = Deps{
-		Version: "0.1", Clock: clock, Tokens: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
+		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
 		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),

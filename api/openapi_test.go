@@ -88,7 +88,7 @@ func accessOf(security []map[string][]string) access {
 	text, _ := json.Marshal(security)
 	return map[string]access{
 		`[{}]`: anybody, `[{},{"token":["read"]}]`: brief, `[{"token":[]}]`: holder,
-		`[{"token":["read"]}]`: reader, `[{"token":["events:write"]}]`: writer, `[{"token":["admin"]}]`: administrator,
+		`[{"token":["read"]}]`: reader, `[{"token":["events:write"]}]`: writer, `[{"token":["account"]}]`: accountHolder, `[{"token":["admin"]}]`: administrator,
 	}[string(text)]
 }
 

@@ -57,6 +57,7 @@ var (
 	errMediaType    = errors.New("unsupported media type")
 	errRefused      = errors.New("events refused")
 	errInternal     = errors.New("internal error")
+	errNoMatch      = errors.New("send the header If-Match with the ETag of what is to be changed, so that nobody else's change is lost")
 )
 
 // kind is one row of the table from an error to its answer.
@@ -84,6 +85,9 @@ var kinds = []kind{
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too_large", "The request is too large"},
 	{errMediaType, http.StatusUnsupportedMediaType, "unsupported_media_type", "The content type is not supported"},
 	{errRefused, http.StatusUnprocessableEntity, "events_refused", "No event was accepted"},
+	{errNoMatch, http.StatusPreconditionRequired, "precondition_required", "The request does not say what it changes"},
+	{odometer.ErrStale, http.StatusPreconditionFailed, "precondition_failed", "It was changed meanwhile"},
+	{odometer.ErrReused, http.StatusUnprocessableEntity, "idempotency_key_reused", "The key was used for another request"},
 	{odometer.ErrInvalid, http.StatusBadRequest, "invalid_request", "The request is invalid"},
 	{odometer.ErrNotFound, http.StatusNotFound, "not_found", "There is no such thing"},
 	{odometer.ErrConflict, http.StatusConflict, "conflict", "The request contradicts what is there"},

@@ -74,10 +74,25 @@ var decisions = map[string]access{
 	"POST /api/v1/entries/{id}/reverse":                administrator,
 	"POST /api/v1/quarantine/{partition}/{no}/release": administrator,
 	"GET /api/v1/me":                                   holder,
-	"GET /api/v1/tokens":                               administrator,
-	"POST /api/v1/tokens":                              administrator,
-	"GET /api/v1/tokens/{id}":                          administrator,
-	"DELETE /api/v1/tokens/{id}":                       administrator,
+	"GET /api/v1/tokens":                               accountHolder,
+	"POST /api/v1/tokens":                              accountHolder,
+	"GET /api/v1/tokens/{id}":                          accountHolder,
+	"DELETE /api/v1/tokens/{id}":                       accountHolder,
+	"GET /api/v1/organizations":                        reader,
+	"POST /api/v1/organizations":                       administrator,
+	"GET /api/v1/organizations/{id}":                   reader,
+	"PUT /api/v1/organizations/{id}":                   accountHolder,
+	"DELETE /api/v1/organizations/{id}":                accountHolder,
+	"GET /api/v1/organizations/{id}/members":           reader,
+	"POST /api/v1/organizations/{id}/members":          accountHolder,
+	"GET /api/v1/organizations/{id}/members/{user}":    reader,
+	"PUT /api/v1/organizations/{id}/members/{user}":    accountHolder,
+	"DELETE /api/v1/organizations/{id}/members/{user}": accountHolder,
+	"GET /api/v1/users":                                reader,
+	"POST /api/v1/users":                               administrator,
+	"GET /api/v1/users/{id}":                           reader,
+	"PUT /api/v1/users/{id}":                           accountHolder,
+	"DELETE /api/v1/users/{id}":                        administrator,
 	"GET /api/v1/enrolments":                           administrator,
 	"POST /api/v1/enrolments":                          administrator,
 	"DELETE /api/v1/enrolments/{id}":                   administrator,
@@ -112,7 +127,7 @@ func target(pattern string) (method, path string) {
 	if strings.Contains(path, "/enrolments/") {
 		id = "enr_aaaaaaaaaaaaaaaa"
 	}
-	return method, strings.NewReplacer("{id}", id, "{partition}", "3", "{no}", "1").Replace(path)
+	return method, strings.NewReplacer("{id}", id, "{user}", "u-1", "{partition}", "3", "{no}", "1").Replace(path)
 }
 
 func TestEveryRouteHasItsAuthDecision(t *testing.T) {

@@ -9,16 +9,17 @@ import (
 	"example.org/odometer"
 )
 
-// TokenAdmin creates, lists and revokes tokens. CreateToken returns the secret,
-// once. What will not do wraps [odometer.ErrInvalid], a token that there is not
+// TokenAdmin creates, lists and revokes tokens that are the caller's, or all for the
+// administrator. CreateToken is asked by name, whose it is, scopes and expiry, and
+// returns the secret, once. What will not do wraps [odometer.ErrInvalid], a token that there is not
 // [odometer.ErrNotFound]; where nothing can be written it is
 // [odometer.ErrUnavailable].
 type TokenAdmin interface {
-	CreateToken(ctx context.Context, by odometer.Actor, name string, scopes []odometer.Scope, expires time.Time) (t odometer.Token, secret string, err error)
+	CreateToken(ctx context.Context, by odometer.Actor, ask odometer.Token) (t odometer.Token, secret string, err error)
 	// Tokens lists them in the order in which they were created, from the one
 	// after the one named.
-	Tokens(ctx context.Context, after odometer.TokenID, limit int) ([]odometer.Token, error)
-	Token(ctx context.Context, id odometer.TokenID) (odometer.Token, error)
+	Tokens(ctx context.Context, by odometer.Caller, after odometer.TokenID, limit int) ([]odometer.Token, error)
+	Token(ctx context.Context, by odometer.Caller, id odometer.TokenID) (odometer.Token, error)
 	// RevokeToken ends a token's validity before it returns; again it changes
 	// nothing.
 	RevokeToken(ctx context.Context, by odometer.Actor, id odometer.TokenID) (odometer.Token, error)
@@ -29,6 +30,10 @@ type TokenRequest struct {
 	// Name is one line of printable text, for people.
 	Name   string           `json:"name" schema:"minLength=1,maxLength=64"`
 	Scopes []odometer.Scope `json:"scopes"`
+	// User is whose it shall be; a user's token creates those of the same user.
+	User *odometer.UserID `json:"user_id,omitempty" schema:"nullable"`
+	// Org is what the service is bound to that has it.
+	Org *odometer.OrgID `json:"org_id,omitempty" schema:"nullable"`
 	// ExpiresAt is RFC 3339, or relative to now such as +90d, by the server's
 	// clock; null for never.
 	ExpiresAt *string `json:"expires_at,omitempty" schema:"nullable"`
@@ -38,6 +43,8 @@ type TokenRequest struct {
 type Token struct {
 	ID        odometer.TokenID `json:"id"`
 	Name      string           `json:"name"`
+	User      *odometer.UserID `json:"user_id"` // whose it is
+	Org       *odometer.OrgID  `json:"org_id"`  // what its service is bound to
 	Scopes    []odometer.Scope `json:"scopes"`
 	State     string           `json:"state" schema:"enum=valid|expired|revoked"`
 	CreatedAt time.Time        `json:"created_at"`
@@ -64,8 +71,26 @@ type TokensAnswer struct {
 type Me struct {
 	ID        *odometer.TokenID `json:"id"` // null for the administrator's, which lies in a file
 	Name      string            `json:"name"`
+	User      *odometer.UserID  `json:"user_id"` // whose token it is, null for a service's
+	Org       *odometer.OrgID   `json:"org_id"`  // what the service is bound to
 	Scopes    []odometer.Scope  `json:"scopes"`
 	ExpiresAt *time.Time        `json:"expires_at"` // null for never
+	// Memberships are the user's, in the order of the organisations' ids.
+	Memberships []MeIn `json:"memberships"`
+}
+
+// MeIn says what the user is in an organisation.
+type MeIn struct {
+	Org  odometer.OrgID `json:"org_id"`
+	Role odometer.Role  `json:"role"`
+}
+
+// named returns nil for the id of nobody.
+func named[T ~string](id T) *T {
+	if id == "" {
+		return nil
+	}
+	return &id
 }
 
 // tokenOf writes a token as it is at a moment.
@@ -78,7 +103,7 @@ func tokenOf(t *odometer.Token, now time.Time) Token {
 		state = "expired"
 	}
 	return Token{
-		ID: t.ID, Name: t.Name, Scopes: t.Scopes, State: state, CreatedAt: t.Created, CreatedBy: t.CreatedBy,
+		ID: t.ID, Name: t.Name, User: named(t.User), Org: named(t.Org), Scopes: t.Scopes, State: state, CreatedAt: t.Created, CreatedBy: t.CreatedBy,
 		ExpiresAt: ever(t.Expires), LastUsed: ever(t.LastUsed), RevokedAt: ever(t.Revoked),
 	}
 }
@@ -100,9 +125,9 @@ func (s *server) tokenRoutes() []route {
 			replies:     []reply{answers(http.StatusOK, "The holder.", Me{})},
 		},
 		{
-			pattern: "GET /api/v1/tokens", access: administrator, handle: s.getTokens,
+			pattern: "GET /api/v1/tokens", access: accountHolder, handle: s.getTokens,
 			id: "tokens", tag: "access", summary: "The tokens, in the order in which they were created",
-			description: "Those that expired or were revoked too. The administrator's own, which lies in a file, is none of them.",
+			description: "A user's are his own; the administrator sees all. Those that expired or were revoked too. The administrator's own, which lies in a file, is none of them.",
 			params: []*parameter{
 				{name: "after", most: odometer.MaxIDBytes, valid: odometer.ValidTokenID, pattern: tokenIDPattern, example: exampleToken, description: "cursor of an earlier answer"},
 				limitParam,
@@ -110,7 +135,7 @@ func (s *server) tokenRoutes() []route {
 			replies: []reply{answers(http.StatusOK, "One page.", TokensAnswer{}, nextPage)}, fails: missing,
 		},
 		{
-			pattern: "POST /api/v1/tokens", access: administrator, handle: s.postToken,
+			pattern: "POST /api/v1/tokens", access: accountHolder, handle: s.postToken,
 			id: "createToken", tag: "access", summary: "Create a token",
 			description: "The answer is the only one that ever has the secret: the server keeps a hash of it.",
 			takes:       takes(TokenRequest{}),
@@ -119,14 +144,14 @@ func (s *server) tokenRoutes() []route {
 			fails: conflict,
 		},
 		{
-			pattern: "GET /api/v1/tokens/{id}", access: administrator, handle: s.getToken,
+			pattern: "GET /api/v1/tokens/{id}", access: accountHolder, handle: s.getToken,
 			id: "token", tag: "access", summary: "One token",
 			description: "What is known of it; its secret is not.",
 			params:      []*parameter{tokenPath},
 			replies:     []reply{answers(http.StatusOK, "The token, without its secret.", Token{})}, fails: missing,
 		},
 		{
-			pattern: "DELETE /api/v1/tokens/{id}", access: administrator, handle: s.deleteToken,
+			pattern: "DELETE /api/v1/tokens/{id}", access: accountHolder, handle: s.deleteToken,
 			id: "revokeToken", tag: "access", summary: "Revoke a token, for good and at once",
 			description: "No request that begins after the answer is let through with it. Revoking it again changes nothing.",
 			params:      []*parameter{tokenPath},
@@ -142,7 +167,7 @@ func (s *server) postToken(w http.ResponseWriter, r *http.Request) error {
 	p := queryOf(r)
 	now, errs := p.now, []error{p.done()}
 	var ask TokenRequest
-	var expires time.Time
+	var t odometer.Token
 	if err := readJSON(r, &ask); err != nil {
 		errs = append(errs, err)
 	} else {
@@ -151,12 +176,24 @@ func (s *server) postToken(w http.ResponseWriter, r *http.Request) error {
 				errs = append(errs, FieldError{"body", "$." + field, reason(err)})
 			}
 		}
+		t = odometer.Token{Name: ask.Name, Scopes: ask.Scopes}
+		if ask.User == nil && ask.Org == nil {
+			t.User = caller(r).User
+		}
+		if ask.User != nil {
+			t.User = *ask.User
+			wrong("user_id", odometer.ValidUserID(t.User))
+		}
+		if ask.Org != nil {
+			t.Org = *ask.Org
+			wrong("org_id", odometer.ValidOrgID(t.Org))
+		}
 		wrong("name", odometer.ValidTokenName(ask.Name))
-		wrong("scopes", odometer.ValidScopes(ask.Scopes))
+		wrong("scopes", odometer.ValidScopes(t.Bound, ask.Scopes))
 		if ask.ExpiresAt != nil {
 			var err error
-			if expires, err = ParseTime(*ask.ExpiresAt, now); err == nil && !expires.After(now) {
-				err = fmt.Errorf("%s is past", formatMicros(expires.UnixMicro()))
+			if t.Expires, err = ParseTime(*ask.ExpiresAt, now); err == nil && !t.Expires.After(now) {
+				err = fmt.Errorf("%s is past", formatMicros(t.Expires.UnixMicro()))
 			}
 			wrong("expires_at", err)
 		}
@@ -164,7 +201,7 @@ func (s *server) postToken(w http.ResponseWriter, r *http.Request) error {
 	if err := join(errs...); err != nil {
 		return err
 	}
-	t, secret, err := s.Tokens.CreateToken(r.Context(), actor(r), ask.Name, ask.Scopes, expires)
+	t, secret, err := s.Tokens.CreateToken(r.Context(), actor(r), t)
 	if err != nil {
 		return err
 	}
@@ -178,7 +215,7 @@ func (s *server) getTokens(w http.ResponseWriter, r *http.Request) error {
 	if s.Tokens == nil {
 		return absent("accounts")
 	}
-	list, err := s.Tokens.Tokens(r.Context(), odometer.TokenID(after), limit+1) // one more says whether there are more
+	list, err := s.Tokens.Tokens(r.Context(), caller(r), odometer.TokenID(after), limit+1) // one more says whether there are more
 	if err != nil {
 		return err
 	}
@@ -199,7 +236,7 @@ func (s *server) getToken(w http.ResponseWriter, r *http.Request) error {
 		return absent("accounts")
 	}
 	p := queryOf(r)
-	t, err := s.Tokens.Token(r.Context(), odometer.TokenID(p.text("id")))
+	t, err := s.Tokens.Token(r.Context(), caller(r), odometer.TokenID(p.text("id")))
 	if err != nil {
 		return err
 	}
@@ -220,9 +257,9 @@ func (s *server) deleteToken(w http.ResponseWriter, r *http.Request) error {
 
 func (s *server) getMe(w http.ResponseWriter, r *http.Request) error {
 	c := caller(r)
-	me := Me{Name: c.Name, Scopes: c.Scopes, ExpiresAt: ever(c.Expires)}
-	if c.ID != "" {
-		me.ID = &c.ID
+	me := Me{ID: named(c.ID), Name: c.Name, User: named(c.User), Org: named(c.Org), Scopes: c.Scopes, ExpiresAt: ever(c.Expires), Memberships: []MeIn{}}
+	for _, m := range c.Memberships {
+		me.Memberships = append(me.Memberships, MeIn{m.Org, m.Role})
 	}
 	return writeJSON(w, http.StatusOK, me)
 }

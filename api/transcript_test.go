@@ -148,7 +148,7 @@ func exchange(t *testing.T, h http.Handler, lines []string) []string {
 	h.ServeHTTP(w, r)
 
 	answer := []string{"< " + strconv.Itoa(w.Code)}
-	for _, name := range []string{"Content-Type", "Allow", "Link", "Odometer-Cursor", "Retry-After", "WWW-Authenticate"} {
+	for _, name := range []string{"Content-Type", "ETag", "Allow", "Link", "Odometer-Cursor", "Retry-After", "WWW-Authenticate"} {
 		for _, value := range w.Header().Values(name) {
 			answer = append(answer, "< "+name+": "+value)
 		}

@@ -164,7 +164,7 @@ func (s *server) getCurrent(w http.ResponseWriter, r *http.Request) error {
 	answer := CurrentAnswer{Instance: instance, At: instant(now.UnixMicro())}
 	for bucket, row := range map[odometer.GroupBy]*Row{odometer.ByHour: &answer.Hour, odometer.ByDay: &answer.Day} {
 		from := startOf(bucket, now.UnixMicro())
-		rows, err := s.Usage.Usage(r.Context(), odometer.UsageQuery{From: from, To: nextAfter(bucket, from), Instance: instance})
+		rows, err := s.Usage.Usage(r.Context(), seen(r), odometer.UsageQuery{From: from, To: nextAfter(bucket, from), Instance: instance})
 		if err != nil {
 			return fmt.Errorf("read usage of %s: %w", instance, err)
 		}
@@ -175,7 +175,7 @@ func (s *server) getCurrent(w http.ResponseWriter, r *http.Request) error {
 	// The open periods are read after what is recorded: one that closes in
 	// between is then missing for a moment instead of being counted twice.
 	if s.Live != nil {
-		answer.Open = openPeriods(s.Live.Open(instance), now)
+		answer.Open = openPeriods(s.Live.Open(seen(r), instance), now)
 	} else {
 		answer.Open = []Row{}
 	}
@@ -189,7 +189,7 @@ func (s *server) getCurrent(w http.ResponseWriter, r *http.Request) error {
 
 // usage returns what is recorded and what is open for q.
 func (s *server) usage(r *http.Request, q odometer.UsageQuery, now time.Time) (rows, open []Row, err error) {
-	recorded, err := s.Usage.Usage(r.Context(), q)
+	recorded, err := s.Usage.Usage(r.Context(), seen(r), q)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read usage: %w", err)
 	}
@@ -199,7 +199,7 @@ func (s *server) usage(r *http.Request, q odometer.UsageQuery, now time.Time) (r
 	}
 	open = []Row{}
 	if s.Live != nil { // after what is recorded, as in getCurrent
-		open = openRows(s.Live.Open(q.Instance), q, now)
+		open = openRows(s.Live.Open(seen(r), q.Instance), q, now)
 	}
 	if q.Top != 0 { // of those alone
 		open = slices.DeleteFunc(open, func(o Row) bool {
@@ -212,9 +212,9 @@ func (s *server) usage(r *http.Request, q odometer.UsageQuery, now time.Time) (r
 }
 
 // known returns an error wrapping ErrNotFound when nothing was ever recorded
-// of the instance.
+// of the instance that the caller sees.
 func (s *server) known(r *http.Request, instance odometer.InstanceID, now time.Time) error {
-	rows, err := s.Usage.Usage(r.Context(), odometer.UsageQuery{
+	rows, err := s.Usage.Usage(r.Context(), seen(r), odometer.UsageQuery{
 		To: now.UnixMicro() + odometer.DayMicros, Instance: instance, GroupBy: []odometer.GroupBy{odometer.ByInstance},
 	})
 	if err != nil {

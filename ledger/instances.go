@@ -15,6 +15,7 @@ type InstanceQuery struct {
 	Instance odometer.InstanceID
 	User     odometer.UserID // who was ever charged for it; or it is too new to know
 	Org      odometer.OrgID
+	View     *odometer.View // where it is not nil, who was ever charged is somebody that it sees; as with User
 }
 
 // InstanceRow is what is booked of an instance: by whom it was measured last,
@@ -42,7 +43,7 @@ func (l *Ledger) Instances(ctx context.Context, q InstanceQuery) ([]InstanceRow,
 }
 
 func instancesOf(ctx context.Context, tx queryer, q InstanceQuery) ([]InstanceRow, error) {
-	u := newUsageQuery(ctx, tx, odometer.UsageQuery{Instance: q.Instance, User: q.User, Org: q.Org})
+	u := newUsageQuery(ctx, tx, odometer.UsageQuery{Instance: q.Instance, User: q.User, Org: q.Org, View: q.View})
 	from := u.epochs
 	if from == "" {
 		from = `epochs`

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 
 	"example.org/odometer"
 )
@@ -34,11 +35,21 @@ func (l *Ledger) Lifecycle(ctx context.Context, q odometer.LifecycleQuery) ([]od
 	if q.To == 0 {
 		q.To = math.MaxInt64
 	}
+	seen, args := ``, []any{string(q.Instance), q.From, q.To, max(0, q.Limit-1)}
+	if q.View != nil && !q.View.All() {
+		hours, err := l.hoursSeen(ctx, q.Instance, q.View)
+		if err != nil {
+			return nil, fmt.Errorf("what happened to %s: %w", q.Instance, err)
+		}
+		if hours == "" {
+			return nil, nil
+		}
+		seen, args = ` AND at_us / 3600000000 IN (SELECT value FROM json_each(?5))`, append(args, hours)
+	}
 	rows, err := l.read.QueryContext(ctx, `SELECT instance, at_us, what, device, agent, boot_us, detail FROM lifecycle
-		WHERE instance = ?1 AND at_us < ?3 AND at_us >= coalesce(
-			(SELECT at_us FROM lifecycle WHERE instance = ?1 AND at_us >= ?2 AND at_us < ?3 ORDER BY at_us DESC LIMIT 1 OFFSET ?4), ?2)
-		ORDER BY at_us DESC, boot_us DESC, what DESC, device DESC, agent DESC`,
-		string(q.Instance), q.From, q.To, max(0, q.Limit-1))
+		WHERE instance = ?1 AND at_us < ?3`+seen+` AND at_us >= coalesce(
+			(SELECT at_us FROM lifecycle WHERE instance = ?1 AND at_us >= ?2 AND at_us < ?3`+seen+` ORDER BY at_us DESC LIMIT 1 OFFSET ?4), ?2)
+		ORDER BY at_us DESC, boot_us DESC, what DESC, device DESC, agent DESC`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("what happened to %s: %w", q.Instance, err)
 	}
@@ -53,6 +64,34 @@ func (l *Ledger) Lifecycle(ctx context.Context, q odometer.LifecycleQuery) ([]od
 	}
 	slices.Reverse(list)
 	return list, rows.Err()
+}
+
+// hoursSeen returns, as a JSON array, the hours since 1970 in which an instance
+// was charged to owners that v sees and to no other; "" for none. Who was charged
+// and has had all of it taken back was not. What happened in
+// an hour that was divided is told to nobody who does not see both: the log does
+// not say whose it was.
+func (l *Ledger) hoursSeen(ctx context.Context, instance odometer.InstanceID, v *odometer.View) (string, error) {
+	rows, err := l.Usage(ctx, odometer.UsageQuery{
+		To: math.MaxInt64 / 2, Instance: instance, GroupBy: []odometer.GroupBy{odometer.ByHour, odometer.ByUser, odometer.ByOrg},
+	})
+	if err != nil {
+		return "", err
+	}
+	var hours []string
+	for i := 0; i < len(rows); {
+		start, seen, charged := rows[i].Start, true, false
+		for ; i < len(rows) && rows[i].Start == start; i++ {
+			if rows[i].Totals != (odometer.UsageRow{}).Totals {
+				seen = seen && v.Sees(odometer.Owner{User: rows[i].User, Org: rows[i].Org})
+				charged = true
+			}
+		}
+		if seen && charged {
+			hours = append(hours, strconv.FormatInt(start/odometer.HourMicros, 10))
+		}
+	}
+	return jsonArray(hours), nil
 }
 
 // addLifecycle makes the table lifecycle, empty: events of version 1 told

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -93,7 +94,22 @@ func (u *usageQuery) ofOwner(table string) (cond string, args []any) {
 		cond += ` AND ` + table + `.org = ?`
 		args = append(args, string(u.Org))
 	}
+	if u.View != nil && !u.View.All() {
+		seen, orgs := seenBy(u.View, table)
+		cond, args = cond+` AND `+seen, append(args, string(u.View.User()), orgs)
+	}
 	return cond, args
+}
+
+// seenBy returns the condition that a view sees the owners of a table, with its
+// second argument; the first is the view's user. Nobody owns as "" or for "".
+func seenBy(v *odometer.View, table string) (cond, orgs string) {
+	orgs = `[]`
+	if list := v.Orgs(); len(list) > 0 {
+		b, _ := json.Marshal(list) // strings always encode
+		orgs = string(b)
+	}
+	return `(` + table + `.usr = ? OR ` + table + `.org` + ofList + `)`, orgs
 }
 
 func (u *usageQuery) run() error {
@@ -145,7 +161,7 @@ func ceilHour(us int64) int64 {
 // row returns the row to which what owner used of instance in the hour or on
 // the day belongs, nil where it was not asked for.
 func (u *usageQuery) row(instance odometer.InstanceID, owner odometer.Owner, start int64) *odometer.UsageRow {
-	if u.User != "" && owner.User != u.User || u.Org != "" && owner.Org != u.Org || u.Instance != "" && instance != u.Instance {
+	if u.User != "" && owner.User != u.User || u.Org != "" && owner.Org != u.Org || u.Instance != "" && instance != u.Instance || u.View != nil && !u.View.Sees(owner) {
 		return nil
 	}
 	var k rowKey

@@ -267,6 +267,7 @@ func drawQuery(rt *rapid.T) odometer.UsageQuery {
 		Instance: rapid.SampledFrom([]odometer.InstanceID{"", "", "vm-0", "vm-1", "vm-none"}).Draw(rt, "of instance"),
 		User:     rapid.SampledFrom([]odometer.UserID{"", "", "u-ada", "u-bob", odometer.Unassigned, "u-none"}).Draw(rt, "of user"),
 		Org:      rapid.SampledFrom([]odometer.OrgID{"", "", "o-acme", "o-other"}).Draw(rt, "of org"),
+		View:     rapid.SampledFrom([]*odometer.View{nil, nil, nil, &odometer.Everything, new(odometer.View), viewOf("u-ada"), viewOf("u-bob", "o-acme"), viewOf("", "o-other")}).Draw(rt, "seen by"),
 		From:     1, To: 1 << 60,
 	}
 	if rapid.IntRange(0, 4).Draw(rt, "all time") > 0 {
@@ -314,7 +315,7 @@ func slowUsageOf(entries []odometer.Entry, recovered map[odometer.EntryID]bool, 
 	rows := map[usageKey]*odometer.UsageRow{}
 	for i := range entries {
 		ev := &entries[i].Event
-		if q.Instance != "" && ev.Instance != q.Instance || q.User != "" && ev.Owner.User != q.User || q.Org != "" && ev.Owner.Org != q.Org {
+		if q.Instance != "" && ev.Instance != q.Instance || q.User != "" && ev.Owner.User != q.User || q.Org != "" && ev.Owner.Org != q.Org || q.View != nil && !q.View.Sees(ev.Owner) {
 			continue
 		}
 		for hour := odometer.Hour(ev.Span.Start); hour < ev.Span.End; hour += odometer.HourMicros {

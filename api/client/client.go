@@ -5,9 +5,9 @@
 // of failure ([odometer.ErrNotFound] and so on), so that errors.Is tells the
 // same on both ends. A server that cannot be reached is an
 // [*UnreachableError]. Nothing is repeated: every call but Submit, Release,
-// Reverse and CreateToken may be made again at will, and Submit too, since the
-// ledger knows an event that it has. What was released or reversed before is
-// refused; a token is created each time.
+// Reverse, CreateToken and the changes of people may be made again at will, and
+// Submit too, since the ledger knows an event that it has. What was released,
+// reversed or changed before is refused; a token is created each time.
 package client
 
 import (
@@ -274,6 +274,15 @@ func (c *Client) decode(status int, body []byte, answer any) error {
 
 // do makes one request and returns the status and the whole body.
 func (c *Client) do(ctx context.Context, method, path string, query url.Values, contentType string, body []byte) (int, []byte, error) {
+	header := http.Header{}
+	if contentType != "" {
+		header.Set("Content-Type", contentType)
+	}
+	return c.send(ctx, method, path, query, header, body)
+}
+
+// send is do with other headers.
+func (c *Client) send(ctx context.Context, method, path string, query url.Values, header http.Header, body []byte) (int, []byte, error) {
 	base, err := url.Parse(c.Server)
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
 		return 0, nil, fmt.Errorf("server %q is no address such as http://127.0.0.1:8640: %w", c.Server, odometer.ErrInvalid)
@@ -286,11 +295,9 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	if err != nil {
 		return 0, nil, fmt.Errorf("request %s: %w", address, err)
 	}
+	r.Header = header
 	if c.Token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.Token)
-	}
-	if contentType != "" {
-		r.Header.Set("Content-Type", contentType)
 	}
 	caller := c.HTTP
 	if caller == nil {

@@ -222,7 +222,7 @@ func hostCells(h *api.Host) []cell {
 
 func newHostShow(s streams) *cobra.Command {
 	return newHostOne(s, "show ID", "Show one host", "Show one host. ID is as \"host list\" shows it.", (*client.Client).Host, func(s streams, h api.Host) error {
-		return showCells(s, hostColumns, hostCells(&h))
+		return printLines(s, hostColumns, hostCells(&h))
 	})
 }
 

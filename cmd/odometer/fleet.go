@@ -64,22 +64,22 @@ func (f *fleet) usable() error {
 }
 
 // Instances implements [api.InstanceReader].
-func (f *fleet) Instances(ctx context.Context, q api.InstanceQuery) ([]api.KnownInstance, error) {
+func (f *fleet) Instances(ctx context.Context, seen odometer.View, q api.InstanceQuery) ([]api.KnownInstance, error) {
 	if err := f.usable(); err != nil {
 		return nil, err
 	}
 	var list []api.KnownInstance
 	for {
-		some, err := f.some(ctx, q)
+		some, err := f.some(ctx, seen, q)
 		if err != nil {
 			return nil, err
 		}
 		for _, id := range some.ids {
-			k, err := f.join(ctx, id, some.described[id], some.booked[id], some.all)
+			k, err := f.join(ctx, seen, id, some.described[id], some.booked[id], some.all)
 			if err != nil {
 				return nil, err
 			}
-			if matches(&k.Instance, &q) {
+			if matches(&k.Instance, &q) && seen.Sees(ownerOf(&k.Instance)) {
 				list = append(list, k)
 			}
 			if len(list) == q.Limit {
@@ -114,7 +114,7 @@ const (
 )
 
 // some returns the next candidates.
-func (f *fleet) some(ctx context.Context, q api.InstanceQuery) (c candidates, err error) {
+func (f *fleet) some(ctx context.Context, seen odometer.View, q api.InstanceQuery) (c candidates, err error) {
 	c.described, c.booked = map[odometer.InstanceID]*account.Instance{}, map[odometer.InstanceID]*ledger.InstanceRow{}
 	size := min(fleetMost, max(fleetLeast, q.Limit))
 	whole := true // neither has more than it gave
@@ -123,7 +123,7 @@ func (f *fleet) some(ctx context.Context, q api.InstanceQuery) (c candidates, er
 			c.last, whole = at, false
 		}
 	}
-	owned := q.User != "" || q.Org != "" // which the ledger knows, and the open periods
+	owned := q.User != "" || q.Org != "" || !seen.All() // which the ledger knows, and the open periods
 	if q.State != api.StateUnknown && !owned {
 		d := account.Query{After: q.After, Limit: size, Agent: q.Agent, Name: q.Name, Attribute: q.Attribute, Value: q.Value, Status: q.State}
 		found, err := f.directory.Instances(ctx, d)
@@ -139,7 +139,7 @@ func (f *fleet) some(ctx context.Context, q api.InstanceQuery) (c candidates, er
 		c.all.directory = q.State == "" && q.Agent == "" && q.Name == "" && q.Attribute == ""
 	}
 	if q.Name == "" && q.Attribute == "" && (q.State == "" || q.State == api.StateUnknown) || owned {
-		found, err := f.ledger.Instances(ctx, ledger.InstanceQuery{After: q.After, Limit: size, User: q.User, Org: q.Org})
+		found, err := f.ledger.Instances(ctx, ledger.InstanceQuery{After: q.After, Limit: size, User: q.User, Org: q.Org, View: narrow(seen)})
 		if err != nil {
 			return c, err
 		}
@@ -155,7 +155,7 @@ func (f *fleet) some(ctx context.Context, q api.InstanceQuery) (c candidates, er
 		c.all.ledger = !owned
 	}
 	if owned {
-		for _, o := range f.live.Open("") {
+		for _, o := range f.live.Open(seen, "") {
 			if o.Event.Instance > q.After {
 				c.ids = append(c.ids, o.Event.Instance)
 			}
@@ -184,8 +184,19 @@ func matches(i *api.Instance, q *api.InstanceQuery) bool {
 		(q.Org == "" || i.Org != nil && *i.Org == q.Org)
 }
 
+// ownerOf returns whose an instance is now, the zero Owner where that is not known.
+func ownerOf(i *api.Instance) (o odometer.Owner) {
+	if i.User != nil {
+		o.User = *i.User
+	}
+	if i.Org != nil {
+		o.Org = *i.Org
+	}
+	return o
+}
+
 // Instance implements [api.InstanceReader].
-func (f *fleet) Instance(ctx context.Context, id odometer.InstanceID) (k api.KnownInstance, elsewhere []api.InstanceElsewhere, err error) {
+func (f *fleet) Instance(ctx context.Context, seen odometer.View, id odometer.InstanceID) (k api.KnownInstance, elsewhere []api.InstanceElsewhere, err error) {
 	if err := f.usable(); err != nil {
 		return k, nil, err
 	}
@@ -204,18 +215,18 @@ func (f *fleet) Instance(ctx context.Context, id odometer.InstanceID) (k api.Kno
 			})
 		}
 	}
-	if k, err = f.join(ctx, id, described, nil, both{directory: true}); err != nil {
+	if k, err = f.join(ctx, seen, id, described, nil, both{directory: true}); err != nil {
 		return k, nil, err
 	}
-	if k.Agent == "" {
-		return k, nil, odometer.ErrNotFound
+	if k.Agent == "" || !seen.Sees(ownerOf(&k.Instance)) {
+		return api.KnownInstance{}, nil, odometer.ErrNotFound
 	}
 	return k, elsewhere, nil
 }
 
 // join makes one instance of what the directory, the ledger and the live messages
-// have of it. What is not given is looked up where it was not asked for.
-func (f *fleet) join(ctx context.Context, id odometer.InstanceID, d *account.Instance, b *ledger.InstanceRow, asked both) (k api.KnownInstance, err error) {
+// have of it, with those of its open periods that are seen. What is not given is looked up where it was not asked for.
+func (f *fleet) join(ctx context.Context, seen odometer.View, id odometer.InstanceID, d *account.Instance, b *ledger.InstanceRow, asked both) (k api.KnownInstance, err error) {
 	if d == nil && !asked.directory {
 		found, err := f.directory.Instances(ctx, account.Query{Instance: id})
 		if err != nil {
@@ -250,12 +261,12 @@ func (f *fleet) join(ctx context.Context, id odometer.InstanceID, d *account.Ins
 			k.FirstSeen = &first
 		}
 	}
-	f.listen(&k, id, d)
-	return k, nil
+	return k, f.listen(ctx, &k, seen, id, d)
 }
 
-// listen adds what agents tell of an instance that is open.
-func (f *fleet) listen(k *api.KnownInstance, id odometer.InstanceID, d *account.Instance) {
+// listen adds what agents tell of an instance that is open. Whose it is now the
+// ledger decides, where it is recorded.
+func (f *fleet) listen(ctx context.Context, k *api.KnownInstance, seen odometer.View, id odometer.InstanceID, d *account.Instance) error {
 	agents := []odometer.AgentID{k.Agent}
 	if d != nil {
 		for i := range d.Others {
@@ -270,15 +281,20 @@ func (f *fleet) listen(k *api.KnownInstance, id odometer.InstanceID, d *account.
 		parts := f.live.of(agent)
 		for i := range parts {
 			p := &parts[i]
-			k.Periods = append(k.Periods, f.live.open(p, id)...)
+			k.Periods = append(k.Periods, f.live.open(p, seen, id)...)
 			for _, e := range p.events {
 				if e.Instance == id && (agent == k.Agent || k.Agent == "") {
+					owner, err := ownerAt(ctx, f.ledger, id, e.Span.End-1, e.Owner.OrUnassigned())
+					if err != nil {
+						return err
+					}
 					k.Agent = agent
-					f.read(k, e.Owner.OrUnassigned(), e.Span.End, f.now().Sub(p.received)+time.Duration(p.At-e.Span.End)*time.Microsecond)
+					f.read(k, owner, e.Span.End, f.now().Sub(p.received)+time.Duration(p.At-e.Span.End)*time.Microsecond)
 				}
 			}
 		}
 	}
+	return nil
 }
 
 // read notes a reading: whose it is, when it was by its agent's clock, and how

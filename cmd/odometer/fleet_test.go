@@ -155,12 +155,15 @@ func (k *knownFleet) tell(agent odometer.AgentID, open []*odometer.Event, machin
 }
 
 // find returns what a query finds as "id@agent state user".
-func (k *knownFleet) find(q api.InstanceQuery) (found []string) {
+func (k *knownFleet) find(q api.InstanceQuery) []string { return k.findAs(odometer.Everything, q) }
+
+// findAs is find for who sees less.
+func (k *knownFleet) findAs(seen odometer.View, q api.InstanceQuery) (found []string) {
 	k.t.Helper()
 	if q.Limit == 0 {
 		q.Limit = 10_000
 	}
-	list, err := k.Instances(k.t.Context(), q)
+	list, err := k.Instances(k.t.Context(), seen, q)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -216,19 +219,56 @@ func TestFleetJoinsWhatIsKnown(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
 		}
 	}
-	one, _, err := k.Instance(t.Context(), "both")
+	for _, c := range []struct {
+		name string
+		of   odometer.Caller
+		q    api.InstanceQuery
+		want string
+	}{
+		{"a user", odometer.Caller{Bound: odometer.Bound{User: "ada"}}, api.InstanceQuery{}, "both@h1 running ada"},
+		{"a user, by what is open alone", odometer.Caller{Bound: odometer.Bound{User: "cy"}}, api.InstanceQuery{}, "open@h3 unknown cy"},
+		{"who had it before", odometer.Caller{Bound: odometer.Bound{User: "bob"}}, api.InstanceQuery{}, ""},
+		{"a user, another's", odometer.Caller{Bound: odometer.Bound{User: "ada"}}, api.InstanceQuery{User: "eve"}, ""},
+		{"a user, by a name that is another's", odometer.Caller{Bound: odometer.Bound{User: "ada"}}, api.InstanceQuery{Name: "name-of-only-told"}, ""},
+		{"nobody", odometer.Caller{}, api.InstanceQuery{}, ""},
+	} {
+		seen := c.of.View()
+		if got := strings.Join(k.findAs(seen, c.q), ", "); got != c.want {
+			t.Errorf("seen by %s: got %q, want %q", c.name, got, c.want)
+		}
+		for _, id := range []odometer.InstanceID{"booked", "both", "only-told", "open", "nobody"} {
+			_, _, err := k.Instance(t.Context(), seen, id)
+			if sees := strings.Contains(c.want, string(id)+"@") && c.q == (api.InstanceQuery{}); c.q == (api.InstanceQuery{}) && (err == nil) != sees || err != nil && err != odometer.ErrNotFound {
+				t.Errorf("%s, seen by %s: got %v, want it seen %v, and otherwise as absent", id, c.name, err, sees)
+			}
+		}
+	}
+	one, _, err := k.Instance(t.Context(), odometer.Everything, "both")
 	if err != nil || len(one.Periods) != 1 || one.Age == nil || one.LastReading.UnixMicro() != both.Span.End || one.FirstSeen.UnixMicro() != both.EpochStart {
 		t.Errorf("got %+v, %v, want its open period, its last reading and when it was seen first", one, err)
 	}
-	if one, _, err := k.Instance(t.Context(), "open"); err != nil || one.Agent != "h3" || len(one.Periods) != 1 {
+	if one, _, err := k.Instance(t.Context(), odometer.Everything, "open"); err != nil || one.Agent != "h3" || len(one.Periods) != 1 {
 		t.Errorf("in its first period: got %+v, %v, want what its agent tells", one, err)
 	}
-	if _, _, err := k.Instance(t.Context(), "nobody"); !errors.Is(err, odometer.ErrNotFound) {
+	if _, _, err := k.Instance(t.Context(), odometer.Everything, "nobody"); !errors.Is(err, odometer.ErrNotFound) {
 		t.Errorf("nobody: got %v, want an error wrapping ErrNotFound", err)
+	}
+	// It is recorded whose a machine is, other than its agent says: that decides.
+	if _, err := k.ledger.Assign(t.Context(), odometer.Ownership{Instance: "both", Owner: odometer.Owner{User: "dan"}, From: 0}, "admin", "sold", false); err != nil {
+		t.Fatal(err)
+	}
+	for user, want := range map[odometer.UserID]string{"ada": "", "dan": "both@h1 running dan"} {
+		c := odometer.Caller{Bound: odometer.Bound{User: user}}
+		if got := strings.Join(k.findAs(c.View(), api.InstanceQuery{}), ", "); got != want {
+			t.Errorf("recorded as dan's, seen by %s: got %q, want %q", user, got, want)
+		}
+		if open := k.live.Open(c.View(), "both"); len(open) != 0 {
+			t.Errorf("seen by %s: got %+v, want nothing open of whom the agent takes for another's", user, open)
+		}
 	}
 	// The agents fall silent: what they told last ages.
 	k.now = k.now.Add(10 * time.Minute)
-	one, _, err = k.Instance(t.Context(), "both")
+	one, _, err = k.Instance(t.Context(), odometer.Everything, "both")
 	if err != nil || one.State != api.StateUnobserved || one.LastState != odometer.Running || *one.Age < 590 || *one.Age > 660 || len(one.Periods) != 0 {
 		t.Errorf("ten minutes later: got %+v, %v, want it unobserved, with the age of its last reading", one, err)
 	}
@@ -306,7 +346,7 @@ func TestAnAgentOfBeforeIsHeard(t *testing.T) {
 	if err := k.agents["h1"].PublishLive("h1", old); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(patience); len(k.live.Open("vm-1")) == 0; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); len(k.live.Open(odometer.Everything, "vm-1")) == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("its open period is not seen")
 		}
@@ -325,10 +365,10 @@ func TestFleetWithoutADirectory(t *testing.T) {
 		t.Errorf("got %v and %+v, want why there is none", err, f.facts())
 	}
 	f.hear(queue.LiveMessage{Agent: "h1", Data: []byte(`{"machines":[]}`)})
-	if _, err := f.Instances(t.Context(), api.InstanceQuery{Limit: 1}); !errors.Is(err, odometer.ErrUnavailable) {
+	if _, err := f.Instances(t.Context(), odometer.Everything, api.InstanceQuery{Limit: 1}); !errors.Is(err, odometer.ErrUnavailable) {
 		t.Errorf("list: got %v, want an error wrapping ErrUnavailable", err)
 	}
-	if _, _, err := f.Instance(t.Context(), "vm-1"); !errors.Is(err, odometer.ErrUnavailable) {
+	if _, _, err := f.Instance(t.Context(), odometer.Everything, "vm-1"); !errors.Is(err, odometer.ErrUnavailable) {
 		t.Errorf("show: got %v, want an error wrapping ErrUnavailable", err)
 	}
 }

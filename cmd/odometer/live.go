@@ -190,27 +190,53 @@ func (v *liveView) of(agent odometer.AgentID) []livePart {
 	return v.read(agent, v.heard.Last(agent))
 }
 
-// open returns the periods of an instance that are open in a part, or of all
-// where instance is "".
-func (v *liveView) open(p *livePart, instance odometer.InstanceID) (open []api.OpenPeriod) {
+// open returns the periods of an instance that are open in a part and seen, or of
+// all where instance is "". Whose a period is its agent says; where the ledger has it
+// otherwise, nobody sees it who does not see everything.
+func (v *liveView) open(p *livePart, seen odometer.View, instance odometer.InstanceID) (open []api.OpenPeriod) {
 	if v.now().Sub(p.received) > liveSilence || v.ledger.Receipt(p.Agent, p.Spool).Position > p.Position {
 		return nil // what was open then may be recorded by now
 	}
 	for _, e := range p.events {
-		if instance == "" || e.Instance == instance {
+		if (instance == "" || e.Instance == instance) && v.sees(seen, e) {
 			open = append(open, api.OpenPeriod{Event: *e, HeardAt: p.received})
 		}
 	}
 	return open
 }
 
+// sees reports whether a period is to be shown: to whom sees its owner, as the agent
+// says and as the ledger has it.
+func (v *liveView) sees(seen odometer.View, e *odometer.Event) bool {
+	if seen.All() {
+		return true
+	}
+	if !seen.Sees(e.Owner.OrUnassigned()) {
+		return false
+	}
+	owner, err := ownerAt(context.Background(), v.ledger, e.Instance, e.Span.End-1, e.Owner.OrUnassigned())
+	return err == nil && seen.Sees(owner)
+}
+
+// ownerAt returns whose an instance is at a moment: as the ledger has it, and where it
+// has nothing as it is claimed.
+func ownerAt(ctx context.Context, l *ledger.Ledger, instance odometer.InstanceID, at int64, claimed odometer.Owner) (odometer.Owner, error) {
+	recorded, err := l.Ownership(ctx, instance)
+	for _, o := range recorded {
+		if o.From <= at && at < o.Until {
+			claimed = o.Owner
+		}
+	}
+	return claimed, err
+}
+
 // Open implements [api.LiveView].
-func (v *liveView) Open(instance odometer.InstanceID) []api.OpenPeriod {
+func (v *liveView) Open(seen odometer.View, instance odometer.InstanceID) []api.OpenPeriod {
 	var open []api.OpenPeriod
 	agents, told := v.all()
 	for _, agent := range agents {
 		for i := range told[agent] {
-			open = append(open, v.open(&told[agent][i], instance)...)
+			open = append(open, v.open(&told[agent][i], seen, instance)...)
 		}
 	}
 	return open

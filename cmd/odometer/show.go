@@ -72,6 +72,22 @@ func printBody(w io.Writer, rows [][]cell) error {
 	return nil
 }
 
+// printLines prints one line for each value of a single row, under the column's
+// title for a person and its name for a program.
+func printLines(s streams, columns []column, cells []cell) error {
+	var b strings.Builder
+	clean := strings.NewReplacer("\t", " ", "\n", " ", "\r", " ")
+	for i, c := range cells {
+		if s.outTTY {
+			fmt.Fprintf(&b, "%-13s %s\n", strings.ToLower(columns[i].Title), printable(c.Text))
+		} else {
+			fmt.Fprintf(&b, "%s\t%s\n", columns[i].Name, clean.Replace(c.Raw))
+		}
+	}
+	_, err := s.out.Write([]byte(b.String()))
+	return err
+}
+
 func printAligned(w io.Writer, columns []column, rows [][]cell) error {
 	t := table.NewWriter()
 	style := table.StyleDefault

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,13 +19,15 @@ import (
 type tokenConfig struct {
 	serverFlags
 	Scopes  []string
+	User    string
+	Org     string
 	Expires string
 	Limit   int
 	JSON    bool
 }
 
 func newToken(s streams) *cobra.Command {
-	parent := &cobra.Command{Use: "token", Short: "Tokens of services, and what each may do", Args: cobra.ArbitraryArgs, RunE: group}
+	parent := &cobra.Command{Use: "token", Short: "Tokens of services and users, and what each may do", Args: cobra.ArbitraryArgs, RunE: group}
 	parent.AddCommand(newTokenCreate(s), newTokenList(s), newTokenShow(s), newTokenRevoke(s))
 	return parent
 }
@@ -34,16 +37,24 @@ func newTokenCreate(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a token and show it, once",
-		Long: `Create a token, by which a service asks the server for what its scopes allow:
+		Long: `Create a token, by which a service or a user asks the server for what its scopes
+allow:
 
   read          usage, events, instances, status, health, metrics
   events:write  send events over HTTP
   admin         everything, tokens among it
+  account       of a user's token: change what the user may
+
+With --user the token is the user's: it sees what is his own and what his roles give,
+and has the scopes read and account at most. With --org it sees that organisation
+alone, and has the scope read. A user makes tokens of his own with a token that has
+the scope account.
 
 The token is shown this once: the server keeps a hash of it. On a pipe it alone
 goes to standard output, and what it is to standard error. NAME is for people, and
 is recorded with what the token's holder decides.`,
 		Example: `  odometer token create billing --scope read --expires 90d
+  odometer token create laptop --user u-ada --scope read,account
   (umask 077; odometer token create sender --scope events:write > sender.token)`,
 		Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -77,6 +88,8 @@ is recorded with what the token's holder decides.`,
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringSliceVar(&c.Scopes, "scope", nil, "what it may do: "+odometer.JoinScopes(odometer.Scopes, ", ")+"; may be repeated")
+	flags.StringVar(&c.User, "user", "", "the user whose it is")
+	flags.StringVar(&c.Org, "org", "", "the organisation that the service is bound to")
 	flags.StringVar(&c.Expires, "expires", "", "after what time it is no longer valid, such as 90d or 12h, or when, such as 2027-01-31 (default: never)")
 	flags.BoolVar(&c.JSON, "json", false, "as JSON")
 	c.register(flags, s.env)
@@ -84,8 +97,15 @@ is recorded with what the token's holder decides.`,
 		cobra.CompletionWithDesc(string(odometer.ScopeRead), "usage, events, instances, status, health, metrics"),
 		cobra.CompletionWithDesc(string(odometer.ScopeWriteEvents), "send events over HTTP"),
 		cobra.CompletionWithDesc(string(odometer.ScopeAdmin), "everything"),
+		cobra.CompletionWithDesc(string(odometer.ScopeAccount), "of a user: change what the user may"),
 	}
 	cmd.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions(scopes, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("user", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return c.completeUser(cmd, nil, "")
+	})
+	cmd.RegisterFlagCompletionFunc("org", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return c.completeOrg(cmd, nil, "")
+	})
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd
 }
@@ -104,7 +124,22 @@ func (c *tokenConfig) request(name string, now time.Time) (ask api.TokenRequest,
 	for _, s := range c.Scopes {
 		ask.Scopes = append(ask.Scopes, odometer.Scope(s))
 	}
-	add("--scope", odometer.ValidScopes(ask.Scopes))
+	var bound odometer.Bound
+	if c.User != "" {
+		bound.User = odometer.UserID(c.User)
+		ask.User = &bound.User
+		add("--user", odometer.ValidUserID(bound.User))
+	}
+	if c.Org != "" {
+		bound.Org = odometer.OrgID(c.Org)
+		ask.Org = &bound.Org
+		add("--org", odometer.ValidOrgID(bound.Org))
+	}
+	// Whose the token is that asks is the server's to know: a user needs to name nobody.
+	if bound == (odometer.Bound{}) && slices.Contains(ask.Scopes, odometer.ScopeAccount) {
+		bound.User = "?"
+	}
+	add("--scope", odometer.ValidScopes(bound, ask.Scopes))
 	if when := c.Expires; when != "" {
 		if _, err := api.ParseTime("+"+when, now); err == nil {
 			when = "+" + when
@@ -124,7 +159,8 @@ func newTokenList(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the tokens that were created, expired and revoked ones too",
-		Long: `List the tokens that were created, in that order, expired and revoked ones too.
+		Long: `List the tokens that were created, in that order, expired and revoked ones too: a
+user his own, the administrator all.
 The administrator's own token, in admin.token of the server's data directory, is
 none of them.`,
 		Args: arguments(cobra.NoArgs),
@@ -231,7 +267,7 @@ func allTokens(ctx context.Context, server *client.Client, limit int) (api.Token
 }
 
 var tokenColumns = []column{
-	{"ID", "id", false}, {"NAME", "name", false}, {"SCOPES", "scopes", false}, {"STATE", "state", false},
+	{"ID", "id", false}, {"NAME", "name", false}, {"USER", "user_id", false}, {"ORG", "org_id", false}, {"SCOPES", "scopes", false}, {"STATE", "state", false},
 	{"CREATED", "created_at", false}, {"BY", "created_by", false}, {"EXPIRES", "expires_at", false}, {"LAST USED", "last_used_at", false}, {"REVOKED", "revoked_at", false},
 }
 
@@ -239,7 +275,7 @@ var tokenColumns = []column{
 func tokenCells(t *api.Token) []cell {
 	scopes := cell{odometer.JoinScopes(t.Scopes, ", "), odometer.JoinScopes(t.Scopes, ",")}
 	return []cell{
-		plain(string(t.ID)), plain(t.Name), scopes, plain(t.State),
+		plain(string(t.ID)), plain(t.Name), optional(t.User), optional(t.Org), scopes, plain(t.State),
 		instant(t.CreatedAt), plain(t.CreatedBy), moment(t.ExpiresAt), moment(t.LastUsed), moment(t.RevokedAt),
 	}
 }
@@ -256,19 +292,4 @@ func showTokens(s streams, a api.TokensAnswer) error {
 	return printTable(s.out, s.outTTY, tokenColumns, rows)
 }
 
-// showToken prints one line for each thing that is known of a token.
-func showToken(s streams, t api.Token) error { return showCells(s, tokenColumns, tokenCells(&t)) }
-
-// showCells prints one line for each column.
-func showCells(s streams, columns []column, cells []cell) error {
-	var b strings.Builder
-	for i, c := range cells {
-		if s.outTTY {
-			fmt.Fprintf(&b, "%-13s %s\n", strings.ToLower(columns[i].Title), printable(c.Text))
-		} else {
-			fmt.Fprintf(&b, "%s\t%s\n", columns[i].Name, c.Raw)
-		}
-	}
-	_, err := s.out.Write([]byte(b.String()))
-	return err
-}
+func showToken(s streams, t api.Token) error { return printLines(s, tokenColumns, tokenCells(&t)) }

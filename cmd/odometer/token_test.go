@@ -39,11 +39,11 @@ func TestTokensForAPerson(t *testing.T) {
 	}
 	matches("none", say("token", "list"), `^No token was created yet: odometer token create`)
 	created := say("token", "create", "billing", "--scope", "read,events:write", "--expires", "90d")
-	matches("created", created, `(?s)^id +tok_\w{16}\nname +billing\nscopes +read, events:write\nstate +valid\n.*\nexpires +20.*\nlast used +-\nrevoked +-\ntoken +odm_\w{58}\nkeep it now: it is not shown again\n$`)
+	matches("created", created, `(?s)^id +tok_\w{16}\nname +billing\nuser +-\norg +-\nscopes +read, events:write\nstate +valid\n.*\nexpires +20.*\nlast used +-\nrevoked +-\ntoken +odm_\w{58}\nkeep it now: it is not shown again\n$`)
 	id := regexp.MustCompile(`tok_\w{16}`).FindString(created)
 	list := say("token", "list")
-	matches("list", list, `(?m)^ID +NAME +SCOPES +STATE +CREATED +BY +EXPIRES +LAST USED +REVOKED$`)
-	matches("list", list, `(?m)^`+id+`  billing  read, events:write  valid  +20`)
+	matches("list", list, `(?m)^ID +NAME +USER +ORG +SCOPES +STATE +CREATED +BY +EXPIRES +LAST USED +REVOKED$`)
+	matches("list", list, `(?m)^`+id+`  billing  -     -    read, events:write  valid  +20`)
 	if shown := say("token", "show", id); strings.Contains(shown, "odm_") || !strings.HasPrefix(created, shown) {
 		t.Errorf("show: got\n%s\nwant what was created, without the secret", shown)
 	}
@@ -53,7 +53,7 @@ func TestTokensForAPerson(t *testing.T) {
 // pages answers with tokens by pages, as the server does.
 type pages struct{ api.TokenAdmin }
 
-func (pages) Tokens(_ context.Context, after odometer.TokenID, limit int) (list []odometer.Token, err error) {
+func (pages) Tokens(_ context.Context, _ odometer.Caller, after odometer.TokenID, limit int) (list []odometer.Token, err error) {
 	for n := range 2500 {
 		if id := odometer.TokenID(fmt.Sprintf("tok_%s", letters(n))); id > after && len(list) < limit {
 			list = append(list, odometer.Token{ID: id, Name: "t", Scopes: []odometer.Scope{odometer.ScopeRead}})
