@@ -178,6 +178,7 @@ const (
 	ActionMemberRemove      Action = "member.remove"
 	ActionEntryReverse      Action = "entry.reverse"
 	ActionQuarantineRelease Action = "quarantine.release"
+	ActionInstanceAssign    Action = "instance.assign"
 )
 
 // AuditRecord is one line of the audit log: who did what, when, from where.

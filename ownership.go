@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Forever is the end of what has none, in microseconds.
@@ -64,4 +65,26 @@ type Move struct {
 	From, To  Owner
 	Usage     Usage
 	Recovered bool // its time counts as recovered
+}
+
+// OwnerAt returns who owns an instance at a moment, and until when that holds at
+// least: as list says, which is of one instance and in order of time, and where that
+// says nothing the owner that is claimed.
+func OwnerAt(list []Ownership, us int64, claimed Owner) (owner Owner, until int64) {
+	i, within := slices.BinarySearchFunc(list, us, func(o Ownership, us int64) int {
+		switch {
+		case o.Until <= us:
+			return -1
+		case o.From > us:
+			return 1
+		}
+		return 0
+	})
+	switch {
+	case within:
+		return list[i].Owner, list[i].Until
+	case i < len(list):
+		return claimed, list[i].From
+	}
+	return claimed, Forever
 }

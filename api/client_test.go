@@ -333,9 +333,16 @@ func TestOutputOfSubmitIsTheSameInBothAnswers(t *testing.T) {
 	}
 }
 
-// keepsPeople calls every method about organisations, users and members.
+// keepsPeople calls every method about organisations, users, members and owners.
 func keepsPeople(t *testing.T, c *client.Client) {
 	ctx := t.Context()
+	change, err := c.Assign(ctx, "vm-1", api.OwnershipRequest{User: "u-bob", From: "-1h", Cause: "sold"})
+	if err != nil || change.User != "u-bob" || change.Until != nil {
+		t.Errorf("assign: got %+v, %v", change, err)
+	}
+	if owns, err := c.Ownership(ctx, "vm-1"); err != nil || len(owns.Ownership) != 1 || owns.Ownership[0].User != "u-bob" {
+		t.Errorf("ownership: got %+v, %v", owns, err)
+	}
 	const odd = "ä:b%c?d#e" // an id that has to be escaped
 
 	u, err := c.CreateUser(ctx, api.UserRequest{ID: odd, UserChange: api.UserChange{Name: "Ada", Email: "ada@example.org"}})

@@ -31,6 +31,7 @@ func exampleBodies() map[string]map[string]any {
 			odometer.ContentJSON:       json.RawMessage(first.AppendJSON(nil)),
 		},
 		"reverse":            {odometer.ContentJSON: schema{"cause": "the disk was measured twice"}},
+		"assign":             {odometer.ContentJSON: schema{"user_id": "u-bob", "org_id": "bolt", "from": "2026-01-01T00:00:00Z", "cause": "sold, contract 17"}},
 		"createOrganization": {odometer.ContentJSON: schema{"id": "bolt", "name": "Bolt Ltd", "owner_id": "u-ada"}},
 		"updateOrganization": {odometer.ContentJSON: schema{"name": "Acme International"}},
 		"createUser":         {odometer.ContentJSON: schema{"id": "u-cleo", "name": "Cleo", "email": "cleo@example.org"}},
@@ -74,6 +75,10 @@ func prepared(t *testing.T) (f *Fixture, weak string) {
 	}
 	f.Hear(SampleEvent("vm-1", 4, ada), Now.Add(-2*time.Second))
 	f.Describe("vm-1", "host-1", odometer.Running, "web", "rack=r1")
+	owns := odometer.Ownership{Instance: "vm-1", Owner: ada, From: Now.Add(-30 * 24 * time.Hour).UnixMicro()}
+	if _, err := f.Assign(t.Context(), owns, "admin", "its first owner", false); err != nil {
+		t.Fatal(err)
+	}
 	for _, u := range []odometer.User{{ID: "u-owner", Name: "Olga"}, {ID: "u-ada", Name: "Ada", Email: "ada@example.org"}, {ID: "u-bob", Name: "Bob"}} {
 		if _, err := f.Accounts.CreateUser(t.Context(), byHand, odometer.Once{}, u); err != nil {
 			t.Fatal(err)
@@ -359,7 +364,7 @@ func TestExamplesAreAnswered(t *testing.T) {
 func empty(t *testing.T, x exampleRequest, v any) {
 	members, _ := v.(map[string]any)
 	for name, m := range members {
-		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users"}, name) {
+		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved"}, name) {
 			t.Errorf("%s: the example has no %s", x.where, name)
 		}
 	}

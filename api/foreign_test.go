@@ -99,6 +99,8 @@ func newTenants(t *testing.T) *tenants {
 		first.Agent, second.Agent = odometer.AgentID(canary), odometer.AgentID(canary)
 		first.Lifecycle = []odometer.Change{{Kind: odometer.ChangeStarted, At: odometer.Moment{Wall: first.Span.Start + int64(i)}, Detail: canary}}
 		w.book(first)
+		_, err := w.Assign(ctx, odometer.Ownership{Instance: m.vm, Owner: m.owner.OrUnassigned()}, "admin", canary, false)
+		must(err)
 		w.Hear(second, Now.Add(-time.Second))
 		w.Describe(m.vm, odometer.AgentID(canary), odometer.Running, canary, "rack="+canary)
 	}
@@ -222,6 +224,8 @@ var probes = []probe{
 	{"addressee", "POST", "/api/v1/tokens", `{"name":"x","scopes":["read"],"user_id":"%s"}`},
 	{"customer", "POST", "/api/v1/tokens", `{"name":"x","scopes":["read"],"org_id":"%s"}`},
 	{"entry", "POST", "/api/v1/entries/%s/reverse", `{"cause":"x"}`},
+	{"instance", "GET", "/api/v1/instances/%s/ownership", ""},
+	{"instance", "POST", "/api/v1/instances/%s/ownership", `{"user_id":"u","cause":"x","dry_run":true}`},
 	{"item", "POST", "/api/v1/quarantine/%s/release", ""},
 	{"host", "GET", "/api/v1/hosts/%s", ""},
 	{"host", "DELETE", "/api/v1/hosts/%s", ""},

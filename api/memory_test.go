@@ -34,7 +34,8 @@ type InMemory struct {
 	described  []described
 	counts     map[string]int64
 	// Fails is what every call answers while it is set.
-	Fails error
+	Fails  error
+	owners []odometer.Ownership
 }
 
 type quarantined struct {
@@ -242,6 +243,62 @@ func (m *InMemory) Lifecycle(_ context.Context, seen odometer.View, q odometer.L
 	return list[cut:], nil
 }
 
+// Ownership is what was assigned, each over all that was before.
+func (m *InMemory) Ownership(_ context.Context, instance odometer.InstanceID) (list []odometer.Ownership, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, o := range m.owners {
+		if o.Instance == instance {
+			list = append(list, o)
+		}
+	}
+	slices.SortFunc(list, func(a, b odometer.Ownership) int { return cmp.Compare(a.From, b.From) })
+	return list, m.Fails
+}
+
+// Assign ends what is recorded from the moment on. It moves entries that lie within
+// the time as a whole, and has no corrections booked.
+func (m *InMemory) Assign(_ context.Context, o odometer.Ownership, actor, cause string, dry bool) (odometer.Assignment, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	endless := o.Until == 0
+	if endless {
+		o.Until = odometer.Forever
+	}
+	a := odometer.Assignment{Ownership: o}
+	if m.Fails != nil {
+		return a, m.Fails
+	}
+	if err := o.Valid(); err != nil {
+		return a, err
+	}
+	var kept []odometer.Ownership
+	for _, p := range m.owners {
+		switch {
+		case p.Instance != o.Instance || p.Until <= o.From || p.From >= o.Until:
+			kept = append(kept, p)
+			continue
+		case endless && p.From > o.From:
+			return a, fmt.Errorf("its owner changes already: say until when this is to hold: %w", odometer.ErrConflict)
+		}
+		before := p
+		before.Until, p.From = min(p.Until, o.From), max(p.From, o.From)
+		if a.Replaces = append(a.Replaces, p); before.From < before.Until {
+			kept = append(kept, before)
+		}
+	}
+	for i := range m.entries {
+		ev := &m.entries[i].Event
+		if ev.Instance == o.Instance && ev.Span.Start >= o.From && ev.Span.End <= o.Until && ev.Owner != o.Owner {
+			a.Moves = append(a.Moves, odometer.Move{Epoch: ev.Epoch, Span: ev.Span, From: ev.Owner, To: o.Owner, Usage: ev.Usage})
+		}
+	}
+	if !dry {
+		m.owners = append(kept, o)
+	}
+	return a, nil
+}
+
 func (m *InMemory) Quarantine(_ context.Context, limit int) ([]QuarantineItem, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -420,7 +477,7 @@ func NewFixture(t *testing.T) *Fixture {
 	f.Deps = Deps{
 		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
-		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
+		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
 		QueueURL: func() string { return "nats://127.0.0.1:4222" },
 	}

@@ -68,6 +68,8 @@ var decisions = map[string]access{
 	"GET /api/v1/instances":                            reader,
 	"GET /api/v1/instances/{id}":                       reader,
 	"GET /api/v1/instances/{id}/lifecycle":             reader,
+	"GET /api/v1/instances/{id}/ownership":             reader,
+	"POST /api/v1/instances/{id}/ownership":            administrator,
 	"GET /api/v1/events":                               reader,
 	"POST /api/v1/events":                              writer,
 	"GET /api/v1/quarantine":                           administrator,

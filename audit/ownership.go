@@ -217,8 +217,8 @@ func (p *replay) checkMoves(r *row) {
 		for q := range less.Vector {
 			less.Vector[q] *= -1
 		}
-		p.half(r, m, out, from, &less, "moved to "+named(to))
-		p.half(r, m, in, to, &usage, "moved from "+named(from))
+		p.half(r, m, out, from, &less, "moved to another owner")
+		p.half(r, m, in, to, &usage, "moved from another owner")
 		if m.Recovered {
 			for _, e := range [...]*odometer.Entry{out, in} {
 				p.movedTime[e.ID.Number], p.recovers[e.ID.Number] = true, true

@@ -63,25 +63,9 @@ func (h history) with(o odometer.Ownership) history {
 	return out
 }
 
-// at returns who owns the instance at a moment, and until when that holds. Where
-// nothing is recorded it is claimed.
+// at is [odometer.OwnerAt] of h.
 func (h history) at(us int64, claimed odometer.Owner) (owner odometer.Owner, until int64) {
-	i, within := slices.BinarySearchFunc(h, us, func(o odometer.Ownership, us int64) int {
-		switch {
-		case o.Until <= us:
-			return -1
-		case o.From > us:
-			return 1
-		}
-		return 0
-	})
-	switch {
-	case within:
-		return h[i].Owner, h[i].Until
-	case i < len(h):
-		return claimed, h[i].From
-	}
-	return claimed, odometer.Forever
+	return odometer.OwnerAt(h, us, claimed)
 }
 
 // edges returns the moments within (from, until) at which the owner changes.
@@ -123,6 +107,33 @@ func historyOf(ctx context.Context, db queryer, instance odometer.InstanceID) (h
 // Ownership returns who owned an instance when, as it is recorded, in order.
 func (l *Ledger) Ownership(ctx context.Context, instance odometer.InstanceID) ([]odometer.Ownership, error) {
 	return historyOf(ctx, l.read, instance)
+}
+
+// Owned returns who owned instances when, of those and of that time of which it is
+// recorded: what overlaps [from, to), in order of time.
+func (l *Ledger) Owned(ctx context.Context, instances []odometer.InstanceID, from, to int64) (map[odometer.InstanceID][]odometer.Ownership, error) {
+	of := map[odometer.InstanceID][]odometer.Ownership{}
+	if len(instances) == 0 {
+		return of, nil
+	}
+	names, err := json.Marshal(instances)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := l.read.QueryContext(ctx, `SELECT instance, from_us, until_us, usr, org FROM ownership
+		WHERE instance`+ofList+` AND from_us < ? AND until_us > ? ORDER BY instance, from_us`, string(names), to, from)
+	if err != nil {
+		return nil, fmt.Errorf("who owned instances: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var o odometer.Ownership
+		if err := rows.Scan(&o.Instance, &o.From, &o.Until, &o.Owner.User, &o.Owner.Org); err != nil {
+			return nil, fmt.Errorf("who owned instances: %w", err)
+		}
+		of[o.Instance] = append(of[o.Instance], o)
+	}
+	return of, rows.Err()
 }
 
 // charge says whom N entries are charged to, from the number Entry on, where that
@@ -522,7 +533,8 @@ func (f *fold) owned(w *work, d *decision) error {
 	return nil
 }
 
-// moved books what a decision moves: for each move two corrections.
+// moved books what a decision moves: for each move two corrections. Neither names
+// the other's owner, who is none of his business.
 func (f *fold) moved(w *work, d *decision) error {
 	for i := range d.Moves {
 		m := &d.Moves[i]
@@ -539,21 +551,14 @@ func (f *fold) moved(w *work, d *decision) error {
 		}
 		from, to := odometer.Owner{User: m.FromUser, Org: m.FromOrg}, odometer.Owner{User: m.ToUser, Org: m.ToOrg}
 		out := odometer.Usage{Known: usage.Known}.Sub(usage)
-		if err := f.correct(w, e, m, from, out, fmt.Sprintf("moved to %s: %s", nameOf(to), d.Cause)); err != nil {
+		if err := f.correct(w, e, m, from, out, "moved to another owner: "+d.Cause); err != nil {
 			return err
 		}
-		if err := f.correct(w, e, m, to, usage, fmt.Sprintf("moved from %s: %s", nameOf(from), d.Cause)); err != nil {
+		if err := f.correct(w, e, m, to, usage, "moved from another owner: "+d.Cause); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func nameOf(o odometer.Owner) string {
-	if o.Org == "" {
-		return string(o.User)
-	}
-	return fmt.Sprintf("%s of %s", o.User, o.Org)
 }
 
 // correct books one half of a move.

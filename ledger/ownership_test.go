@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -110,6 +111,11 @@ func TestWhoIsCharged(t *testing.T) {
 			d.tick()
 			d.assign(m.instance, bob, base+15*odometer.HourMicros, base+45*odometer.HourMicros)
 		}, map[odometer.Owner]int64{ada: 16_500_000, bob: 16_500_000}, "-"},
+		{"it was lent for a while", func(d *desk, m *meter) {
+			m.at, m.start = base-4*odometer.HourMicros, base-4*odometer.HourMicros
+			d.send(m.next(4*odometer.HourMicros, 24_000, 1))
+			d.assign(m.instance, bob, base-210*minute, base-30*minute)
+		}, map[odometer.Owner]int64{ada: 6_000, bob: 18_000}, "-"},
 		{"it was recovered", func(d *desk, m *meter) {
 			d.send(m.next(minute, 600, 1))
 			m.next(minute, 60, 1)
@@ -157,6 +163,39 @@ func TestWhoIsCharged(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHistory lays times over one another and asks for each moment: the last one
+// that has it decides.
+func TestHistory(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var h history
+		var last [30]odometer.Owner
+		for range rapid.IntRange(1, 8).Draw(rt, "times") {
+			o := odometer.Ownership{Owner: rapid.SampledFrom([]odometer.Owner{ada, bob, eve}).Draw(rt, "owner"), From: rapid.Int64Range(0, 20).Draw(rt, "from")}
+			o.Until = o.From + rapid.Int64Range(1, 9).Draw(rt, "length")
+			h = h.with(o)
+			for at := o.From; at < o.Until; at++ {
+				last[at] = o.Owner
+			}
+		}
+		claimed := odometer.Owner{User: "u-claimed"}
+		for at := range int64(len(last)) {
+			want := cmp.Or(last[at], claimed)
+			owner, until := h.at(at, claimed)
+			if owner != want || h.covers(at) != (want != claimed) {
+				rt.Fatalf("at %d of %+v: got %+v, want %+v", at, h, owner, want)
+			}
+			for later := at; later < min(until, int64(len(last))); later++ {
+				if cmp.Or(last[later], claimed) != want {
+					rt.Fatalf("at %d of %+v: said to hold until %d, and not at %d", at, h, until, later)
+				}
+			}
+			if changes := at > 0 && cmp.Or(last[at-1], claimed) != want; changes != slices.Contains(h.edges(0, odometer.Forever), at) {
+				rt.Fatalf("at %d of %+v: changes %t, edges %v", at, h, changes, h.edges(0, odometer.Forever))
+			}
+		}
+	})
 }
 
 // TestPartsTellTheWhole compares the entries of an event that is split with it.
@@ -303,6 +342,30 @@ func TestAPrunedHourIsNotSplit(t *testing.T) {
 	d.assign(m.instance, bob, hour, hour+odometer.HourMicros)
 	if got := d.charged(); got[bob] != 1000 || got[ada] != 3010 {
 		t.Errorf("got %v, want an hour moved", got)
+	}
+	d.proven()
+}
+
+// TestWhatIsPrunedSaysWhomItCharged prunes events of which it was decided in another
+// partition whose they are.
+func TestWhatIsPrunedSaysWhomItCharged(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-7", "host-1", base-4*odometer.HourMicros)
+	for i := 0; m.instance.Partition() <= m.agent.Partition(); i++ { // is pruned after the events
+		m.instance = odometer.InstanceID(fmt.Sprint("vm-", i))
+	}
+	d.assign(m.instance, bob, base-3*odometer.HourMicros, 0)
+	d.want(d.send(m.next(30*60*sec, 40, 1), m.next(3*odometer.HourMicros, 300, 1), m.next(60*sec, 6, 1)), "recorded", "recorded", "recorded")
+	d.now = d.now.Add(48 * time.Hour)
+	d.tick()
+	d.send(m.next(30*sec, 10, 1)) // the record of a watermark stays
+	d.publishAll()
+	before := d.charged()
+	if r := d.prune(d.now, nil); r.Records == 0 {
+		t.Fatal("nothing was pruned")
+	}
+	if got := d.charged(); !maps.Equal(got, before) || got[bob] != 266 {
+		t.Errorf("got %v, want %v", got, before)
 	}
 	d.proven()
 }

@@ -261,12 +261,16 @@ func (f *fleet) join(ctx context.Context, seen odometer.View, id odometer.Instan
 			k.FirstSeen = &first
 		}
 	}
-	return k, f.listen(ctx, &k, seen, id, d)
+	f.listen(&k, seen, id, d)
+	recorded, err := f.ledger.Ownership(ctx, id)
+	if owner, _ := odometer.OwnerAt(recorded, f.now().UnixMicro(), odometer.Owner{}); owner.User != "" {
+		belongs(&k, owner) // the record decides
+	}
+	return k, err
 }
 
-// listen adds what agents tell of an instance that is open. Whose it is now the
-// ledger decides, where it is recorded.
-func (f *fleet) listen(ctx context.Context, k *api.KnownInstance, seen odometer.View, id odometer.InstanceID, d *account.Instance) error {
+// listen adds what agents tell of an instance that is open.
+func (f *fleet) listen(k *api.KnownInstance, seen odometer.View, id odometer.InstanceID, d *account.Instance) {
 	agents := []odometer.AgentID{k.Agent}
 	if d != nil {
 		for i := range d.Others {
@@ -284,17 +288,12 @@ func (f *fleet) listen(ctx context.Context, k *api.KnownInstance, seen odometer.
 			k.Periods = append(k.Periods, f.live.open(p, seen, id)...)
 			for _, e := range p.events {
 				if e.Instance == id && (agent == k.Agent || k.Agent == "") {
-					owner, err := ownerAt(ctx, f.ledger, id, e.Span.End-1, e.Owner.OrUnassigned())
-					if err != nil {
-						return err
-					}
 					k.Agent = agent
-					f.read(k, owner, e.Span.End, f.now().Sub(p.received)+time.Duration(p.At-e.Span.End)*time.Microsecond)
+					f.read(k, e.Owner.OrUnassigned(), e.Span.End, f.now().Sub(p.received)+time.Duration(p.At-e.Span.End)*time.Microsecond)
 				}
 			}
 		}
 	}
-	return nil
 }
 
 // read notes a reading: whose it is, when it was by its agent's clock, and how
@@ -305,6 +304,11 @@ func (f *fleet) read(k *api.KnownInstance, owner odometer.Owner, at int64, age t
 		return
 	}
 	k.LastReading, k.Age = &t, new(max(0, int64(age/time.Second)))
+	belongs(k, owner)
+}
+
+// belongs notes whose an instance is now, as far as that is known.
+func belongs(k *api.KnownInstance, owner odometer.Owner) {
 	k.User, k.Org = nil, nil
 	if owner.User != "" {
 		k.User = &owner.User

@@ -191,43 +191,47 @@ func (v *liveView) of(agent odometer.AgentID) []livePart {
 }
 
 // open returns the periods of an instance that are open in a part and seen, or of
-// all where instance is "". Whose a period is its agent says; where the ledger has it
-// otherwise, nobody sees it who does not see everything.
+// all where instance is "". Each is of whom it will be charged to.
 func (v *liveView) open(p *livePart, seen odometer.View, instance odometer.InstanceID) (open []api.OpenPeriod) {
 	if v.now().Sub(p.received) > liveSilence || v.ledger.Receipt(p.Agent, p.Spool).Position > p.Position {
 		return nil // what was open then may be recorded by now
 	}
 	for _, e := range p.events {
-		if (instance == "" || e.Instance == instance) && v.sees(seen, e) {
+		if instance == "" || e.Instance == instance {
 			open = append(open, api.OpenPeriod{Event: *e, HeardAt: p.received})
 		}
 	}
-	return open
+	return v.owned(open, seen)
 }
 
-// sees reports whether a period is to be shown: to whom sees its owner, as the agent
-// says and as the ledger has it.
-func (v *liveView) sees(seen odometer.View, e *odometer.Event) bool {
-	if seen.All() {
-		return true
+// owned has periods, which are the caller's own, be of whom the ledger has recorded
+// before whom their agent says, and leaves those that are seen: of a period in which
+// the owner changes whoever sees both. Where the record cannot be read, who sees
+// everything sees them as they are told, and nobody else.
+func (v *liveView) owned(open []api.OpenPeriod, seen odometer.View) []api.OpenPeriod {
+	from, to := int64(odometer.Forever), int64(0)
+	instances := make([]odometer.InstanceID, len(open))
+	for i := range open {
+		e := &open[i].Event
+		instances[i], from, to = e.Instance, min(from, e.Span.Start), max(to, e.Span.End)
 	}
-	if !seen.Sees(e.Owner.OrUnassigned()) {
-		return false
+	recorded, err := v.ledger.Owned(context.Background(), instances, from, to)
+	if err != nil && !seen.All() {
+		return nil
 	}
-	owner, err := ownerAt(context.Background(), v.ledger, e.Instance, e.Span.End-1, e.Owner.OrUnassigned())
-	return err == nil && seen.Sees(owner)
-}
-
-// ownerAt returns whose an instance is at a moment: as the ledger has it, and where it
-// has nothing as it is claimed.
-func ownerAt(ctx context.Context, l *ledger.Ledger, instance odometer.InstanceID, at int64, claimed odometer.Owner) (odometer.Owner, error) {
-	recorded, err := l.Ownership(ctx, instance)
-	for _, o := range recorded {
-		if o.From <= at && at < o.Until {
-			claimed = o.Owner
+	kept := open[:0]
+	for _, o := range open {
+		e := &o.Event
+		claimed, sees := e.Owner.OrUnassigned(), true
+		for at := e.Span.Start; at < e.Span.End; {
+			e.Owner, at = odometer.OwnerAt(recorded[e.Instance], at, claimed)
+			sees = sees && seen.Sees(e.Owner)
+		}
+		if sees {
+			kept = append(kept, o)
 		}
 	}
-	return claimed, err
+	return kept
 }
 
 // Open implements [api.LiveView].
