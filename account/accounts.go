@@ -28,11 +28,22 @@ var peopleSchema string
 
 // AccountsVersion is the version of the tables of accounts that this program
 // writes. It is not the ledger's.
-const AccountsVersion = 2
+const AccountsVersion = 3
 
 // accountsMigrations[n] leads from version n to n+1, in one transaction.
 var accountsMigrations = map[int]func(context.Context, *sql.Tx) error{
-	1: func(ctx context.Context, tx *sql.Tx) error { _, err := tx.ExecContext(ctx, peopleSchema); return err },
+	1: addPeople,
+	2: addHosts,
+}
+
+func addPeople(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, peopleSchema)
+	return err
+}
+
+func addHosts(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, hostsSchema)
+	return err
 }
 
 // ErrNewerAccounts says that a newer version of this program wrote the tables of
@@ -63,10 +74,10 @@ type AccountsOptions struct {
 	Driver string           // of database/sql; "sqlite" when empty
 	Wait   time.Duration    // for a database that is locked; 5 s when zero
 
-	maxTokens int // tests
+	maxTokens, maxHosts int // tests
 }
 
-// Accounts knows tokens, users and organisations, and keeps the audit log. Its methods may be called at
+// Accounts knows tokens, users and organisations, hosts and consumers, and keeps the audit log. Its methods may be called at
 // once. One process has them open: it is the one that has the ledger open.
 type Accounts struct {
 	db        *sql.DB
@@ -74,20 +85,26 @@ type Accounts struct {
 	logger    *slog.Logger
 	random    io.Reader
 	maxTokens int
+	maxHosts  int
 
 	changing chan struct{} // has a value while people are changed
 
 	mu     sync.RWMutex // guards what follows; never held over a look at the disk
 	valid  map[short]*held
 	people people
-	unsure bool // what is stored of people could not be read after a change
+	unsure bool                           // what is stored of people could not be read after a change
+	keys   map[odometer.Key]odometer.Peer // that are not revoked
+	hosts  map[odometer.AgentID]bool      // that are or were enrolled
 }
 
 // OpenAccounts opens the accounts in the ledger's file, creating their tables
 // where there are none and bringing older ones to this version. An error that
 // wraps [ErrNewerAccounts] says that they are of a newer one.
 func OpenAccounts(ctx context.Context, o AccountsOptions) (*Accounts, error) {
-	a := &Accounts{clock: o.Clock, logger: o.Logger, random: o.Random, maxTokens: cmp.Or(o.maxTokens, MaxTokens), valid: map[short]*held{}, changing: make(chan struct{}, 1)}
+	a := &Accounts{
+		clock: o.Clock, logger: o.Logger, random: o.Random, maxTokens: cmp.Or(o.maxTokens, MaxTokens), maxHosts: cmp.Or(o.maxHosts, MaxHosts),
+		valid: map[short]*held{}, keys: map[odometer.Key]odometer.Peer{}, hosts: map[odometer.AgentID]bool{}, changing: make(chan struct{}, 1),
+	}
 	if a.clock == nil {
 		a.clock = time.Now
 	}
@@ -121,10 +138,12 @@ func (a *Accounts) open(ctx context.Context, o *AccountsOptions) (err error) {
 	if err := a.migrate(ctx); err != nil {
 		return err
 	}
-	if err := a.load(ctx); err != nil {
-		return err
+	for _, load := range []func(context.Context) error{a.load, a.loadPeople, a.loadHosts, a.loadConsumers} {
+		if err := load(ctx); err != nil {
+			return unavailable(err)
+		}
 	}
-	return unavailable(a.loadPeople(ctx))
+	return nil
 }
 
 // migrate brings the tables to this version, creating them where there are none.

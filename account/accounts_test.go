@@ -586,7 +586,7 @@ func TestAccountsThatCannotBeOpened(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil, want string
 	}{
-		"a newer version":    {`UPDATE account_meta SET value = '99' WHERE key = 'schema_version'`, "tables of version 99, this program knows 2"},
+		"a newer version":    {`UPDATE account_meta SET value = '99' WHERE key = 'schema_version'`, fmt.Sprint("tables of version 99, this program knows ", AccountsVersion)},
 		"no version":         {`DELETE FROM account_meta`, "their version"},
 		"a version in words": {`UPDATE account_meta SET value = 'II'`, `their version is "II"`},
 		"a damaged hash":     {`UPDATE account_tokens SET hash = 'zz'`, "damaged"},

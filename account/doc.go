@@ -5,11 +5,12 @@
 //
 // # Accounts
 //
-// [Accounts] has organisations, users, memberships, tokens and the audit log, in
-// tables of its own in the ledger's file: a backup has both, of one moment, and what
-// is decided is as durable as what is booked. The ledger knows nothing of them. A
-// request is authenticated in memory, so that it waits for no disk, and a disk that
-// is full or a database that is locked refuses changes of accounts and nothing else.
+// [Accounts] has organisations, users, memberships, tokens, the hosts that are let in
+// and the audit log, in tables of its own in the ledger's file: a backup has both, of
+// one moment, and what is decided is as durable as what is booked. The ledger knows
+// nothing of them. A request is authenticated in memory, so that it waits for no disk,
+// and a disk that is full or a database that is locked refuses changes of accounts and
+// nothing else.
 //
 // # The directory
 //
@@ -32,6 +33,8 @@
 //     else: the file has its SHA-256.
 //   - A token that was revoked or has expired is not accepted by any later call,
 //     nor after a crash.
+//   - A one-time token lets one host in, once. A host is known by a key whose public
+//     half alone is here; one that was revoked is never accepted again.
 //   - Who was deleted, and what was taken from a member, is not let in by any later
 //     call, whatever the disk answered; what is not known of somebody lets him in
 //     nowhere.

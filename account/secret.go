@@ -96,11 +96,11 @@ func digestOf(secret string) digest {
 
 func (d digest) String() string { return hex.EncodeToString(d[:]) }
 
-// newTokenID returns a public id: 80 random bits.
-func newTokenID(random io.Reader) odometer.TokenID {
+// newID returns a public id without its prefix: 80 random bits.
+func newID(random io.Reader) string {
 	var bits [10]byte
 	fill(random, bits[:])
-	return odometer.TokenID("tok_" + secretText.EncodeToString(bits[:]))
+	return secretText.EncodeToString(bits[:])
 }
 
 func fill(random io.Reader, b []byte) {

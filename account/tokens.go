@@ -113,7 +113,7 @@ func (a *Accounts) CreateToken(ctx context.Context, by odometer.Actor, ask odome
 		err = mayCreate(&by, &t)
 	}
 	if err == nil {
-		t.ID, secret = newTokenID(a.random), newSecret(a.random)
+		t.ID, secret = odometer.TokenID("tok_"+newID(a.random)), newSecret(a.random)
 		err = a.create(ctx, by, &t, digestOf(secret))
 	}
 	if err != nil {

@@ -11,7 +11,8 @@
 //
 // Everything is denied unless the route's row in the table says otherwise: each
 // declares the scope that the caller's token must have. Only the health routes
-// answer without a token, and then without details. No or a wrong token is a 401,
+// answer without a token, and then without details; and a host that wants to be let
+// in, which has a one-time token or a key that is known. No or a wrong token is a 401,
 // a token without the scope a 403 of its own code. No answer and no line of the
 // log repeats what looks like a token.
 //
@@ -161,6 +162,8 @@ type Deps struct {
 	Lifecycle  LifecycleReader
 	Ownership  OwnershipAdmin
 	Tokens     TokenAdmin
+	Hosts      HostAdmin
+	Consumers  ConsumerAdmin
 	People     PeopleAdmin
 	Audit      AuditLogger
 
@@ -228,7 +231,8 @@ type server struct {
 func (s *server) routes(r *router) []route {
 	s.router = r
 	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(),
-		s.instanceRoutes(), s.ownershipRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(), s.auditRoutes())
+		s.instanceRoutes(), s.ownershipRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(),
+		s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }
 
 func (s *server) agentRoutes(r *router) []route {

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nkeys"
 
 	"example.org/odometer"
 	"example.org/odometer/api"
@@ -128,6 +131,8 @@ func TestClientSpeaksToServer(t *testing.T) {
 	}
 	speaksOfInstances(t, f, c)
 	speaksOfTokens(t, c)
+	speaksOfHosts(t, c)
+	speaksOfConsumers(t, c)
 	if h, err := c.Health(ctx); err != nil || h.Status != api.OK {
 		t.Errorf("health: got %+v, %v, want all well", h, err)
 	}
@@ -232,6 +237,83 @@ func speaksOfTokens(t *testing.T, c *client.Client) {
 	}
 	if log, err = c.AuditLog(ctx, *log.Next, 0); err != nil || len(log.Log) != 3 || log.Log[0].Action != odometer.ActionTokenCreate {
 		t.Errorf("log, the rest: got %+v, %v", log, err)
+	}
+}
+
+// newKey is a key pair of a host or a consumer.
+func newKey(t *testing.T) (nkeys.KeyPair, odometer.Key) {
+	t.Helper()
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := pair.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair, odometer.Key(public)
+}
+
+// speaksOfHosts calls what a client has of hosts.
+func speaksOfHosts(t *testing.T, c *client.Client) {
+	ctx := t.Context()
+	created, err := c.CreateEnrolment(ctx, api.EnrolmentRequest{Agent: new(odometer.AgentID("host-7")), ExpiresAt: new("+2h")})
+	if err != nil || created.State != "valid" || !created.ExpiresAt.Equal(api.Now.Add(2*time.Hour)) {
+		t.Fatalf("create an enrolment: got %+v, %v", created, err)
+	}
+	spare, err := c.CreateEnrolment(ctx, api.EnrolmentRequest{})
+	if err != nil || spare.Agent != nil {
+		t.Fatalf("create an enrolment for any host: got %+v, %v", spare, err)
+	}
+	if e, err := c.RevokeEnrolment(ctx, spare.ID); err != nil || e.State != "revoked" {
+		t.Errorf("revoke an enrolment: got %+v, %v", e, err)
+	}
+	pair, key := newKey(t)
+	proof, err := pair.Sign(odometer.EnrolStatement("host-7", key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := api.EnrolRequest{Agent: "host-7", Key: key, Proof: base64.StdEncoding.EncodeToString(proof), Token: &created.Secret}
+	host := &client.Client{Server: c.Server} // which has no token for the API
+	if in, err := host.Enrol(ctx, ask); err != nil || in.Agent != "host-7" || in.Key != key || in.QueueURL != "nats://127.0.0.1:4222" {
+		t.Errorf("enrol: got %+v, %v", in, err)
+	}
+	if list, err := c.Enrolments(ctx, 1); err != nil || len(list.Enrolments) != 1 || list.Enrolments[0].ID != spare.ID {
+		t.Errorf("enrolments: got %+v, %v, want the newest", list, err)
+	}
+	if list, err := c.Hosts(ctx, "host-6", 1); err != nil || len(list.Hosts) != 1 || list.Hosts[0].Agent != "host-7" || list.Next != nil {
+		t.Errorf("hosts: got %+v, %v, want host-7", list, err)
+	}
+	if h, err := c.Host(ctx, "host-7"); err != nil || h.State != "enrolled" || h.Enrolment != created.ID {
+		t.Errorf("host: got %+v, %v", h, err)
+	}
+	if _, err := c.Host(ctx, "host-8"); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("a host that there is not: got %v, want ErrNotFound", err)
+	}
+	if h, err := c.RevokeHost(ctx, "host-7"); err != nil || h.State != "revoked" {
+		t.Errorf("revoke a host: got %+v, %v", h, err)
+	}
+	if _, err := host.Enrol(ctx, ask); !errors.Is(err, odometer.ErrForbidden) {
+		t.Errorf("enrol, revoked: got %v, want ErrForbidden", err)
+	}
+}
+
+// speaksOfConsumers calls what a client has of consumers of the topic.
+func speaksOfConsumers(t *testing.T, c *client.Client) {
+	ctx := t.Context()
+	_, key := newKey(t)
+	made, err := c.CreateConsumer(ctx, api.ConsumerRequest{Name: "billing", Org: new(odometer.OrgID("acme")), Key: key})
+	if err != nil || made.State != "valid" || made.Key != key {
+		t.Fatalf("create a consumer: got %+v, %v", made, err)
+	}
+	if _, err := c.CreateConsumer(ctx, api.ConsumerRequest{Name: "again", Key: key}); !errors.Is(err, odometer.ErrConflict) {
+		t.Errorf("create a consumer by the same key: got %v, want ErrConflict", err)
+	}
+	if list, err := c.Consumers(ctx); err != nil || len(list.Consumers) != 1 || list.Consumers[0].ID != made.ID {
+		t.Errorf("consumers: got %+v, %v", list, err)
+	}
+	if got, err := c.RevokeConsumer(ctx, made.ID); err != nil || got.State != "revoked" {
+		t.Errorf("revoke a consumer: got %+v, %v", got, err)
 	}
 }
 

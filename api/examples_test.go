@@ -20,6 +20,7 @@ import (
 // exampleBodies are the bodies of the examples, by operation and content type.
 func exampleBodies() map[string]map[string]any {
 	first, second := SampleEvent("vm-2", 1, odometer.Owner{User: "ada", Org: "acme"}), SampleEvent("vm-2", 2, odometer.Owner{User: "ada", Org: "acme"})
+	host, billing := exampleKey(1), exampleKey(3)
 	return map[string]map[string]any{
 		"submit": {
 			odometer.ContentCloudEvent: json.RawMessage(Structured(&first)),
@@ -35,6 +36,11 @@ func exampleBodies() map[string]map[string]any {
 		"addMember":          {odometer.ContentJSON: schema{"user_id": "u-bob", "role": "billing"}},
 		"setMember":          {odometer.ContentJSON: schema{"role": "admin"}},
 		"createToken":        {odometer.ContentJSON: schema{"name": "billing", "scopes": []any{"read"}, "expires_at": "+90d"}},
+		"createEnrolment":    {odometer.ContentJSON: schema{"agent_id": "host-4", "expires_at": "+2h"}},
+		"enrolHost": {odometer.ContentJSON: schema{
+			"agent_id": "host-1", "public_key": host.public, "proof": host.proof("host-1"), "token": "odm_" + strings.Repeat("a", 58),
+		}},
+		"createConsumer": {odometer.ContentJSON: schema{"name": "billing", "org_id": "acme", "public_key": billing.public}},
 	}
 }
 
@@ -85,6 +91,7 @@ func prepared(t *testing.T) (f *Fixture, weak string) {
 	create(t, f.Accounts, "dashboard", time.Time{}, odometer.ScopeRead)
 	_, weak = create(t, f.Accounts, "collector", Now.Add(24*time.Hour), odometer.ScopeWriteEvents)
 	create(t, f.Accounts, "export", time.Time{}, odometer.ScopeRead)
+	letIn(t, f, "")
 	return f, weak
 }
 
@@ -345,7 +352,7 @@ func TestExamplesAreAnswered(t *testing.T) {
 func empty(t *testing.T, x exampleRequest, v any) {
 	members, _ := v.(map[string]any)
 	for name, m := range members {
-		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "items", "instances", "tokens", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved"}, name) {
+		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved"}, name) {
 			t.Errorf("%s: the example has no %s", x.where, name)
 		}
 	}

@@ -62,6 +62,7 @@ func newTenants(t *testing.T) *tenants {
 	w.Deps.Clock = func() time.Time { return now }
 	accounts := NewAccounts(t, w.Deps.Clock)
 	w.Accounts, w.Deps.Tokens, w.Deps.People, w.Deps.Audit = accounts, accounts, accounts, accounts
+	w.Deps.Hosts, w.Deps.Consumers = Office{accounts}, accounts
 	w.Deps.Auth = Authenticators{Tokens{HashToken("admin", "secret")}, accounts}
 	must := func(err error) {
 		t.Helper()
@@ -146,7 +147,8 @@ func newTenants(t *testing.T) *tenants {
 	must(err)
 	add("a user who was deleted", gone, nil)
 	add("nobody", "", nil)
-	add("the administrator", "secret", map[string][]string{"instance": {"*"}, "org": {"*"}, "user": {"*"}, "member": {"*"}, "token": {"*"}})
+	add("the administrator", "secret", map[string][]string{"instance": {"*"}, "org": {"*"}, "user": {"*"}, "member": {"*"}, "token": {"*"}, "host": {"*"}, "enrolment": {"*"}, "consumer": {"*"}})
+	letIn(t, w.Fixture, "canary-")
 	now = now.Add(time.Hour)
 	w.h = serverOf(t, w.Deps)
 	return w
@@ -225,6 +227,13 @@ var probes = []probe{
 	{"instance", "GET", "/api/v1/instances/%s/ownership", ""},
 	{"instance", "POST", "/api/v1/instances/%s/ownership", `{"user_id":"u","cause":"x","dry_run":true}`},
 	{"item", "POST", "/api/v1/quarantine/%s/release", ""},
+	{"host", "GET", "/api/v1/hosts/%s", ""},
+	{"host", "DELETE", "/api/v1/hosts/%s", ""},
+	{"host", "POST", "/api/v1/hosts/enrol", `{"agent_id":"%s","public_key":"` + string(exampleKey(5).public) + `","proof":""}`},
+	{"host", "POST", "/api/v1/enrolments", `{"agent_id":"%s"}`},
+	{"enrolment", "DELETE", "/api/v1/enrolments/%s", ""},
+	{"consumer", "DELETE", "/api/v1/consumers/%s", ""},
+	{"customer", "POST", "/api/v1/consumers", `{"name":"x","org_id":"%s","public_key":"` + string(exampleKey(5).public) + `"}`},
 }
 
 // ids are the objects of each kind that there are, and some that there are not.
@@ -251,12 +260,18 @@ func (w *tenants) ids() (there, absent map[string][]string) {
 		}
 	}
 	there["owner"] = append(there["owner"], string(odometer.Unassigned))
+	there["host"] = []string{"canary-host-1", "canary-host-2"}
+	there["enrolment"], there["consumer"] = w.letIn()
 	nobody := []string{"x-none", "äöü", "a%b?c#d", "no.such", "=1+1"}
 	absent = map[string][]string{"entry": {"63-999999"}, "item": {"63/999999"}}
 	for kind := range there {
 		switch kind {
 		case "token", "other token":
 			absent[kind] = []string{"tok_aaaaaaaaaaaaaaaa", "tok_2222222222222222"}
+		case "enrolment":
+			absent[kind] = []string{"enr_aaaaaaaaaaaaaaaa", "enr_2222222222222222"}
+		case "consumer":
+			absent[kind] = []string{"con_aaaaaaaaaaaaaaaa", "con_2222222222222222"}
 		case "member":
 			absent[kind] = []string{"acme/members/x-user", "zeta/members/x-user", "x-org/members/x-user", "y-org/members/y-user"}
 		case "entry", "item":
@@ -265,6 +280,26 @@ func (w *tenants) ids() (there, absent map[string][]string) {
 		}
 	}
 	return there, absent
+}
+
+// letIn are the one-time tokens and the consumers that there are.
+func (w *tenants) letIn() (enrolments, consumers []string) {
+	w.t.Helper()
+	made, err := w.Accounts.Enrolments(w.t.Context(), 10)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, e := range made {
+		enrolments = append(enrolments, string(e.ID))
+	}
+	readers, err := w.Accounts.Consumers(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, c := range readers {
+		consumers = append(consumers, string(c.ID))
+	}
+	return enrolments, consumers
 }
 
 // sees tells whether an object is the asker's to see, by the kind of a probe.
@@ -319,7 +354,7 @@ func TestForeignIsAbsent(t *testing.T) {
 			return r
 		}
 		for _, p := range probes {
-			if a.name == "the administrator" && (p.kind == "addressee" || p.kind == "customer" || p.kind == "other token" || p.kind == "entry" || p.kind == "item") {
+			if a.name == "the administrator" && (slices.Contains([]string{"host", "enrolment", "consumer"}, p.kind) && p.method != "GET" || p.kind == "addressee" || p.kind == "customer" || p.kind == "other token" || p.kind == "entry" || p.kind == "item") {
 				continue // he may, and would
 			}
 			methods := []string{p.method}
@@ -442,6 +477,8 @@ func (w *tenants) leaksNothing(a *asker, request string, r *httptest.ResponseRec
 	look("org", "acme")
 	look("org", "zeta")
 	look("user", "gone")
+	look("host", "host-")
+	look("consumer", "reports")
 }
 
 // lists asks for everything of each kind: it is what is seen, all of it, also page

@@ -475,7 +475,7 @@ func NewFixture(t *testing.T) *Fixture {
 	clock := func() time.Time { return Now }
 	f := &Fixture{InMemory: NewInMemory(), Accounts: NewAccounts(t, clock), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
 	f.Deps = Deps{
-		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Audit: f.Accounts,
+		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
 		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
@@ -536,4 +536,12 @@ func Structured(e *odometer.Event) json.RawMessage {
 		panic(err)
 	}
 	return b
+}
+
+// Office enrols hosts where no queue has connections to end.
+type Office struct{ *account.Accounts }
+
+func (o Office) Enrol(ctx context.Context, ask odometer.EnrolRequest) (odometer.Host, error) {
+	h, _, err := o.Accounts.Enrol(ctx, ask)
+	return h, err
 }

@@ -95,6 +95,16 @@ var decisions = map[string]access{
 	"GET /api/v1/users/{id}":                           reader,
 	"PUT /api/v1/users/{id}":                           accountHolder,
 	"DELETE /api/v1/users/{id}":                        administrator,
+	"GET /api/v1/enrolments":                           administrator,
+	"POST /api/v1/enrolments":                          administrator,
+	"DELETE /api/v1/enrolments/{id}":                   administrator,
+	"POST /api/v1/hosts/enrol":                         anybody, // its body says who it is
+	"GET /api/v1/hosts":                                administrator,
+	"GET /api/v1/hosts/{id}":                           administrator,
+	"DELETE /api/v1/hosts/{id}":                        administrator,
+	"GET /api/v1/consumers":                            administrator,
+	"POST /api/v1/consumers":                           administrator,
+	"DELETE /api/v1/consumers/{id}":                    administrator,
 	"GET /api/v1/audit-log":                            administrator,
 }
 
@@ -112,6 +122,12 @@ func target(pattern string) (method, path string) {
 	id := "vm-1"
 	if strings.Contains(path, "/tokens/") {
 		id = "tok_aaaaaaaaaaaaaaaa"
+	}
+	if strings.Contains(path, "/consumers/") {
+		id = "con_aaaaaaaaaaaaaaaa"
+	}
+	if strings.Contains(path, "/enrolments/") {
+		id = "enr_aaaaaaaaaaaaaaaa"
 	}
 	return method, strings.NewReplacer("{id}", id, "{user}", "u-1", "{partition}", "3", "{no}", "1").Replace(path)
 }

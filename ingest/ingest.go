@@ -75,6 +75,10 @@ type Options struct {
 	Ledger   Ledger
 	Receipts Receipts
 	Logger   *slog.Logger
+	// IsHost reports whether an agent is or was enrolled as a host: what it sends has
+	// to name it as the agent of every event. It waits for nothing; nil for nobody. Who
+	// comes with the administrator's token may replay what others measured.
+	IsHost func(odometer.AgentID) bool
 	// Sleep waits between two tries; by the real clock where it is nil.
 	Sleep func(context.Context, time.Duration) error
 }
@@ -85,6 +89,7 @@ type Ingest struct {
 	ledger   Ledger
 	receipts Receipts
 	logger   *slog.Logger
+	isHost   func(odometer.AgentID) bool
 	sleep    func(context.Context, time.Duration) error
 	items    chan item
 	ended    chan struct{} // closed when Run has ended
@@ -118,7 +123,10 @@ func New(o Options) *Ingest {
 	if o.Sleep == nil {
 		o.Sleep = sleep
 	}
-	return &Ingest{ledger: o.Ledger, receipts: o.Receipts, logger: o.Logger, sleep: o.Sleep, items: make(chan item, maxBatchFrames), ended: make(chan struct{})}
+	if o.IsHost == nil {
+		o.IsHost = func(odometer.AgentID) bool { return false }
+	}
+	return &Ingest{ledger: o.Ledger, receipts: o.Receipts, logger: o.Logger, isHost: o.IsHost, sleep: o.Sleep, items: make(chan item, maxBatchFrames), ended: make(chan struct{})}
 }
 
 // Run moves deliveries into the ledger until ctx is done, and then returns
@@ -156,7 +164,7 @@ func (in *Ingest) receive(ctx context.Context, from Receiver) error {
 		wait = retryFirst
 		for i := range deliveries {
 			select {
-			case in.items <- open(&deliveries[i]):
+			case in.items <- in.open(&deliveries[i]):
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -165,8 +173,9 @@ func (in *Ingest) receive(ctx context.Context, from Receiver) error {
 }
 
 // open decodes a delivery. A frame that says it comes from somebody else than
-// the queue knows is broken.
-func open(d *Delivery) item {
+// the queue knows is broken, and so is one of a host that has another agent's
+// events in it.
+func (in *Ingest) open(d *Delivery) item {
 	it := item{delivery: d}
 	if d.Respond != nil {
 		return it
@@ -178,6 +187,9 @@ func open(d *Delivery) item {
 		if err == nil && f.Agent != d.Agent {
 			err = fmt.Errorf("the frame says it comes from %q, it was sent by %q: %w", f.Agent, d.Agent, odometer.ErrInvalid)
 		}
+		if err == nil && in.isHost(d.Agent) {
+			err = ownEvents(f)
+		}
 		if err == nil {
 			it.frames = []odometer.Frame{*f}
 			return it
@@ -185,6 +197,17 @@ func open(d *Delivery) item {
 	}
 	it.frames = []odometer.Frame{{Agent: d.Agent, Packed: d.Data, Err: err}}
 	return it
+}
+
+// ownEvents returns nil where no event of a frame names another agent than its
+// sender.
+func ownEvents(f *odometer.Frame) error {
+	for i := range f.Records {
+		if e := f.Records[i].Event; e != nil && e.Agent != "" && e.Agent != f.Agent {
+			return fmt.Errorf("event %s says that %q measured it, and was sent by the host %q: %w", e.ID(), e.Agent, f.Agent, odometer.ErrInvalid)
+		}
+	}
+	return nil
 }
 
 // commit gathers what has arrived and commits it, again and again.
@@ -227,7 +250,7 @@ func (in *Ingest) gather(ctx context.Context) ([]item, error) {
 func (in *Ingest) Settle(ctx context.Context, deliveries []Delivery) error {
 	batch := make([]item, len(deliveries))
 	for i := range deliveries {
-		batch[i] = open(&deliveries[i])
+		batch[i] = in.open(&deliveries[i])
 	}
 	return in.settle(ctx, batch)
 }

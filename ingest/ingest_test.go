@@ -247,6 +247,51 @@ func TestWhatIsNoFrameGoesToQuarantine(t *testing.T) {
 	}
 }
 
+// TestAHostSendsItsOwnEventsAlone: what a host sends in the name of another agent is
+// put aside as it came, and touches nothing of that agent's; who replays what others
+// measured is no host.
+func TestAHostSendsItsOwnEventsAlone(t *testing.T) {
+	forged := func(sender odometer.AgentID) []byte {
+		f := odometer.Frame{Agent: sender, Spool: spool, First: 1, Last: 2, Records: []odometer.Record{
+			{First: 1, Position: 1, Event: event("vm-7", sender, 1)}, {First: 2, Position: 2, Event: event("vm-7", "victim", 1)},
+		}}
+		b, err := f.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	led, err := ledger.Open(t.Context(), ledger.Options{Path: filepath.Join(t.TempDir(), "ledger.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer led.Close()
+	l := newLine()
+	in := New(Options{Ledger: led, Receipts: l, IsHost: func(a odometer.AgentID) bool { return a == "host-1" }})
+	put := func(sender odometer.AgentID, data []byte) {
+		t.Helper()
+		if err := in.Settle(t.Context(), []Delivery{{Agent: sender, Data: data, Ack: func() error { return nil }}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("host-1", forged("host-1"))
+	rows, err := led.Quarantine(t.Context(), 10)
+	if err != nil || len(rows) != 1 || rows[0].Sender != "host-1" || !strings.Contains(rows[0].Detail, `says that "victim" measured it, and was sent by the host "host-1"`) {
+		t.Fatalf("got %+v, %v, want the frame in quarantine with the reason", rows, err)
+	}
+	if got := count(t, led, "recorded"); got != 0 {
+		t.Errorf("recorded: got %d, want nothing of it", got)
+	}
+	put("host-1", frame(t, "host-1", 1, 3))
+	if got := count(t, led, "recorded"); got != 3 {
+		t.Errorf("recorded: got %d, want what is its own", got)
+	}
+	put("replay-1", forged("replay-1"))
+	if got := count(t, led, "recorded"); got != 5 {
+		t.Errorf("recorded: got %d, want what is replayed too", got)
+	}
+}
+
 // sick is a ledger whose first commits fail.
 type sick struct {
 	Ledger

@@ -46,10 +46,11 @@ type ConnectOptions struct {
 	// nats:// or tls:// addresses separated by commas.
 	Server *Server
 	URL    string
-	Token  string // not needed with Server
+	Token  string // not needed with Server or a Key
 	// Agent, where set, connects as that agent, which an embedded server
 	// then holds to the agent's own subjects.
 	Agent  odometer.AgentID
+	Key    *Key   // by which it is known who connects, in place of a Token; nil for none
 	Name   string // for those who look at the server's connections
 	TLS    *tls.Config
 	Logger *slog.Logger
@@ -67,6 +68,7 @@ type Conn struct {
 	nc        *nats.Conn
 	js        jetstream.JetStream
 	agent     odometer.AgentID
+	proof     string // what the server asks for: "token" or "key"
 	replicas  int
 	limits    Limits
 	log       *slog.Logger
@@ -98,7 +100,10 @@ func Connect(o ConnectOptions) (*Conn, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Conn{agent: o.Agent, replicas: o.Replicas, limits: o.Limits.orDefaults(), log: o.Logger, elsewhere: elsewhereAfter}
+	c := &Conn{agent: o.Agent, proof: "token", replicas: o.Replicas, limits: o.Limits.orDefaults(), log: o.Logger, elsewhere: elsewhereAfter}
+	if o.Key != nil {
+		c.proof = "key"
+	}
 	c.status.Since = time.Now()
 	opts, err := c.options(o)
 	if err != nil {
@@ -112,7 +117,7 @@ func Connect(o ConnectOptions) (*Conn, error) {
 	nc, err := nats.Connect(where, opts...)
 	switch {
 	case isAuth(err):
-		return nil, fmt.Errorf("queue: %s refused the token: %w", c.status.URL, odometer.ErrForbidden)
+		return nil, fmt.Errorf("queue: %s refused the %s: %w", c.status.URL, c.proof, odometer.ErrForbidden)
 	case err != nil:
 		if o.Server != nil {
 			return nil, fmt.Errorf("queue: connect in process: %w", err)
@@ -151,7 +156,7 @@ func (c *Conn) options(o ConnectOptions) ([]nats.Option, error) {
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { c.lost(err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if isAuth(err) {
-				c.lost(fmt.Errorf("the token is refused: %w", odometer.ErrForbidden))
+				c.lost(err)
 				return
 			}
 			c.log.Warn("queue connection", "err", err)
@@ -170,7 +175,10 @@ func (c *Conn) options(o ConnectOptions) ([]nats.Option, error) {
 			return nil, fmt.Errorf("queue: %q is not a URL such as nats://host:4222: %w", plainURL(u), odometer.ErrInvalid)
 		}
 	}
-	if token != "" {
+	switch {
+	case o.Key != nil:
+		opts = append(opts, nats.Nkey(string(o.Key.public), o.Key.Sign))
+	case token != "":
 		opts = append(opts, nats.Token(token))
 	}
 	if o.TLS != nil {
@@ -181,7 +189,10 @@ func (c *Conn) options(o ConnectOptions) ([]nats.Option, error) {
 			return nil, fmt.Errorf("queue: %w", err)
 		}
 		tok := Token(string(o.Agent))
-		opts = append(opts, nats.UserInfo(tok, ""), nats.CustomInboxPrefix(strings.TrimSuffix(inboxPrefix, ".")+"."+tok))
+		opts = append(opts, nats.CustomInboxPrefix(inboxPrefix+tok))
+		if o.Key == nil {
+			opts = append(opts, nats.UserInfo(tok, ""))
+		}
 	}
 	return opts, nil
 }
@@ -235,7 +246,10 @@ func (c *Conn) lost(err error) {
 		}
 	}
 	if isAuth(err) {
-		err = fmt.Errorf("the token is refused: %w", odometer.ErrForbidden)
+		err = fmt.Errorf("the %s is refused: %w", c.proof, odometer.ErrForbidden)
+		if !errors.Is(c.status.Err, odometer.ErrForbidden) { // once
+			c.log.Error("the queue lets this process in no more: trying on", "url", c.status.URL, "err", err)
+		}
 	}
 	if err == nil {
 		err = fmt.Errorf("the connection was closed: %w", odometer.ErrUnavailable)

@@ -25,6 +25,12 @@
 // the disk, because the ledger can feed it again, which it does when the
 // stream was lost.
 //
+// Who has the token of an embedded server may do everything. An agent that has a
+// [Key] of its own may send to its own subjects and hear its own, a consumer that has
+// one may read at its place in USAGE, and neither may do anything else: the server
+// holds them to that, whatever their clients do, and so does an external one that is
+// told what [Config] returns.
+//
 // A crash of either side at any point repeats messages and loses none. Both
 // streams are limited by bytes and age and refuse what is new when they are
 // full: events then wait in the spools and entries in the ledger.

@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"crypto/subtle"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -48,9 +47,10 @@ type ServerOptions struct {
 	// Addr is the host:port to listen on; port 0 takes a free one, and ""
 	// serves this process only.
 	Addr string
-	// Token is what every client must present. It may be empty only where
-	// Addr is.
+	// Token is what every client must present that has no key. It may be empty
+	// only where Addr is.
 	Token  string
+	Peers  Peers        // who has a key; nil for nobody
 	TLS    *tls.Config  // nil for none
 	Logger *slog.Logger // nil for none
 }
@@ -62,6 +62,7 @@ type Server struct {
 	nats     *server.Server
 	storeDir string
 	token    string
+	door     *door // nil where everybody in the process may do everything
 	log      *serverLog
 	quit     chan struct{}
 	ended    sync.WaitGroup
@@ -123,8 +124,9 @@ func StartServer(o ServerOptions) (*Server, error) {
 		return nil, fmt.Errorf("queue: create the store: %w", err)
 	}
 	s := &Server{storeDir: o.StoreDir, token: o.Token, log: &serverLog{logger: o.Logger, failed: make(chan struct{})}, quit: make(chan struct{})}
-	if o.Token != "" {
-		opts.CustomClientAuthentication = door{o.Token}
+	if o.Token != "" || o.Peers != nil {
+		s.door = &door{token: o.Token, peers: o.Peers, open: map[odometer.Key][]uint64{}}
+		opts.CustomClientAuthentication, opts.AlwaysEnableNonce = s.door, true
 	}
 	ns, err := server.NewServer(opts)
 	if err != nil {
@@ -133,7 +135,11 @@ func StartServer(o ServerOptions) (*Server, error) {
 	s.nats = ns
 	ns.SetLoggerV2(s.log, false, false, false)
 	ns.Start()
-	if err := s.ready(o.Addr); err != nil {
+	err = s.ready(o.Addr)
+	if err == nil && s.door != nil {
+		err = s.door.prepare(ns)
+	}
+	if err != nil {
 		ns.Shutdown()
 		ns.WaitForShutdown()
 		return nil, err
@@ -234,6 +240,14 @@ func (s *Server) URL() string {
 // InProcessConn returns a new connection that does not leave the process.
 func (s *Server) InProcessConn() (net.Conn, error) { return s.nats.InProcessConn() }
 
+// Expel ends the connections of who has a key, at once. Where the [Peers] no
+// longer know the key when it is called, none is left and none follows.
+func (s *Server) Expel(key odometer.Key) {
+	if s.door != nil {
+		s.door.expel(key)
+	}
+}
+
 // Shutdown disconnects the clients, closes the streams and returns when
 // nothing of the server is left. It may be repeated.
 func (s *Server) Shutdown() {
@@ -243,36 +257,6 @@ func (s *Server) Shutdown() {
 	})
 	s.nats.Shutdown()
 	s.nats.WaitForShutdown()
-}
-
-// door lets in who has the token. Who also names an agent is let in as that
-// agent and can do nothing but what that agent does.
-type door struct{ token string }
-
-func (d door) Check(c server.ClientAuthentication) bool {
-	o := c.GetOpts()
-	if subtle.ConstantTimeCompare([]byte(o.Token), []byte(d.token)) != 1 {
-		return false
-	}
-	user := &server.User{Username: o.Username}
-	if o.Username != "" {
-		agent, err := ParseToken(o.Username)
-		if err != nil || odometer.ValidID("agent", agent) != nil {
-			return false
-		}
-		user.Permissions = agentPermissions(o.Username)
-	}
-	c.RegisterUser(user)
-	return true
-}
-
-// agentPermissions says what an agent may do: send to its own subjects and
-// read its own receipts and answers.
-func agentPermissions(token string) *server.Permissions {
-	return &server.Permissions{
-		Publish:   &server.SubjectPermission{Allow: []string{ingestPrefix + token, receiptRequestPrefix + token, livePrefix + token}},
-		Subscribe: &server.SubjectPermission{Allow: []string{receiptPrefix + token, inboxPrefix + token + ".>"}},
-	}
 }
 
 // serverLog hands what the server says to slog, and keeps what made it give

@@ -19,7 +19,6 @@ import (
 
 	"example.org/odometer"
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 )
 
 // serving starts a server that listens on a free port of the loopback.
@@ -254,68 +253,6 @@ func TestAServerThatAnswersNothingIsLeft(t *testing.T) {
 	eventually(t, "the events are stored", func() bool { return p.Stats().Stored == 10 })
 	if st := c.Status(); st.Reconnects != 1 {
 		t.Errorf("reconnects: got %d, want 1", st.Reconnects)
-	}
-}
-
-func TestAnAgentIsHeldToItsOwnSubjects(t *testing.T) {
-	s := serving(t, t.TempDir(), anyPort)
-	server := connected(t, s, "")
-	if err := server.EnsureStreams(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	denied := make(chan error, 16)
-	nc, err := nats.Connect(s.URL(), nats.Token(testToken), nats.UserInfo(Token(string(testAgent)), ""),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { denied <- err }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	expect := func(name string, want bool) {
-		t.Helper()
-		if err := nc.Flush(); err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case err := <-denied:
-			if !want || !errors.Is(err, nats.ErrPermissionViolation) {
-				t.Errorf("%s: got %v, want it allowed", name, err)
-			}
-		case <-time.After(map[bool]time.Duration{true: 5 * time.Second, false: 50 * time.Millisecond}[want]):
-			if want {
-				t.Errorf("%s: got no error, want it refused", name)
-			}
-		}
-	}
-	for _, c := range []struct {
-		name, subject string
-		denied        bool
-	}{
-		{"its own frames", "odometer.ingest.host=2E1", false},
-		{"its own live messages", "odometer.live.host=2E1", false},
-		{"its own requests", "odometer.receipt-request.host=2E1", false},
-		{"another's frames", "odometer.ingest.host2", true},
-		{"receipts", "odometer.receipt.host=2E1", true},
-		{"entries", "odometer.usage.o.u.i", true},
-		{"the server's interface", "$JS.API.STREAM.DELETE.INGEST", true},
-	} {
-		nc.Publish(c.subject, nil)
-		expect("publish "+c.name, c.denied)
-	}
-	for _, c := range []struct {
-		name, subject string
-		denied        bool
-	}{
-		{"its own receipts", "odometer.receipt.host=2E1", false},
-		{"its own inbox", "_INBOX.host=2E1.x.*", false},
-		{"another's receipts", "odometer.receipt.host2", true},
-		{"everybody's receipts", "odometer.receipt.*", true},
-		{"everybody's inboxes", "_INBOX.>", true},
-		{"entries", "odometer.usage.>", true},
-	} {
-		if _, err := nc.SubscribeSync(c.subject); err != nil {
-			t.Fatal(err)
-		}
-		expect("subscribe to "+c.name, c.denied)
 	}
 }
 

@@ -1,18 +1,23 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"example.org/odometer"
 	"example.org/odometer/api"
@@ -58,10 +63,16 @@ type agentConfig struct {
 	ID       string // who measures; one per host
 	HTTP     string // host:port of its own API, "" for none
 	LogLevel string
+	// Enroll is a file that holds a one-time token, "-" for standard input.
+	Enroll string
 	remoteFlags
 	listenFlags
 	meterFlags
 }
+
+// enrolVariable holds a one-time token itself. It is no flag, since everybody on a
+// machine can see the flags of a process.
+const enrolVariable = "ODOMETER_ENROLL_TOKEN"
 
 func newAgent(s streams) *cobra.Command {
 	var c agentConfig
@@ -71,16 +82,25 @@ func newAgent(s streams) *cobra.Command {
 		Long: `Meter this machine for a server elsewhere. What is measured waits on the disk
 until the server's ledger has it, however long the server is away.
 
+A host is let in by a one-time token, which "odometer host enroll-token" makes on the
+server: it is used at the first start, when the host makes a key of its own, and
+needed no more. --enroll names the file that holds it, - standard input; the variable
+` + enrolVariable + ` holds it itself. Without it, and without a key, the server's
+administrator's token lets the agent in.
+
 Its own API answers /get, /health, /livez, /readyz, /api/v1/health/status and
-/metrics all the time, with the same token.`,
-		Example: `  odometer agent --server http://metering.example:8640 --token-file /etc/odometer/token`,
-		Args:    arguments(cobra.NoArgs),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return runAgent(cmd.Context(), s, c) },
+/metrics all the time, with the same token, or with the one in admin.token of its
+data directory where the host has a key.`,
+		Example: `  odometer agent --server https://metering.example:8640 --enroll /run/enrol.token
+  odometer agent --server http://metering.example:8640 --token-file /etc/odometer/token`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runAgent(cmd.Context(), s, c) },
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&c.ID, "id", "", "name of this agent, one per host (default: the host's name)")
-	c.remoteFlags.register(flags, s.env, "agent", "directory for what has no receipt yet")
+	flags.StringVar(&c.Enroll, "enroll", "", "file that holds a one-time token, by which this host is let in; - for standard input")
+	c.remoteFlags.register(flags, s.env, "agent", "directory for what has no receipt yet, and for the key of this host")
 	flags.StringVar(&c.HTTP, "http", defaultAgentHTTP, "address of its own API; empty for none")
 	c.meterFlags.register(flags)
 	c.listenFlags.register(flags)
@@ -102,7 +122,65 @@ func (c *agentConfig) complete() (to remote, err error) {
 	if c.HTTP != "" {
 		errs = append(errs, c.listenFlags.check("http", c.HTTP))
 	}
+	if c.Enroll != "" && (c.Token != "" || c.TokenFile != "") {
+		errs = append(errs, errors.New("--enroll gives this host a key of its own; it needs no other token"))
+	}
+	if c.Enroll != "" && !strings.HasPrefix(to.server, "http") {
+		errs = append(errs, errors.New("--enroll needs the http(s):// address of the server in --server"))
+	}
 	return to, misuse(errors.Join(errs...))
+}
+
+// identity returns who this host is, nil where it comes with a token. A one-time
+// token that is gone is not needed any more where the host has a key.
+func (c *agentConfig) identity(s streams, dir *dataDir, server string, logger *slog.Logger) (*identity, error) {
+	if c.Token != "" || c.TokenFile != "" {
+		return nil, nil
+	}
+	secret, err := c.enrolSecret(s)
+	if err != nil {
+		if _, absent := os.Stat(dir.file(hostKeyFile)); absent != nil {
+			return nil, misuse(err)
+		}
+		logger.Info("there is no one-time token: this host comes with the key that it has", "why", err)
+	}
+	return openIdentity(dir, odometer.AgentID(c.ID), server, secret, logger)
+}
+
+// enrolSecret returns the one-time token that was given, "" for none.
+func (c *agentConfig) enrolSecret(s streams) (string, error) {
+	switch {
+	case c.Enroll == "-":
+		if s.in == nil {
+			return "", errors.New("--enroll -: there is no standard input")
+		}
+		line, err := secretLine(s)
+		if err != nil {
+			return "", fmt.Errorf("--enroll -: %w", err)
+		}
+		return oneSecret("standard input", line)
+	case c.Enroll != "":
+		return readToken(c.Enroll)
+	}
+	if secret, ok := s.env(enrolVariable); ok && secret != "" {
+		return oneSecret(enrolVariable, secret)
+	}
+	return "", nil
+}
+
+// secretLine reads a line from standard input. A terminal does not show it.
+func secretLine(s streams) (string, error) {
+	if f, ok := s.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		fmt.Fprint(s.err, "one-time token (not shown): ")
+		line, err := term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(s.err)
+		return string(line), err
+	}
+	line, err := bufio.NewReader(io.LimitReader(s.in, 1<<10)).ReadString('\n')
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return line, err
 }
 
 // runAgent runs the half of the flow that lies on a host:
@@ -139,6 +217,13 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 		return err
 	}
 
+	who, err := c.identity(s, dir, to.server, logger)
+	if err == nil && who != nil {
+		to.token, err = adminToken(dir.file(tokenFile)) // of its own API alone
+	}
+	if err != nil {
+		return err
+	}
 	var up *uplink // set before the agent runs
 	cons := newConsole(s, logger)
 	id := odometer.AgentID(c.ID)
@@ -148,7 +233,7 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
 	up = newUplink(to, id, h.spool, logger)
-	up.connected = h.tellLive
+	up.identity, up.connected = who, h.tellLive
 
 	run, fail := context.WithCancelCause(ctx)
 	defer fail(nil)

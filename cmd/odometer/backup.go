@@ -30,8 +30,9 @@ func newBackup(s streams) *cobra.Command {
 what it is and by what it is checked. The server goes on meanwhile. DIR is complete
 when it is there.
 
-The tokens that were created and the audit log are in it, without any secret.
-What is not in it: the token in admin.token, which is a secret and kept elsewhere;
+The tokens, hosts and consumers that were let in and the audit log are in it, without
+any secret. What is not in it: the token in admin.token, and the key in queue.key where
+there is one, which are secrets and kept elsewhere;
 the agents' spools, which keep what they have sent for seven days so that a
 restored ledger gets it again; and the queue, which is fed again from the ledger.`,
 		Example: `  odometer backup /backup/2026-11-27`,

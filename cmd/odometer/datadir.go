@@ -24,6 +24,9 @@ import (
 //	spool/       the agent's events that have no receipt yet
 //	images.json  images that several of this host's machines share; may be lost
 //	admin.token  the administrator's bearer token, mode 0600
+//	queue.key    the seed of the server's key for an external queue, mode 0600
+//	agent.key    the seed of an enrolled host's key, mode 0600
+//	enrolment.json  the server that let the host in, and its queue
 //	server.json  where the running server answers; absent when none runs
 //	agent/       the data directory of `odometer agent`, where none was named
 //	replay/      the same of `odometer replay`
@@ -40,6 +43,11 @@ const (
 	spoolDir   = "spool"
 	imagesFile = "images.json"
 	tokenFile  = "admin.token"
+
+	hostKeyFile   = "agent.key"
+	enrolmentFile = "enrolment.json"
+	queueKeyFile  = "queue.key"
+
 	serverFile = "server.json"
 	lockFile   = "lock"
 )

@@ -38,7 +38,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	code := run(ctx, os.Args[1:], streams{
-		out: os.Stdout, err: os.Stderr, env: os.LookupEnv,
+		in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.LookupEnv,
 		outTTY: term.IsTerminal(int(os.Stdout.Fd())),
 		errTTY: term.IsTerminal(int(os.Stderr.Fd())),
 	})
@@ -47,6 +47,7 @@ func main() {
 
 // streams are what a command talks to.
 type streams struct {
+	in             io.Reader // nil for nothing
 	out, err       io.Writer
 	env            func(string) (string, bool)
 	outTTY, errTTY bool // a person is looking

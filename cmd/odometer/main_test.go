@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"database/sql"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -22,11 +23,15 @@ import (
 	"testing"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rogpeppe/go-internal/testscript"
+
 	"example.org/odometer/api"
 	"example.org/odometer/api/apicheck"
 	"example.org/odometer/internal/port"
 	"example.org/odometer/queue"
-	"github.com/rogpeppe/go-internal/testscript"
 )
 
 // TestMain lets the test binary stand in for the program, so that the scripts
@@ -61,6 +66,10 @@ func TestScript(t *testing.T) {
 			"newerledger":   newerLedger,
 			"mode":          checkMode,
 			"get":           get,
+			"until":         waitFor,
+			"topic":         readTopic,
+			"natsserver":    startNATS,
+			"natsreload":    reloadNATS,
 			"post":          post,
 			"queue":         startQueue,
 			"certificate":   certificate,
@@ -235,6 +244,35 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 }
 
+// waitFor asks for an address until the body has what is looked for:
+// until SECONDS REGEXP URL [TOKENFILE].
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 || len(args) > 4 {
+		ts.Fatalf("usage: until seconds regexp url [tokenfile]")
+	}
+	seconds, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	want, err := regexp.Compile(args[1])
+	ts.Check(err)
+	r, err := http.NewRequest(http.MethodGet, args[2], nil)
+	ts.Check(err)
+	var body []byte
+	for deadline := time.Now().Add(time.Duration(seconds) * time.Second); !want.Match(body); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("not within %d s: %v; the last answer:\n%s", seconds, err, body)
+		}
+		if len(args) == 4 {
+			token, _ := os.ReadFile(ts.MkAbs(args[3])) // it may not be there yet
+			r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+		}
+		var resp *http.Response
+		if resp, err = http.DefaultClient.Do(r); err == nil {
+			body, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+		}
+	}
+}
+
 // post sends a file of one CloudEvent: post URL TOKENFILE FILE.
 func post(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
@@ -253,6 +291,75 @@ func post(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s: %s %s", args[0], resp.Status, body)
 	}
 }
+
+// readTopic reads entries as a billing system does, by the key in a file, and prints
+// subjects and bodies: topic URL KEYFILE CONSUMER N. With "!" the key is not let in.
+func readTopic(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 4 {
+		ts.Fatalf("usage: topic url keyfile consumer n")
+	}
+	n, err := strconv.Atoi(args[3])
+	ts.Check(err)
+	key, err := nats.NkeyOptionFromSeed(ts.MkAbs(args[1]))
+	ts.Check(err)
+	nc, err := nats.Connect(args[0], key, nats.CustomInboxPrefix("_INBOX."+args[2]))
+	if neg {
+		if !errors.Is(err, nats.ErrAuthorization) {
+			ts.Fatalf("got %v, want it refused", err)
+		}
+		return
+	}
+	ts.Check(err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	place, err := js.Consumer(ctx, queue.UsageStream, args[2])
+	ts.Check(err)
+	for range n {
+		batch, err := place.Fetch(1, jetstream.FetchMaxWait(patience))
+		ts.Check(err)
+		for m := range batch.Messages() {
+			ts.Check(m.Ack())
+			fmt.Fprintf(ts.Stdout(), "%s\t%s\n", m.Subject(), m.Data())
+		}
+		ts.Check(batch.Error())
+	}
+	ts.Check(nc.Flush())
+}
+
+// startNATS runs a NATS server that is told what a file says, until the script ends:
+// natsserver ADDRESS FILE.
+func startNATS(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: natsserver address file")
+	}
+	conf := fmt.Sprintf("listen: %q\njetstream { store_dir: %q }\ninclude ./%s\n", args[0], ts.MkAbs("nats-store"), args[1])
+	ts.Check(os.WriteFile(ts.MkAbs("nats.conf"), []byte(conf), 0o600))
+	opts, err := natsserver.ProcessConfigFile(ts.MkAbs("nats.conf"))
+	ts.Check(err)
+	opts.NoSigs, opts.NoLog = true, true
+	s, err := natsserver.NewServer(opts)
+	ts.Check(err)
+	s.Start()
+	ts.Defer(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(patience) {
+		ts.Fatalf("the server does not start")
+	}
+	natsServers.Store(ts.MkAbs("nats.conf"), s)
+}
+
+// reloadNATS has it read the file again: natsreload.
+func reloadNATS(ts *testscript.TestScript, neg bool, args []string) {
+	s, ok := natsServers.Load(ts.MkAbs("nats.conf"))
+	if neg || len(args) != 0 || !ok {
+		ts.Fatalf("usage: natsreload, after natsserver")
+	}
+	ts.Check(s.(*natsserver.Server).Reload())
+}
+
+var natsServers sync.Map // file → server
 
 // startQueue runs a queue that is no server's own, until the script ends:
 // queue ADDRESS TOKENFILE.

@@ -31,6 +31,7 @@ type serveConfig struct {
 	// addresses of an external one, which then needs the token of that file.
 	NATS          string
 	NATSTokenFile string
+	NATSOwnKey    bool   // in place of a token: a key in the data directory
 	NATSReplicas  int    // copies of each stream on an external cluster; 0 leaves them as they are
 	NoAgent       bool   // do not meter this machine
 	KeepJournal   string // such as 13mo; "" for ever
@@ -61,6 +62,7 @@ Ctrl-C ends it within five seconds; nothing is lost.`,
 	flags.StringVar(&c.HTTP, "http", defaultHTTP, "address of the API")
 	flags.StringVar(&c.NATS, "nats", defaultNATS, "address of the embedded queue, or nats:// address of an external one")
 	flags.StringVar(&c.NATSTokenFile, "nats-token-file", "", "file that holds the token of an external queue")
+	flags.BoolVar(&c.NATSOwnKey, "nats-own-key", false, "show an external queue who this is by a key of its own, in place of a token: see odometer nats config")
 	flags.IntVar(&c.NATSReplicas, "nats-replicas", 0, "copies of each stream on an external cluster: 3 survive the loss of a server (default: 1 where a stream is created)")
 	flags.BoolVar(&c.NoAgent, "no-agent", false, "do not meter this machine")
 	flags.StringVar(&c.KeepJournal, "keep-journal", "", "how long the ledger's journal is kept, such as 13mo, 400d or 2y (default: for ever); sums are kept always")
@@ -96,9 +98,15 @@ func (c *serveConfig) complete() error {
 		if c.NATSTokenFile != "" {
 			add(errors.New("--nats-token-file is for an external queue; --nats names none"))
 		}
+		if c.NATSOwnKey {
+			add(errors.New("--nats-own-key is for an external queue; --nats names none"))
+		}
 		if c.NATSReplicas != 0 {
 			add(errors.New("--nats-replicas is for an external queue; --nats names none"))
 		}
+	}
+	if c.NATSOwnKey && c.NATSTokenFile != "" {
+		add(errors.New("--nats-own-key and --nats-token-file are both given; one of them is enough"))
 	}
 	if c.NATSReplicas < 0 || c.NATSReplicas > maxReplicas {
 		add(fmt.Errorf("--nats-replicas %d: a stream has 1 to %d copies", c.NATSReplicas, maxReplicas))
@@ -144,12 +152,15 @@ type server struct {
 	token    string             // the administrator's
 	key      ed25519.PrivateKey // signs the heads of a pruned journal; nil where it is kept for ever
 	nats     *queue.Server      // nil where the queue is external
+	natsKey  *queue.Key         // by which an external one knows the server; nil for none
 	conn     *queue.Conn        // the server's own
 	ingest   *ingest.Ingest
 	entries  *entries
 	feed     *queue.Feed
 	heard    *queue.Live
 	fleet    *fleet
+
+	admission *admission // of hosts and consumers
 
 	agentConn *queue.Conn // as the agent; nil without one, like what follows
 	host      *host
@@ -238,7 +249,8 @@ func (sv *server) open(ctx context.Context) (err error) {
 	if err := sv.openQueue(ctx); err != nil {
 		return err
 	}
-	sv.ingest = ingest.New(ingest.Options{Ledger: sv.ledger, Receipts: sv.conn, Logger: sv.logger})
+	sv.admission = &admission{Accounts: sv.accounts, nats: sv.nats, conn: sv.conn, logger: sv.logger}
+	sv.ingest = ingest.New(ingest.Options{Ledger: sv.ledger, Receipts: sv.conn, IsHost: sv.accounts.IsHost, Logger: sv.logger})
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
 	sv.fleet = &fleet{ledger: sv.ledger, now: time.Now}
@@ -271,9 +283,15 @@ func (sv *server) openQueue(ctx context.Context) error {
 				return err
 			}
 		}
+		if sv.config.NATSOwnKey {
+			if sv.natsKey, err = queueKey(sv.dir.file(queueKeyFile)); err != nil {
+				return err
+			}
+			options.Key = sv.natsKey
+		}
 	} else {
 		sv.nats, err = queue.StartServer(queue.ServerOptions{
-			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, TLS: sv.tls, Logger: sv.logger,
+			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, Peers: sv.accounts, TLS: sv.tls, Logger: sv.logger,
 		})
 		if err != nil {
 			return err
@@ -282,7 +300,9 @@ func (sv *server) openQueue(ctx context.Context) error {
 		options.URL, options.Server = "", sv.nats
 	}
 	sv.conn, err = queue.Connect(options)
-	if errors.Is(err, odometer.ErrForbidden) {
+	if errors.Is(err, odometer.ErrForbidden) && sv.natsKey != nil {
+		return advise(err, "odometer nats config prints what its servers have to be told, of key %s", sv.natsKey.Public())
+	} else if errors.Is(err, odometer.ErrForbidden) {
 		return advise(err, "--nats-token-file names the file with the right one")
 	} else if err != nil {
 		return err
@@ -303,7 +323,7 @@ func (sv *server) openHost() (err error) {
 	id := odometer.AgentID(c.InstanceID)
 	options := queue.ConnectOptions{Server: sv.nats, Agent: id, Name: "odometer agent " + c.InstanceID, Logger: sv.logger}
 	if sv.nats == nil {
-		options.URL = c.NATS
+		options.URL, options.Key = c.NATS, sv.natsKey
 		if options.TLS, err = c.trustFlags.config(); err != nil {
 			return err
 		}
@@ -344,6 +364,7 @@ func (sv *server) run(parent context.Context, s streams) error {
 
 	p := sv.parts()
 	service.run("feed", sv.feed.Run)
+	service.run("consumers", sv.admission.run)
 	flow.run("live", sv.heard.Run)
 	if sv.fleet.directory != nil {
 		flow.run("directory", sv.fleet.directory.Run)
@@ -440,7 +461,7 @@ func (sv *server) deps(p *parts) api.Deps {
 	d := api.Deps{
 		Version: Version, Logger: sv.logger, Auth: api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts},
 		Usage: seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
-		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: sv.ledger, Tokens: sv.accounts, People: sv.accounts, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
+		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: sv.ledger, Tokens: sv.accounts, People: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	if sv.host != nil {
 		d.Machine = p

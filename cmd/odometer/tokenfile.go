@@ -10,26 +10,41 @@ import (
 	"example.org/odometer/account"
 )
 
-// readToken reads a token from a file. A file that other users may read is
-// refused: what it protects is then protected by nothing.
-func readToken(path string) (string, error) {
+// readPrivate reads a file of secrets. One that other users may read is refused:
+// what it protects is then protected by nothing.
+func readPrivate(what, path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return "", fmt.Errorf("read the token: %w", err)
+		return nil, fmt.Errorf("read the %s: %w", what, err)
 	}
 	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		return "", advise(fmt.Errorf("token file %s may be read by other users (mode %04o)", path, info.Mode().Perm()), "chmod 600 %s", path)
+		return nil, advise(fmt.Errorf("%s %s may be read by other users (mode %04o)", what, path, info.Mode().Perm()), "chmod 600 %s", path)
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return "", fmt.Errorf("read the token: %w", err)
+		return nil, fmt.Errorf("read the %s: %w", what, err)
 	}
-	token := strings.TrimSpace(string(text))
+	return text, nil
+}
+
+// readToken reads a token from a file.
+func readToken(path string) (string, error) {
+	text, err := readPrivate("token file", path)
+	if err != nil {
+		return "", err
+	}
+	return oneSecret("token file "+path, string(text))
+}
+
+// oneSecret returns the only word of a text, which what names. No error has the
+// text in it.
+func oneSecret(what, text string) (string, error) {
+	token := strings.TrimSpace(text)
 	if token == "" || strings.ContainsAny(token, " \t\r\n") {
-		return "", fmt.Errorf("token file %s does not hold one token and nothing else", path)
+		return "", fmt.Errorf("%s does not hold one token and nothing else", what)
 	}
 	if err := account.CheckSecret(token); err != nil {
-		return "", fmt.Errorf("token file %s: %w", path, err)
+		return "", fmt.Errorf("%s: %w", what, err)
 	}
 	return token, nil
 }

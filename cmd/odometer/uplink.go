@@ -43,9 +43,10 @@ type remote struct {
 // for as long as it takes to reach it.
 type uplink struct {
 	remote
-	agent  odometer.AgentID
-	spool  *spool.Spool
-	logger *slog.Logger
+	agent    odometer.AgentID
+	identity *identity // in place of a token; nil for none
+	spool    *spool.Spool
+	logger   *slog.Logger
 	// connected is told of each connection; it must return when its context
 	// is done. May be nil.
 	connected func(context.Context, *queue.Conn) error
@@ -75,6 +76,9 @@ func (u *uplink) address(ctx context.Context) (string, error) {
 	if u.direct() {
 		return u.server, nil
 	}
+	if u.identity != nil {
+		return u.identity.queue(ctx, newClient(u.server, "", u.tls))
+	}
 	address, err := newClient(u.server, u.token, u.tls).Queue(ctx)
 	if err != nil {
 		return "", err
@@ -98,7 +102,11 @@ func (u *uplink) run(ctx context.Context) error {
 			continue
 		}
 		u.set(nil, nil, err)
-		u.logger.Warn("the server cannot be reached: events wait in the spool", "server", u.server, "err", err, "again", wait)
+		what := "the server cannot be reached: events wait in the spool"
+		if errors.Is(err, odometer.ErrForbidden) {
+			what = "the server does not let this host in: events wait in the spool"
+		}
+		u.logger.Warn(what, "server", u.server, "err", err, "again", wait)
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -111,9 +119,13 @@ func (u *uplink) run(ctx context.Context) error {
 // send publishes to the queue at address until ctx is done or the queue is
 // elsewhere.
 func (u *uplink) send(ctx context.Context, address string) error {
-	conn, err := queue.Connect(queue.ConnectOptions{
-		URL: address, Token: cmp.Or(u.queueToken, u.token), Agent: u.agent, Name: "odometer agent " + string(u.agent), TLS: u.queueTLS(address), Logger: u.logger,
-	})
+	options := queue.ConnectOptions{URL: address, Agent: u.agent, Name: "odometer agent " + string(u.agent), TLS: u.queueTLS(address), Logger: u.logger}
+	if u.identity != nil {
+		options.Key = u.identity.current()
+	} else {
+		options.Token = cmp.Or(u.queueToken, u.token)
+	}
+	conn, err := queue.Connect(options)
 	if err != nil {
 		return err
 	}
@@ -126,7 +138,7 @@ func (u *uplink) send(ctx context.Context, address string) error {
 		g.Go(func() error { return u.connected(ctx, conn) })
 	}
 	if !u.direct() {
-		g.Go(func() error { return u.watch(ctx, conn, address) })
+		g.Go(func() error { return u.watch(ctx, conn, address, options.Key) })
 	}
 	if err := g.Wait(); !errors.Is(err, errMoved) {
 		return err
@@ -148,8 +160,9 @@ func (u *uplink) queueTLS(address string) *tls.Config {
 
 var errMoved = errors.New("the queue has moved")
 
-// watch returns errMoved when the queue is lost and the server names another.
-func (u *uplink) watch(ctx context.Context, conn *queue.Conn, address string) error {
+// watch returns errMoved when the queue is lost and the server names another, or
+// has let another key in, and otherwise why it does not let this host in any more.
+func (u *uplink) watch(ctx context.Context, conn *queue.Conn, address string, key *queue.Key) error {
 	tick := time.NewTicker(u.askAgain)
 	defer tick.Stop()
 	for {
@@ -161,8 +174,12 @@ func (u *uplink) watch(ctx context.Context, conn *queue.Conn, address string) er
 		if conn.Status().Connected {
 			continue
 		}
-		if now, err := u.address(ctx); err == nil && now != address {
+		now, err := u.address(ctx)
+		switch {
+		case err == nil && (now != address || u.identity != nil && u.identity.current() != key):
 			return errMoved
+		case u.identity != nil && errors.Is(err, odometer.ErrForbidden):
+			return err // it says more than the queue does
 		}
 	}
 }

@@ -1,0 +1,86 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"example.org/odometer"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Subjects by which a consumer reads USAGE.
+const (
+	nextPrefix         = "$JS.API.CONSUMER.MSG.NEXT." + UsageStream + "."
+	consumerInfoPrefix = "$JS.API.CONSUMER.INFO." + UsageStream + "."
+	ackPrefix          = "$JS.ACK." + UsageStream + "."
+	// accountInfo nobody may ask for. An account that does not have it from another
+	// is given JetStream's interface of its own whenever that is opened or the
+	// configuration read again (2.15.2), and this answers that there are no streams.
+	accountInfo = "$JS.API.INFO"
+)
+
+// readerPrefix begins the names of the durable consumers that are made here, as the
+// ids of consumers do.
+const readerPrefix = "con_"
+
+// InboxPrefix is where a consumer has to have its answers sent: clients are told so
+// when they connect.
+func InboxPrefix(id odometer.ConsumerID) string { return inboxPrefix + string(id) }
+
+// EnsureReaders gives each consumer its place in USAGE, which is a durable consumer
+// of its name, filtered to its organisation, and takes away those of consumers that
+// are not named. It may be repeated. A consumer whose place was lost with the stream
+// is given everything again.
+func (c *Conn) EnsureReaders(ctx context.Context, consumers []odometer.Consumer) error {
+	stream, err := c.js.Stream(ctx, UsageStream)
+	if err != nil {
+		return unavailable("look for stream "+UsageStream, err)
+	}
+	there := map[string]bool{}
+	names := stream.ConsumerNames(ctx)
+	for name := range names.Name() {
+		there[name] = strings.HasPrefix(name, readerPrefix)
+	}
+	if err := names.Err(); err != nil {
+		return unavailable("list the consumers of "+UsageStream, err)
+	}
+	var errs []error
+	for i := range consumers {
+		name := string(consumers[i].ID)
+		if !there[name] {
+			_, err := stream.CreateConsumer(ctx, readerConfig(&consumers[i]))
+			if err != nil {
+				errs = append(errs, unavailable("create consumer "+name, err))
+			}
+		}
+		delete(there, name)
+	}
+	for name, ours := range there {
+		if !ours {
+			continue
+		}
+		if err := stream.DeleteConsumer(ctx, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			errs = append(errs, unavailable("delete consumer "+name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func readerConfig(c *odometer.Consumer) jetstream.ConsumerConfig {
+	filter := usagePrefix + ">"
+	if c.Org != "" {
+		filter = usagePrefix + Token(string(c.Org)) + ".>"
+	}
+	return jetstream.ConsumerConfig{
+		Durable:       string(c.ID),
+		Description:   fmt.Sprintf("Read by a consumer that `odometer consumer list` shows as %s", c.ID),
+		FilterSubject: filter,
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       ackWait,
+		MaxDeliver:    -1,
+		MaxAckPending: feedBatch,
+	}
+}
