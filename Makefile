@@ -28,10 +28,11 @@ lint:
 # is slower, so that what waits for an answer wants a processor.
 ONE_STEP := Bit|Corruption|Forged|CountedOnceInAnyOrder|UsageIsTheFold|UsageIsCut|ReversalsAddUp|ReversalsArePruned|AFullDiskForAWeek
 ONE_STEP := $(ONE_STEP)|ADamagedRecordIsNotRead|PowerCuts|TornTail|EveryCall|SilentEpochs|IsInterrupted|Golden|FleetIsPaged
+ONE_STEP := $(ONE_STEP)|ForeignIsAbsent|ForEveryPrincipal|AreCurrent|OpenAPIIsCurrent|ExamplesAreAnswered|OwnersAddUp
 ONE_STEP := $(ONE_STEP)|^Test(Reverse|Watermark|Pruning)$$
 
 race:
-	go test -race -short -timeout 15m -skip '$(ONE_STEP)' \
+	go test -race -short -tags lean -timeout 15m -skip '$(ONE_STEP)' \
 		$$(go list ./... | grep -vE '/(bench|cluster|crash|crash/trace|e2e|internal/guest|mutants|sim)$$')
 
 # The quick forms of the targets below: samples, of which each prints how many

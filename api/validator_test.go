@@ -1,4 +1,4 @@
-//go:build !fuzz
+//go:build !lean
 
 package api
 
@@ -11,8 +11,8 @@ import (
 	validator "github.com/pb33f/libopenapi-validator"
 )
 
-// The validator that is not ours is left out with the tag fuzz: a fuzzer instruments
-// all that is linked, and this takes minutes.
+// The validator that is not ours is left out with the tag lean: a fuzzer and the race
+// detector instrument all that is linked, and this takes minutes.
 
 // invalid returns why a text is no OpenAPI document.
 func invalid(t *testing.T, text []byte) (faults []string) {

@@ -2,7 +2,7 @@ package main
 
 // ownershipBugs charge the wrong account.
 var ownershipBugs = []bug{
-	{"the owner that the event names is charged, whoever is recorded", "ledger/ownership.go",
+	{"the owner that the event names is charged, whoever is recorded", "ledger/charge.go",
 		`	if !e.ownersKnown && f.someOwned {`,
 		`	if !e.ownersKnown && false {`,
 		"ledger.TestWhoIsCharged"},
@@ -20,17 +20,17 @@ var ownershipBugs = []bug{
 		`		case o.Until < us:
 			return -1`,
 		"ledger.TestHistory"},
-	{"a sale over another one begins where that began", "ledger/ownership.go",
+	{"a sale over another one begins where that began", "ledger/history.go",
 		`			before.Until = min(p.Until, o.From)
 			add(before)`,
 		`			_ = before`,
 		"ledger.TestHistory"},
-	{"what follows a sale that ends is lost", "ledger/ownership.go",
+	{"what follows a sale that ends is lost", "ledger/history.go",
 		`			after.From = max(p.From, o.Until)
 			add(after)`,
 		`			_ = after`,
 		"ledger.TestHistory"},
-	{"the parts of an event have not all of it", "ledger/ownership.go",
+	{"the parts of an event have not all of it", "ledger/charge.go",
 		`	p.usage = k.usage.Between(k.span, from, until)`,
 		`	p.usage = k.usage.Between(k.span, from, until-1)`,
 		"ledger.TestPartsTellTheWhole"},
@@ -50,30 +50,30 @@ var ownershipBugs = []bug{
 		`		a.Moves = append(a.Moves, m...)`,
 		`		_ = m`,
 		"ledger.TestWhoIsCharged"},
-	{"only whole hours are moved", "ledger/ownership.go",
+	{"only whole hours are moved", "ledger/moves.go",
 		`		for _, edge := range append(edges, to) {`,
 		`		for _, edge := range []int64{to} {`,
 		"ledger.TestWhoIsCharged"},
-	{"the hour in which a sale ends is left as it is", "ledger/ownership.go",
+	{"the hour in which a sale ends is left as it is", "ledger/moves.go",
 		`		until = ceilHour(o.Until)`,
 		`		until = odometer.Hour(o.Until)`,
 		"ledger.TestWhoIsCharged"},
-	{"what is moved is put into an account and taken out of none", "ledger/ownership.go",
+	{"what is moved is put into an account and taken out of none", "ledger/moves.go",
 		`		out := odometer.Usage{Known: usage.Known}.Sub(usage)`,
 		`		out := odometer.Usage{Known: usage.Known}`,
 		"ledger.TestWhoIsCharged"},
-	{"recovered time is moved as if it had been measured", "ledger/ownership.go",
+	{"recovered time is moved as if it had been measured", "ledger/moves.go",
 		`		if recovered != 0 { // a`,
 		`		if false { // a`,
 		"ledger.TestOwnersAddUp"},
-	{"the new owner is not found by questions about him", "ledger/ownership.go",
+	{"the new owner is not found by questions about him", "ledger/moves.go",
 		`	if err := f.own(e, owner); err != nil {
 		return err
 	}
 	return f.insertHour(e, &b, "moved")`,
 		`	return f.insertHour(e, &b, "moved")`,
 		"ledger.TestOwnersAddUp"},
-	{"what is reversed after a sale is to the good of who had it first", "ledger/ownership.go",
+	{"what is reversed after a sale is to the good of who had it first", "ledger/moves.go",
 		`		if owner != ev.Owner {
 			m :=`,
 		`		if owner != ev.Owner && false {
@@ -91,7 +91,7 @@ var ownershipBugs = []bug{
 		`			refused = h.endsAfter(o.From)`,
 		`			refused = nil`,
 		"ledger.TestAssignRefuses"},
-	{"a correction names the other owner", "ledger/ownership.go",
+	{"a correction names the other owner", "ledger/moves.go",
 		`"moved from another owner: "+d.Cause`,
 		`"moved from "+string(from.User)+": "+d.Cause`,
 		"cmd/odometer.TestScript"},
