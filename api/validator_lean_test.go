@@ -7,8 +7,14 @@ import (
 	"testing"
 )
 
-func invalid(*testing.T, []byte) []string { return nil }
+const lean = "built without the validator that is not ours"
 
-func judgeOf(*testing.T, []byte) func(*http.Request, *http.Response) []string {
-	return func(*http.Request, *http.Response) []string { return nil }
+func invalid(t *testing.T, _ []byte) []string {
+	t.Skip(lean)
+	return nil
+}
+
+func judgeOf(t *testing.T, _ []byte) func(*http.Request, *http.Response) []string {
+	t.Skip(lean)
+	return nil
 }

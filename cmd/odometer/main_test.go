@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,11 +43,24 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"odometer": main})
 }
 
+// oneCommandAfterAnother are the sessions in which little happens at once. The race
+// detector, with which each start of the program takes a second, leaves them out.
+var oneCommandAfterAnother = []string{"instances", "owner", "people", "refused", "tls", "token", "token-locked"}
+
 // TestScript runs the sessions in testdata/script: the real program, real
 // processes, real ports.
 func TestScript(t *testing.T) {
+	files, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if testing.Short() {
+		files = slices.DeleteFunc(files, func(name string) bool {
+			return slices.Contains(oneCommandAfterAnother, strings.TrimSuffix(filepath.Base(name), ".txtar"))
+		})
+	}
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Files: files,
 		Setup: func(env *testscript.Env) error {
 			for i := range 4 {
 				addr, err := port.Free()
