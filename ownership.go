@@ -60,6 +60,7 @@ type Assignment struct {
 // Move is usage of an instance that is taken out of one account and put into
 // another, by two corrections.
 type Move struct {
+	Partition int // in which the epoch is booked
 	Epoch     Epoch
 	Span      Span // within one hour
 	From, To  Owner

@@ -76,7 +76,7 @@ func (f *fold) misplaced(moves []odometer.Move, e *epoch, h history, from, to in
 			continue
 		}
 		m := odometer.Move{
-			Epoch: e.epochKey.epoch, From: had, To: owner, Usage: odometer.Usage{Known: row.Known},
+			Partition: e.partition, Epoch: e.epochKey.epoch, From: had, To: owner, Usage: odometer.Usage{Known: row.Known},
 			Span: odometer.Span{Start: max(from, row.Start, e.started), End: min(to, row.Start+odometer.HourMicros, e.end)},
 		}
 		if m.Span.Start >= m.Span.End { // a step of the clock has the usage elsewhere than the epoch

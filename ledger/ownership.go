@@ -63,7 +63,7 @@ func (l *Ledger) Assign(ctx context.Context, o odometer.Ownership, actor, cause 
 			refused = err
 			return nil
 		}
-		if err != nil || dry {
+		if err != nil || dry || soAlready(&a) {
 			return err
 		}
 		return f.assign(&a, now, actor, cause)
@@ -98,8 +98,8 @@ func (f *fold) assignment(h history, o odometer.Ownership) (odometer.Assignment,
 			a.Replaces = append(a.Replaces, p)
 		}
 	}
-	if len(a.Replaces) == 1 && a.Replaces[0] == o {
-		return a, nil // it is so already
+	if soAlready(&a) {
+		return a, nil
 	}
 	epochs, err := f.epochsOf(o.Instance)
 	if err != nil {
@@ -114,6 +114,11 @@ func (f *fold) assignment(h history, o odometer.Ownership) (odometer.Assignment,
 		a.Moves = append(a.Moves, m...)
 	}
 	return a, nil
+}
+
+// soAlready reports whether an assignment says what is recorded.
+func soAlready(a *odometer.Assignment) bool {
+	return len(a.Replaces) == 1 && a.Replaces[0] == a.Ownership
 }
 
 // epochsOf returns the epochs of an instance of which something is booked.
@@ -148,24 +153,13 @@ func (f *fold) assign(a *odometer.Assignment, now int64, actor, cause string) er
 		return err
 	}
 	d := decision{Decision: decideOwned, Instance: a.Instance, From: a.From, Until: a.Until, User: a.Owner.User, Org: a.Owner.Org}
-	if len(a.Replaces) == 1 && a.Replaces[0] == a.Ownership {
-		return nil
-	}
 	if err := decide(a.Instance.Partition(), d); err != nil {
 		return err
 	}
-	epochs, err := f.epochsOf(a.Instance)
-	if err != nil {
-		return err
-	}
-	home := map[odometer.Epoch]int{}
-	for _, e := range epochs {
-		home[e.epochKey.epoch] = e.partition
-	}
 	for rest := a.Moves; len(rest) > 0; {
 		d := decision{Decision: decideMoved, Instance: a.Instance}
-		partition, n := home[rest[0].Epoch], 0
-		for n < len(rest) && n < maxMoves && home[rest[n].Epoch] == partition {
+		partition, n := rest[0].Partition, 0
+		for n < len(rest) && n < maxMoves && rest[n].Partition == partition {
 			d.Moves = append(d.Moves, moveOf(&rest[n]))
 			n++
 		}

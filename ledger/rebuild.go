@@ -163,7 +163,9 @@ func (f *fold) again(old *record, report *Report) error {
 		first: old.first, last: old.last, body: old.body,
 	}
 	f.start(r)
-	var res result
+	var res struct { // whose bookings are made again
+		Owners charges `json:"owners"`
+	}
 	if err := json.Unmarshal(old.result, &res); err != nil {
 		return fmt.Errorf("journal record %d-%d: what was decided: %w", old.partition, old.position, err)
 	}

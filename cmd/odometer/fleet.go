@@ -74,8 +74,13 @@ func (f *fleet) Instances(ctx context.Context, seen odometer.View, q api.Instanc
 		if err != nil {
 			return nil, err
 		}
+		now := f.now().UnixMicro()
+		owned, err := f.ledger.Owned(ctx, some.ids, now, now+1)
+		if err != nil {
+			return nil, err
+		}
 		for _, id := range some.ids {
-			k, err := f.join(ctx, seen, id, some.described[id], some.booked[id], some.all)
+			k, err := f.join(ctx, seen, id, some.described[id], some.booked[id], owned[id], some.all)
 			if err != nil {
 				return nil, err
 			}
@@ -215,7 +220,11 @@ func (f *fleet) Instance(ctx context.Context, seen odometer.View, id odometer.In
 			})
 		}
 	}
-	if k, err = f.join(ctx, seen, id, described, nil, both{directory: true}); err != nil {
+	owned, err := f.ledger.Ownership(ctx, id)
+	if err != nil {
+		return k, nil, err
+	}
+	if k, err = f.join(ctx, seen, id, described, nil, owned, both{directory: true}); err != nil {
 		return k, nil, err
 	}
 	if k.Agent == "" || !seen.Sees(ownerOf(&k.Instance)) {
@@ -225,8 +234,9 @@ func (f *fleet) Instance(ctx context.Context, seen odometer.View, id odometer.In
 }
 
 // join makes one instance of what the directory, the ledger and the live messages
-// have of it, with those of its open periods that are seen. What is not given is looked up where it was not asked for.
-func (f *fleet) join(ctx context.Context, seen odometer.View, id odometer.InstanceID, d *account.Instance, b *ledger.InstanceRow, asked both) (k api.KnownInstance, err error) {
+// have of it, with those of its open periods that are seen. What is not given is
+// looked up where it was not asked for; owned is whose it is recorded to be.
+func (f *fleet) join(ctx context.Context, seen odometer.View, id odometer.InstanceID, d *account.Instance, b *ledger.InstanceRow, owned []odometer.Ownership, asked both) (k api.KnownInstance, err error) {
 	if d == nil && !asked.directory {
 		found, err := f.directory.Instances(ctx, account.Query{Instance: id})
 		if err != nil {
@@ -262,11 +272,10 @@ func (f *fleet) join(ctx context.Context, seen odometer.View, id odometer.Instan
 		}
 	}
 	f.listen(&k, seen, id, d)
-	recorded, err := f.ledger.Ownership(ctx, id)
-	if owner, _ := odometer.OwnerAt(recorded, f.now().UnixMicro(), odometer.Owner{}); owner.User != "" {
+	if owner, _ := odometer.OwnerAt(owned, f.now().UnixMicro(), odometer.Owner{}); owner.User != "" {
 		belongs(&k, owner) // the record decides
 	}
-	return k, err
+	return k, nil
 }
 
 // listen adds what agents tell of an instance that is open.
