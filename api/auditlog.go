@@ -62,12 +62,8 @@ func (s *server) getAuditLog(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer := AuditLogAnswer{Log: []AuditLine{}}
-	if len(list) > limit {
-		list = list[:limit]
-		answer.Next = new(strconv.FormatInt(list[limit-1].Number, 10))
-		w.Header().Add("Link", fmt.Sprintf("<%s>; rel=\"next\"", pageAfter(r.URL, *answer.Next)))
-	}
+	list, next := paged(w, r, list, func(l odometer.AuditRecord) string { return strconv.FormatInt(l.Number, 10) })
+	answer := AuditLogAnswer{Log: []AuditLine{}, Next: next}
 	for _, l := range list {
 		line := AuditLine{At: l.At, Actor: l.Actor, Remote: l.Remote, Action: l.Action, Object: l.Object, Detail: l.Detail}
 		if l.Token != "" {

@@ -328,12 +328,8 @@ func (s *server) getHosts(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer := HostsAnswer{Hosts: []Host{}}
-	if len(list) > limit {
-		list = list[:limit]
-		answer.Next = new(list[limit-1].Agent)
-		w.Header().Add("Link", fmt.Sprintf("<%s>; rel=\"next\"", pageAfter(r.URL, string(*answer.Next))))
-	}
+	list, next := paged(w, r, list, func(h odometer.Host) odometer.AgentID { return h.Agent })
+	answer := HostsAnswer{Hosts: []Host{}, Next: next}
 	for i := range list {
 		answer.Hosts = append(answer.Hosts, hostOf(&list[i]))
 	}

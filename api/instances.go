@@ -169,18 +169,13 @@ func (s *server) getInstances(w http.ResponseWriter, r *http.Request) error {
 	if s.Instances == nil {
 		return absent("directory of instances")
 	}
-	limit := q.Limit
 	q.Limit++ // one more says whether there are more
 	list, err := s.Instances.Instances(r.Context(), seen(r), q)
 	if err != nil {
 		return fmt.Errorf("list instances: %w", err)
 	}
-	answer := InstancesAnswer{At: instant(now.UnixMicro()), Instances: make([]Instance, 0, len(list))}
-	if len(list) > limit {
-		list = list[:limit]
-		answer.Next = new(string(list[limit-1].Description.Instance))
-		w.Header().Add("Link", fmt.Sprintf("<%s>; rel=\"next\"", pageAfter(r.URL, *answer.Next)))
-	}
+	list, next := paged(w, r, list, func(k KnownInstance) string { return string(k.Description.Instance) })
+	answer := InstancesAnswer{At: instant(now.UnixMicro()), Instances: make([]Instance, 0, len(list)), Next: next}
 	for i := range list {
 		answer.Instances = append(answer.Instances, list[i].whole(now))
 	}

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 
 	"example.org/odometer"
@@ -92,17 +91,4 @@ func asked[T any](r *http.Request, ask *T, check func(*checks)) (odometer.Once, 
 		check(&wrong)
 	}
 	return once, join(wrong...)
-}
-
-// paged cuts a list that has one more than the limit where there are more, and
-// says where it goes on.
-func paged[T any, ID ~string](w http.ResponseWriter, r *http.Request, list []T, id func(T) ID) ([]T, *ID) {
-	limit := queryOf(r).limit()
-	if len(list) <= limit {
-		return list, nil
-	}
-	list = list[:limit]
-	next := id(list[limit-1])
-	w.Header().Add("Link", fmt.Sprintf("<%s>; rel=\"next\"", pageAfter(r.URL, string(next))))
-	return list, &next
 }

@@ -219,12 +219,8 @@ func (s *server) getTokens(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer := TokensAnswer{Tokens: []Token{}}
-	if len(list) > limit {
-		list = list[:limit]
-		answer.Next = new(string(list[limit-1].ID))
-		w.Header().Add("Link", fmt.Sprintf("<%s>; rel=\"next\"", pageAfter(r.URL, *answer.Next)))
-	}
+	list, next := paged(w, r, list, func(t odometer.Token) string { return string(t.ID) })
+	answer := TokensAnswer{Tokens: []Token{}, Next: next}
 	for i := range list {
 		answer.Tokens = append(answer.Tokens, tokenOf(&list[i], now))
 	}

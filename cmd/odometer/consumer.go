@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -45,7 +44,7 @@ has to have its answers sent.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			wrong := []error{checkID("org", c.Org, false)}
 			if err := odometer.ValidTokenName(args[0]); err != nil {
-				wrong = append(wrong, fmt.Errorf("NAME: %s", strings.TrimSuffix(err.Error(), ": "+odometer.ErrInvalid.Error())))
+				wrong = append(wrong, fmt.Errorf("NAME: %s", whyNot(err)))
 			}
 			if err := errors.Join(wrong...); err != nil {
 				return misuse(err)
@@ -160,7 +159,7 @@ the topic goes. ID is as "consumer list" shows it. Revoking one again changes no
 		Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := odometer.ValidConsumerID(args[0]); err != nil {
-				return misuse(fmt.Errorf("%s; `odometer consumer list` shows them", strings.TrimSuffix(err.Error(), ": "+odometer.ErrInvalid.Error())))
+				return misuse(fmt.Errorf("%s; `odometer consumer list` shows them", whyNot(err)))
 			}
 			server, err := c.client()
 			if err != nil {

@@ -90,7 +90,7 @@ func (c *hostConfig) request(now time.Time) (ask api.EnrolmentRequest, _ error) 
 		when = "+" + when
 	}
 	if at, err := api.ParseTime(when, now); err != nil {
-		wrong = append(wrong, fmt.Errorf("--expires: %s", strings.TrimSuffix(err.Error(), ": "+odometer.ErrInvalid.Error())))
+		wrong = append(wrong, fmt.Errorf("--expires: %s", whyNot(err)))
 	} else if !at.After(now) {
 		wrong = append(wrong, fmt.Errorf("--expires: %s is past", at.Format(time.RFC3339)))
 	}
@@ -189,23 +189,12 @@ them.`,
 }
 
 // allHosts returns as many hosts as limit says, 0 for all.
-func allHosts(ctx context.Context, server *client.Client, limit int) (api.HostsAnswer, error) {
-	all := api.HostsAnswer{Hosts: []api.Host{}}
-	for after := odometer.AgentID(""); ; {
-		most := api.MaxPage
-		if limit > 0 {
-			most = min(limit-len(all.Hosts), api.MaxPage)
-		}
+func allHosts(ctx context.Context, server *client.Client, limit int) (a api.HostsAnswer, err error) {
+	a.Hosts, a.Next, err = pagesOf(limit, func(after odometer.AgentID, most int) ([]api.Host, *odometer.AgentID, error) {
 		page, err := server.Hosts(ctx, after, most)
-		if err != nil {
-			return all, err
-		}
-		all.Hosts, all.Next = append(all.Hosts, page.Hosts...), page.Next
-		if page.Next == nil || len(all.Hosts) == limit {
-			return all, nil
-		}
-		after = *page.Next
-	}
+		return page.Hosts, page.Next, err
+	})
+	return a, err
 }
 
 var hostColumns = []column{
@@ -249,7 +238,7 @@ func newHostOne(s streams, use, short, long string, do func(*client.Client, cont
 		ValidArgsFunction: c.completeHost,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := odometer.ValidID("ID", args[0]); err != nil {
-				return misuse(fmt.Errorf("%s; `odometer host list` shows them", strings.TrimSuffix(err.Error(), ": "+odometer.ErrInvalid.Error())))
+				return misuse(fmt.Errorf("%s; `odometer host list` shows them", whyNot(err)))
 			}
 			server, err := c.client()
 			if err != nil {
@@ -343,7 +332,7 @@ func newHostRevokeToken(s streams) *cobra.Command {
 		Args:  arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := odometer.ValidEnrolmentID(args[0]); err != nil {
-				return misuse(fmt.Errorf("%s; `odometer host tokens` shows them", strings.TrimSuffix(err.Error(), ": "+odometer.ErrInvalid.Error())))
+				return misuse(fmt.Errorf("%s; `odometer host tokens` shows them", whyNot(err)))
 			}
 			server, err := c.client()
 			if err != nil {

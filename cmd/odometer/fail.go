@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"example.org/odometer"
 	"example.org/odometer/api"
 	"example.org/odometer/api/client"
 )
@@ -86,4 +88,9 @@ func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// whyNot returns what is wrong with what was given, without the kind of error.
+func whyNot(err error) string {
+	return strings.TrimSuffix(err.Error(), ": "+odometer.ErrInvalid.Error())
 }

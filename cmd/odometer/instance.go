@@ -162,24 +162,16 @@ func (c *serverFlags) completeInstance(cmd *cobra.Command, args []string, _ stri
 
 // allInstances returns as many instances as q.Limit says, 0 for all.
 func allInstances(ctx context.Context, server *client.Client, q client.InstanceQuery) (all api.InstancesAnswer, err error) {
-	all.Instances = []api.Instance{}
-	left := q.Limit
-	for {
-		q.Limit = api.MaxPage
-		if left > 0 {
-			q.Limit = min(left, api.MaxPage)
+	all.Instances, all.Next, err = pagesOf(q.Limit, func(after string, most int) ([]api.Instance, *string, error) {
+		q.Limit = most
+		if after != "" { // before that it goes on from where it was asked to
+			q.After = after
 		}
 		page, err := server.Instances(ctx, q)
-		if err != nil {
-			return all, err
-		}
-		all.At, all.Next = page.At, page.Next
-		all.Instances = append(all.Instances, page.Instances...)
-		if left -= len(page.Instances); page.Next == nil || left == 0 {
-			return all, nil
-		}
-		q.After = *page.Next
-	}
+		all.At = page.At
+		return page.Instances, page.Next, err
+	})
+	return all, err
 }
 
 // findInstance returns the instance that has an id, or else a name.

@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -179,7 +178,7 @@ func checkID(flag, id string, required bool) error {
 		return nil
 	}
 	if err := odometer.ValidID("--"+flag, id); err != nil {
-		return errors.New(strings.TrimSuffix(err.Error(), ": "+odometer.ErrInvalid.Error()))
+		return errors.New(whyNot(err))
 	}
 	return nil
 }

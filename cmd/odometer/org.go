@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -37,7 +36,7 @@ func wrong(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: %s", what, strings.TrimSuffix(err.Error(), ": "+odometer.ErrInvalid.Error()))
+	return fmt.Errorf("%s: %s", what, whyNot(err))
 }
 
 // show prints one thing as JSON, for a program, or in lines.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -116,7 +115,7 @@ func (c *tokenConfig) request(name string, now time.Time) (ask api.TokenRequest,
 	var wrong []error
 	add := func(flag string, err error) {
 		if err != nil {
-			wrong = append(wrong, fmt.Errorf("%s: %s", flag, strings.TrimSuffix(err.Error(), ": "+odometer.ErrInvalid.Error())))
+			wrong = append(wrong, fmt.Errorf("%s: %s", flag, whyNot(err)))
 		}
 	}
 	add("NAME", odometer.ValidTokenName(name))
@@ -211,7 +210,7 @@ func newTokenOne(s streams, use, short, long string, do func(*client.Client, con
 		ValidArgsFunction: c.completeToken,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := odometer.ValidTokenID(args[0]); err != nil {
-				return misuse(fmt.Errorf("%s; `odometer token list` shows them", strings.TrimSuffix(err.Error(), ": "+odometer.ErrInvalid.Error())))
+				return misuse(fmt.Errorf("%s; `odometer token list` shows them", whyNot(err)))
 			}
 			server, err := c.client()
 			if err != nil {
@@ -247,23 +246,12 @@ func (c *tokenConfig) completeToken(cmd *cobra.Command, args []string, _ string)
 }
 
 // allTokens returns as many tokens as limit says, 0 for all.
-func allTokens(ctx context.Context, server *client.Client, limit int) (api.TokensAnswer, error) {
-	all := api.TokensAnswer{Tokens: []api.Token{}}
-	for after := ""; ; {
-		most := api.MaxPage
-		if limit > 0 {
-			most = min(limit-len(all.Tokens), api.MaxPage)
-		}
+func allTokens(ctx context.Context, server *client.Client, limit int) (a api.TokensAnswer, err error) {
+	a.Tokens, a.Next, err = pagesOf(limit, func(after string, most int) ([]api.Token, *string, error) {
 		page, err := server.Tokens(ctx, after, most)
-		if err != nil {
-			return all, err
-		}
-		all.Tokens, all.Next = append(all.Tokens, page.Tokens...), page.Next
-		if page.Next == nil || len(all.Tokens) == limit {
-			return all, nil
-		}
-		after = *page.Next
-	}
+		return page.Tokens, page.Next, err
+	})
+	return a, err
 }
 
 var tokenColumns = []column{
