@@ -13,7 +13,7 @@ test:
 	go test -p 3 -timeout 15m ./...
 	go test -tags nvml -run NVML ./sampler
 	$(MAKE) --no-print-directory race
-	FUZZTIME=2s ./scripts/fuzz
+	FUZZTIME=300ms ./scripts/fuzz
 	$(MAKE) --no-print-directory proof
 
 lint:
@@ -41,7 +41,7 @@ proof:
 	go run ./sim -seeds 2000
 	go run ./crash sweep -sample 300
 	go run ./crash power -sample 300 -whole 10
-	go run ./mutants -sample 12
+	go run ./mutants -sample 6
 	go run ./bench -quick
 
 fuzz:

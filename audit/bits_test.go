@@ -390,9 +390,9 @@ func sampled[T any](list []T, n int) []T {
 
 // Sizes of the samples in the quick form.
 const (
-	sampleJournal = 1500
-	sampleState   = 1500
-	sampleFile    = 800
+	sampleJournal = 700
+	sampleState   = 700
+	sampleFile    = 400
 )
 
 func TestEveryBitOfTheJournal(t *testing.T) {
