@@ -29,6 +29,8 @@ lint:
 ONE_STEP := Bit|Corruption|Forged|CountedOnceInAnyOrder|UsageIsTheFold|UsageIsCut|ReversalsAddUp|ReversalsArePruned|AFullDiskForAWeek
 ONE_STEP := $(ONE_STEP)|ADamagedRecordIsNotRead|PowerCuts|TornTail|EveryCall|SilentEpochs|IsInterrupted|Golden|FleetIsPaged
 ONE_STEP := $(ONE_STEP)|ForeignIsAbsent|ForEveryPrincipal|AreCurrent|OpenAPIIsCurrent|ExamplesAreAnswered|OwnersAddUp
+ONE_STEP := $(ONE_STEP)|WhoIsCharged|OwnersAreFound|OlderVersionIsRestored|BringsEverythingBack|BackedUpWithItsBase|LifecycleIsTheFold
+ONE_STEP := $(ONE_STEP)|NoNumberIsGiven|AssignmentThatFails|EpochIsHandedOver|MigrationKeeps|MigratedTables|PrunedHourIsNotSplit
 ONE_STEP := $(ONE_STEP)|^Test(Reverse|Watermark|Pruning)$$
 
 race:

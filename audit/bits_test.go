@@ -390,9 +390,9 @@ func sampled[T any](list []T, n int) []T {
 
 // Sizes of the samples in the quick form.
 const (
-	sampleJournal = 700
-	sampleState   = 700
-	sampleFile    = 400
+	sampleJournal = 500
+	sampleState   = 400
+	sampleFile    = 250
 )
 
 func TestEveryBitOfTheJournal(t *testing.T) {
