@@ -56,6 +56,7 @@ type Facts struct {
 	Ledger  *LedgerFacts
 	Feed    *FeedFacts
 	Clock   *ClockFacts
+	TLS     *TLSFacts
 
 	Instances *InstanceFacts
 }
@@ -171,6 +172,9 @@ func Judge(f Facts, now time.Time) map[string]Component {
 	}
 	if c := f.Clock; c != nil {
 		parts["clock"] = judgeClock(c)
+	}
+	if c := f.TLS; c != nil {
+		parts["tls"] = judgeTLS(c, now)
 	}
 	if i := f.Instances; i != nil {
 		parts["instances"] = judgeInstances(i, now)

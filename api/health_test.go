@@ -69,6 +69,13 @@ func TestHealthFromFacts(t *testing.T) {
 		{"a clock that nobody is known to keep", "clock", Facts{Clock: &ClockFacts{Set: true}}, OK, "nothing is known"},
 		{"a clock that was never set", "clock", Facts{Clock: &ClockFacts{}}, Failed, "never set"},
 		{"a clock that is ahead", "clock", Facts{Clock: &ClockFacts{Set: true, Synchronised: true, Ahead: 6 * time.Minute}}, Degraded, "6m0s"},
+		{"a certificate that lasts", "tls", Facts{TLS: certificate(90*24*time.Hour, 15*24*time.Hour, "")}, OK, ""},
+		{"a certificate that is to be renewed", "tls", Facts{TLS: certificate(90*24*time.Hour, 13*24*time.Hour, "")}, Degraded, "expires at 2026-01-15T15:04:05Z, in 312h0m0s"},
+		{"a certificate of a day", "tls", Facts{TLS: certificate(24*time.Hour, 5*time.Hour, "")}, OK, ""},
+		{"a certificate of a day, at its end", "tls", Facts{TLS: certificate(24*time.Hour, 3*time.Hour, "")}, Degraded, "in 3h0m0s"},
+		{"a certificate that has expired", "tls", Facts{TLS: certificate(24*time.Hour, 0, "")}, Failed, "expired at 2026-01-02T15:04:05Z"},
+		{"a certificate of tomorrow", "tls", Facts{TLS: certificate(24*time.Hour, 25*time.Hour, "")}, Failed, "not valid before"},
+		{"a new certificate that cannot be used", "tls", Facts{TLS: certificate(90*24*time.Hour, 60*24*time.Hour, "no PEM data")}, Degraded, "not used: no PEM data"},
 		{"a directory of instances", "instances", Facts{Instances: &InstanceFacts{Instances: 7}}, OK, ""},
 		{"a directory that cannot be written", "instances", Facts{Instances: &InstanceFacts{Err: "no space left on device"}}, Degraded, "no space"},
 		{"a directory that is damaged", "instances", Facts{Instances: &InstanceFacts{Absent: "damaged; move it away"}}, Failed, "move it away"},
@@ -92,6 +99,11 @@ func TestHealthFromFacts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// certificate is valid for so long and has so much of it left.
+func certificate(length, left time.Duration, err string) *TLSFacts {
+	return &TLSFacts{NotBefore: Now.Add(left - length), NotAfter: Now.Add(left), Err: err}
 }
 
 func TestHealthAnswersByTheGravestComponent(t *testing.T) {

@@ -523,7 +523,9 @@ func SampleStats() Stats {
 		Ledger: func() LedgerStats {
 			return LedgerStats{Entries: 24, Instances: 25, Epochs: 26, Held: 27, Quarantine: 28, Commits: 29, CommitSeconds: 1.5, LastCommit: Now, Writable: true}
 		},
-		Feed: func() FeedStats { return FeedStats{Published: 30, Behind: 31, Errors: 32} },
+		Feed:  func() FeedStats { return FeedStats{Published: 30, Behind: 31, Errors: 32} },
+		TLS:   func() TLSStats { return TLSStats{NotAfter: Now, Loaded: 33, Failed: 34, Stale: true} },
+		Conns: func() ConnStats { return ConnStats{Open: 35, Refused: 36} },
 	}
 }
 

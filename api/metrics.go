@@ -23,6 +23,8 @@ type Stats struct {
 	Ingest  func() IngestStats
 	Ledger  func() LedgerStats
 	Feed    func() FeedStats
+	TLS     func() TLSStats
+	Conns   func() ConnStats
 }
 
 // SamplerStats are about reading the counters of this machine.
@@ -86,6 +88,14 @@ type FeedStats struct {
 	Published uint64
 	Behind    int64
 	Errors    uint64
+}
+
+// TLSStats are about the certificate that connections are answered with.
+type TLSStats struct {
+	NotAfter time.Time
+	Loaded   uint64 // certificates that were used, the first one too
+	Failed   uint64 // certificates that lay in the files and could not be used
+	Stale    bool   // the files have one that cannot be used
 }
 
 // BreakerStates are the states of a circuit breaker, as in [PublishStats].
@@ -181,6 +191,14 @@ var (
 	feedPublished = desc("feed_entries_published_total", "Entries published on the topic.")
 	feedBehind    = desc("feed_lag_entries", "Entries booked and not yet published.")
 	feedErrors    = desc("feed_errors_total", "Entries whose publishing failed, each time.")
+
+	httpConns   = desc("http_connections", "Connections to the API that are open.")
+	httpRefused = desc("http_connections_refused_total", "Connections to the API that were refused because too many were open.")
+
+	tlsNotAfter = desc("tls_certificate_expiry_timestamp_seconds", "When the certificate expires that connections are answered with.")
+	tlsLoaded   = desc("tls_certificates_loaded_total", "Certificates that were used, the first one too.")
+	tlsFailed   = desc("tls_certificate_failures_total", "Certificates that could not be used.")
+	tlsStale    = desc("tls_certificate_stale", "1 while the files have a certificate that cannot be used.")
 )
 
 // snapshots collects the figures of the stages when they are asked for.
@@ -270,6 +288,18 @@ func (s snapshots) Collect(ch chan<- prometheus.Metric) {
 		count(feedPublished, v.Published)
 		gauge(feedBehind, v.Behind)
 		count(feedErrors, v.Errors)
+	}
+	if s.stats.Conns != nil {
+		v := s.stats.Conns()
+		gauge(httpConns, v.Open)
+		count(httpRefused, v.Refused)
+	}
+	if s.stats.TLS != nil {
+		v := s.stats.TLS()
+		moment(tlsNotAfter, v.NotAfter)
+		count(tlsLoaded, v.Loaded)
+		count(tlsFailed, v.Failed)
+		gauge(tlsStale, one(v.Stale))
 	}
 }
 

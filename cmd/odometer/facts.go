@@ -34,6 +34,9 @@ type parts struct {
 	feed    *queue.Feed
 	live    *liveView
 	fleet   *fleet
+	tls     *tlsPair // nil for no TLS
+	// listener is where the API answers, nil for nowhere.
+	listener *api.Listener
 	// interval between samples that are due.
 	interval time.Duration
 }
@@ -77,6 +80,7 @@ func (p *parts) Facts(ctx context.Context) api.Facts {
 	if p.conn != nil {
 		f.Queue = p.queueFacts(ctx)
 	}
+	f.TLS = p.tls.facts()
 	if p.ledger != nil {
 		f.Ledger = p.ledgerFacts(ctx)
 	}
@@ -175,6 +179,12 @@ func (p *parts) stats() api.Stats {
 			st := p.feed.Stats()
 			return api.FeedStats{Published: st.Published, Behind: st.Lag, Errors: st.Errors}
 		}
+	}
+	if p.tls != nil {
+		s.TLS = p.tls.stats
+	}
+	if p.listener != nil {
+		s.Conns = p.listener.Stats
 	}
 	return s
 }

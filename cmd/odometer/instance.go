@@ -127,25 +127,6 @@ machine has the same.`,
 	return cmd
 }
 
-// completeWithin bounds how long a shell waits for words.
-const completeWithin = 2 * time.Second
-
-// complete asks the server for words that a shell may complete. Where it does
-// not answer there are none.
-func (c *serverFlags) complete(ctx context.Context, ask func(context.Context, *client.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(ctx, completeWithin)
-	defer cancel()
-	server, err := c.client()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	words, err := ask(ctx, server)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return words, cobra.ShellCompDirectiveNoFileComp
-}
-
 // completeInstance completes the id of an instance.
 func (c *serverFlags) completeInstance(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {

@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"strings"
 	"time"
@@ -35,6 +33,7 @@ type serveConfig struct {
 	NATSReplicas  int    // copies of each stream on an external cluster; 0 leaves them as they are
 	NoAgent       bool   // do not meter this machine
 	KeepJournal   string // such as 13mo; "" for ever
+	EventRate     int    // POST /api/v1/events a second of one token, 0 for any number
 	LogLevel      string
 	listenFlags
 	trustFlags
@@ -68,6 +67,7 @@ Ctrl-C ends it within five seconds; nothing is lost.`,
 	flags.StringVar(&c.KeepJournal, "keep-journal", "", "how long the ledger's journal is kept, such as 13mo, 400d or 2y (default: for ever); sums are kept always")
 	c.meterFlags.register(flags)
 	c.listenFlags.register(flags)
+	flags.IntVar(&c.EventRate, "event-rate", int(api.StandardLimits.Events), "requests a second with events that one token may make, and ten times as many at once; 0 for any number")
 	c.trustFlags.register(flags)
 	flags.StringVar(&c.LogLevel, "log-level", defaultLogLevel, "debug, info, warn or error")
 	return cmd
@@ -93,6 +93,11 @@ func (c *serveConfig) complete() error {
 		add(err)
 	}
 	add(c.listenFlags.check("http", c.HTTP))
+	add(noSecretIn("nats", c.NATS, "nats-token-file"))
+	add(c.checkLimits())
+	if c.EventRate < 0 {
+		add(fmt.Errorf("--event-rate %d: a number from 1, or 0 for no limit", c.EventRate))
+	}
 	if !c.external() {
 		add(c.listenFlags.check("nats", c.NATS))
 		if c.NATSTokenFile != "" {
@@ -143,10 +148,10 @@ type server struct {
 	config  serveConfig
 	logger  *slog.Logger
 	console *console
-	tls     *tls.Config
+	tls     *tlsPair // nil for no TLS
 
 	dir      *dataDir
-	listener net.Listener
+	listener *api.Listener
 	ledger   *ledger.Ledger
 	accounts *account.Accounts
 	token    string             // the administrator's
@@ -161,6 +166,7 @@ type server struct {
 	fleet    *fleet
 
 	admission *admission // of hosts and consumers
+	refused   *api.Refusals
 
 	agentConn *queue.Conn // as the agent; nil without one, like what follows
 	host      *host
@@ -205,16 +211,18 @@ func (sv *server) close() error {
 // directory that cannot be written, a ledger of a newer version.
 func (sv *server) open(ctx context.Context) (err error) {
 	c := &sv.config
-	if sv.tls, err = c.listenFlags.config(); err != nil {
+	if sv.tls, err = c.listenFlags.pair(sv.logger); err != nil {
 		return err
 	}
 	if sv.dir, err = lockDataDir(c.DataDir, "serve"); err != nil {
 		return err
 	}
 	sv.onClose(func() error { return sv.dir.release() })
-	if sv.listener, err = listen("http", c.HTTP); err != nil {
+	l, err := listen("http", c.HTTP)
+	if err != nil {
 		return err
 	}
+	sv.listener = c.conns.Listener(l)
 	sv.onClose(func() error { sv.listener.Close(); return nil }) // closed by its server already, as a rule
 	if !c.external() {
 		if err := probe("nats", c.NATS); err != nil {
@@ -250,6 +258,7 @@ func (sv *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	sv.admission = &admission{Accounts: sv.accounts, nats: sv.nats, conn: sv.conn, logger: sv.logger}
+	sv.refused = api.NewRefusals(sv.accounts, nil, sv.logger)
 	sv.ingest = ingest.New(ingest.Options{Ledger: sv.ledger, Receipts: sv.conn, IsHost: sv.accounts.IsHost, Logger: sv.logger})
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
@@ -291,7 +300,7 @@ func (sv *server) openQueue(ctx context.Context) error {
 		}
 	} else {
 		sv.nats, err = queue.StartServer(queue.ServerOptions{
-			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, Peers: sv.accounts, TLS: sv.tls, Logger: sv.logger,
+			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, Peers: sv.accounts, TLS: sv.tls.config(), Logger: sv.logger,
 		})
 		if err != nil {
 			return err
@@ -363,6 +372,9 @@ func (sv *server) run(parent context.Context, s streams) error {
 	intake := newPhase(ctx, "the agent", fail)
 
 	p := sv.parts()
+	if sv.tls != nil {
+		service.run("certificate", sv.tls.run)
+	}
 	service.run("feed", sv.feed.Run)
 	service.run("consumers", sv.admission.run)
 	flow.run("live", sv.heard.Run)
@@ -370,6 +382,7 @@ func (sv *server) run(parent context.Context, s streams) error {
 		flow.run("directory", sv.fleet.directory.Run)
 	}
 	flow.run("accounts", sv.accounts.Run)
+	flow.run("refusals", sv.refused.Run)
 	flow.run("receipts", func(ctx context.Context) error { return sv.conn.ServeReceipts(ctx, sv.receipt) })
 	flow.run("ingest", func(ctx context.Context) error { return sv.ingest.Run(ctx, deliveries{queue.NewReceiver(sv.conn)}) })
 	flow.run("upkeep", func(ctx context.Context) error {
@@ -385,7 +398,9 @@ func (sv *server) run(parent context.Context, s streams) error {
 		intake.run("live", func(ctx context.Context) error { return sv.host.tellLive(ctx, sv.agentConn) })
 	}
 	handler := api.NewServer(sv.deps(p))
-	intake.run("api", func(ctx context.Context) error { return serveHTTP(ctx, sv.listener, handler, sv.tls, sv.logger) })
+	intake.run("api", func(ctx context.Context) error {
+		return serveHTTP(ctx, sv.listener, handler, sv.tls.config(), sv.config.conns, sv.logger)
+	})
 	if err := sv.announce(s); err != nil {
 		fail(err)
 	}
@@ -412,7 +427,7 @@ func (sv *server) run(parent context.Context, s streams) error {
 // announce says where the server is: to clients of the same user, and to
 // whoever looks on.
 func (sv *server) announce(s streams) error {
-	info := serverInfo{PID: os.Getpid(), Version: Version, HTTP: httpURL(sv.listener, sv.tls), NATS: sv.queueURL(), StartedAt: time.Now().UTC()}
+	info := serverInfo{PID: os.Getpid(), Version: Version, HTTP: httpURL(sv.listener, sv.tls.config()), NATS: sv.queueURL(), StartedAt: time.Now().UTC()}
 	if err := sv.dir.writeServerInfo(info); err != nil {
 		return err
 	}
@@ -445,7 +460,7 @@ func (sv *server) parts() *parts {
 	p := &parts{
 		dataDir: sv.dir.path, host: sv.host, conn: func() *queue.Conn { return sv.conn },
 		ledger: sv.ledger, ingest: sv.ingest, entries: sv.entries, feed: sv.feed,
-		live: sv.fleet.live, fleet: sv.fleet,
+		live: sv.fleet.live, fleet: sv.fleet, tls: sv.tls, listener: sv.listener,
 		interval: sampleEvery(sv.config.Interval),
 	}
 	if sv.nats != nil {
@@ -463,10 +478,18 @@ func (sv *server) deps(p *parts) api.Deps {
 		Usage: seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
 		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: sv.ledger, Tokens: sv.accounts, People: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
 	}
+	d.Refused, d.Limits = sv.refused, sv.config.limits()
 	if sv.host != nil {
 		d.Machine = p
 	}
 	return d
+}
+
+// limits are those of the API.
+func (c *serveConfig) limits() api.Limits {
+	l := api.StandardLimits
+	l.Requests, l.Events = float64(c.RequestRate), float64(c.EventRate)
+	return l
 }
 
 // watch is what the console looks at.
