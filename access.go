@@ -125,6 +125,9 @@ type Caller struct {
 	// Memberships are the user's when the request came. They are shared, and
 	// replaced as a whole when one changes.
 	Memberships []Membership
+	// Grants are those that the user holds, in order of their instances; shared as
+	// well.
+	Grants []Grant
 }
 
 // May reports whether the caller has a scope. Nobody has one that there is not,
@@ -179,6 +182,9 @@ const (
 	ActionEntryReverse      Action = "entry.reverse"
 	ActionQuarantineRelease Action = "quarantine.release"
 	ActionInstanceAssign    Action = "instance.assign"
+	ActionGrantAdd          Action = "grant.add"
+	ActionGrantUpdate       Action = "grant.update"
+	ActionGrantEnd          Action = "grant.end"
 )
 
 // AuditRecord is one line of the audit log: who did what, when, from where.
