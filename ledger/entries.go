@@ -39,7 +39,7 @@ func (l *Ledger) Entries(ctx context.Context, q odometer.EntryQuery) ([]odometer
 			if r.id == id && i < index {
 				continue
 			}
-			if q.Instance != "" && e.Event.Instance != q.Instance || e.Event.Span.End <= q.From || e.Event.Span.Start >= q.To || q.View != nil && !q.View.Sees(e.Event.Owner) {
+			if q.Instance != "" && e.Event.Instance != q.Instance || e.Event.Span.End <= q.From || e.Event.Span.Start >= q.To || q.View != nil && !q.View.SeesUse(e.Event.Instance, e.Event.Owner, e.Event.Span.Start) {
 				continue
 			}
 			list = append(list, e)

@@ -92,7 +92,7 @@ func (f *fleet) Instances(ctx context.Context, seen odometer.View, q api.Instanc
 			if err != nil {
 				return nil, err
 			}
-			if matches(&k.Instance, &q) && seen.Sees(ownerOf(&k.Instance)) {
+			if matches(&k.Instance, &q) && f.sees(seen, &k) {
 				list = append(list, k)
 			}
 			if len(list) == q.Limit {
@@ -208,6 +208,11 @@ func ownerOf(i *api.Instance) (o odometer.Owner) {
 	return o
 }
 
+// sees reports whether what an instance uses now is seen.
+func (f *fleet) sees(seen odometer.View, k *api.KnownInstance) bool {
+	return seen.SeesUse(k.Description.Instance, ownerOf(&k.Instance), f.now().UnixMicro())
+}
+
 // Instance implements [api.InstanceReader].
 func (f *fleet) Instance(ctx context.Context, seen odometer.View, id odometer.InstanceID) (k api.KnownInstance, elsewhere []api.InstanceElsewhere, err error) {
 	if err := f.usable(); err != nil {
@@ -235,7 +240,7 @@ func (f *fleet) Instance(ctx context.Context, seen odometer.View, id odometer.In
 	if k, err = f.join(ctx, seen, id, described, nil, owned, both{directory: true}); err != nil {
 		return k, nil, err
 	}
-	if k.Agent == "" || !seen.Sees(ownerOf(&k.Instance)) {
+	if k.Agent == "" || !f.sees(seen, &k) {
 		return api.KnownInstance{}, nil, odometer.ErrNotFound
 	}
 	return k, elsewhere, nil

@@ -27,7 +27,7 @@ type instanceConfig struct {
 
 func newInstance(s streams) *cobra.Command {
 	parent := &cobra.Command{Use: "instance", Short: "The machines of all hosts", Args: cobra.ArbitraryArgs, RunE: group}
-	parent.AddCommand(newInstanceList(s), newInstanceShow(s), newInstanceHistory(s), newInstanceOwner(s), newInstanceImport(s))
+	parent.AddCommand(newInstanceList(s), newInstanceShow(s), newInstanceHistory(s), newInstanceOwner(s), newInstanceGrant(s), newInstanceImport(s))
 	return parent
 }
 

@@ -247,8 +247,9 @@ func (v *liveView) owned(open []api.OpenPeriod, seen odometer.View) []api.OpenPe
 		e := &o.Event
 		claimed, sees := e.Owner.OrUnassigned(), true
 		for at := e.Span.Start; at < e.Span.End; {
+			from := at
 			e.Owner, at = odometer.OwnerAt(recorded[e.Instance], at, claimed)
-			sees = sees && seen.Sees(e.Owner)
+			sees = sees && seen.SeesUse(e.Instance, e.Owner, from)
 		}
 		if sees {
 			kept = append(kept, o)
