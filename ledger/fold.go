@@ -55,9 +55,10 @@ type fold struct {
 	dirtyCounts map[countKey]bool
 	dirtySpools map[spoolKey]int64 // time of the change
 	newFrom     bool
-	given       charges // whom a record is charged to that is folded again; nil for one that is new
-	paying      []payer // for the booking at work
-	buf         []byte  // of the row being written
+	bookedIn    []stretch // hours
+	given       charges   // whom a record is charged to that is folded again; nil for one that is new
+	paying      []payer   // for the booking at work
+	buf         []byte    // of the row being written
 	disagreeing []Disagreement
 	stale       bool
 	db          *sql.DB
@@ -106,6 +107,7 @@ func (f *fold) begin(ctx context.Context, tx *sql.Tx) error {
 	f.stmts = map[string]*sql.Stmt{}
 	f.dirtyEpochs = f.dirtyEpochs[:0]
 	f.disagreeing = f.disagreeing[:0]
+	f.bookedIn = nil
 	f.dirtyCounts = map[countKey]bool{}
 	f.dirtySpools = map[spoolKey]int64{}
 	if !f.stale {
@@ -258,6 +260,9 @@ func (f *fold) finish(w *work) error {
 	h := f.head(w.rec.partition)
 	w.rec.entries = h.entry + 1 - w.rec.firstEntry
 	f.booked += w.rec.entries
+	if w.rec.entries > 0 {
+		f.bookIn(stretch{odometer.Hour(w.rec.minUS), ceilHour(w.rec.maxUS)})
+	}
 	if w.res.Runs == nil {
 		w.res.Runs = []run{}
 	}
@@ -269,6 +274,13 @@ func (f *fold) finish(w *work) error {
 	w.rec.hash = w.rec.chain(h.hash)
 	h.position, h.hash = w.rec.position, w.rec.hash
 	return f.insertRecord(w.rec)
+}
+
+// bookIn notes that something is booked in some hours: most records are of the same.
+func (f *fold) bookIn(s stretch) {
+	if n := len(f.bookedIn); n == 0 || s.from < f.bookedIn[n-1].from || s.to > f.bookedIn[n-1].to {
+		f.bookedIn = append(f.bookedIn, s)
+	}
 }
 
 func (f *fold) broken(w *work, why error) error {
