@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -42,8 +41,7 @@ func (s *server) auditRoutes() []route {
 		description: "Tokens that were created and revoked, entries that were reversed, events that were released from quarantine. " +
 			"Lines are added and never changed.",
 		params: []*parameter{
-			{name: "after", valid: validLine, pattern: "^[1-9][0-9]*$", example: "3", description: "cursor of an earlier answer"},
-			limitParam,
+			afterCursor, limitParam,
 		},
 		replies: []reply{answers(http.StatusOK, "One page.", AuditLogAnswer{}, nextPage)}, fails: missing,
 	}}
@@ -53,7 +51,7 @@ func (s *server) getAuditLog(w http.ResponseWriter, r *http.Request) error {
 	p := queryOf(r)
 	limit, before := p.limit(), int64(0)
 	if after := p.text("after"); after != "" {
-		before, _ = strconv.ParseInt(after, 10, 64) // as validLine has found
+		before, _ = strconv.ParseInt(after, 10, 64) // as it was sealed
 	}
 	if s.Audit == nil {
 		return absent("accounts")
@@ -75,14 +73,6 @@ func (s *server) getAuditLog(w http.ResponseWriter, r *http.Request) error {
 		answer.Log = append(answer.Log, line)
 	}
 	return writeJSON(w, http.StatusOK, answer)
-}
-
-// validLine returns nil for the number of a line of the audit log.
-func validLine(s string) error {
-	if n, err := strconv.ParseInt(s, 10, 64); err != nil || n < 1 || strconv.FormatInt(n, 10) != s {
-		return fmt.Errorf("%q is no cursor of this log: %w", clip(s), odometer.ErrInvalid)
-	}
-	return nil
 }
 
 // note writes into the audit log what the ledger has done. The ledger's journal

@@ -50,6 +50,8 @@ type router struct {
 	clock   func() time.Time
 	started time.Time
 	metrics *metrics
+
+	cursorKey []byte
 }
 
 func newRouter(version string, logger *slog.Logger, clock func() time.Time, auth Authenticator, stats Stats, routes func(*router) []route) *router {
@@ -62,7 +64,7 @@ func newRouter(version string, logger *slog.Logger, clock func() time.Time, auth
 	rt := &router{
 		mux: http.NewServeMux(), table: make(map[string]route),
 		auth: auth, logger: logger, clock: clock, started: clock(),
-		metrics: newMetrics(version, stats),
+		metrics: newMetrics(version, stats), cursorKey: cursorKey(nil),
 	}
 	for _, row := range routes(rt) {
 		rt.table[row.pattern] = row
@@ -112,7 +114,7 @@ func (rt *router) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 func (rt *router) serve(row route, w http.ResponseWriter, r *http.Request) {
 	r, err := authorise(rt.auth, row.access, r)
 	if err == nil {
-		q := readQuery(row.params, r, rt.clock())
+		q := readQuery(row.params, r, rt.clock(), &cursors{rt.cursorKey, row.pattern, caller(r)})
 		if row.lenient {
 			q.errs = nil
 		}
