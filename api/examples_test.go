@@ -138,7 +138,9 @@ func exampleRequests(doc schema) (list []exampleRequest) {
 				case "path":
 					x.target = strings.ReplaceAll(x.target, "{"+name+"}", url.PathEscape(text))
 				case "query":
-					query.Set(name, text)
+					if p["schema"].(schema)["pattern"] != cursorPattern { // no example is a cursor of this question
+						query.Set(name, text)
+					}
 				case "header":
 					if x.operation != "submit" { // whose form they depend on
 						x.header.Set(name, text)
@@ -363,7 +365,7 @@ func TestExamplesAreAnswered(t *testing.T) {
 func empty(t *testing.T, x exampleRequest, v any) {
 	members, _ := v.(map[string]any)
 	for name, m := range members {
-		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved", "grants"}, name) {
+		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "metrics", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved", "grants"}, name) {
 			t.Errorf("%s: the example has no %s", x.where, name)
 		}
 	}
