@@ -125,6 +125,9 @@ type Caller struct {
 	// Memberships are the user's when the request came. They are shared, and
 	// replaced as a whole when one changes.
 	Memberships []Membership
+	// Grants are those that the user holds, in order of their instances; shared as
+	// well.
+	Grants []Grant
 }
 
 // May reports whether the caller has a scope. Nobody has one that there is not,
@@ -181,6 +184,9 @@ const (
 	ActionInstanceAssign    Action = "instance.assign"
 	ActionChangeRefused     Action = "change.refused" // to whoever asked for it
 	ActionLoginRefused      Action = "login.refused"  // a token that is not known
+	ActionGrantAdd          Action = "grant.add"
+	ActionGrantUpdate       Action = "grant.update"
+	ActionGrantEnd          Action = "grant.end"
 )
 
 // AuditQuery selects lines of the audit log, the newest first. Fields that are zero

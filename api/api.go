@@ -166,6 +166,7 @@ type Deps struct {
 	Hosts      HostAdmin
 	Consumers  ConsumerAdmin
 	People     PeopleAdmin
+	Grants     GrantAdmin
 	Audit      AuditLogger
 	Refused    *Refusals // what was refused; nil to note none of it
 	Limits     Limits
@@ -222,7 +223,7 @@ type server struct {
 func (s *server) routes(r *router) []route {
 	s.router = r
 	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(),
-		s.instanceRoutes(), s.ownershipRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(),
+		s.instanceRoutes(), s.ownershipRoutes(), s.grantRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(),
 		s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }
 

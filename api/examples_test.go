@@ -35,6 +35,8 @@ func exampleBodies() map[string]map[string]any {
 		"updateUser":         {odometer.ContentJSON: schema{"name": "Ada King", "email": "ada@example.org"}},
 		"addMember":          {odometer.ContentJSON: schema{"user_id": "u-bob", "role": "billing"}},
 		"setMember":          {odometer.ContentJSON: schema{"role": "admin"}},
+		"addGrant":           {odometer.ContentJSON: schema{"user_id": "u-ada", "level": "operator", "since": "-30d", "expires_at": "+90d"}},
+		"setGrant":           {odometer.ContentJSON: schema{"level": "manager"}},
 		"createToken":        {odometer.ContentJSON: schema{"name": "billing", "scopes": []any{"read"}, "expires_at": "+90d"}},
 		"createEnrolment":    {odometer.ContentJSON: schema{"agent_id": "host-4", "expires_at": "+2h"}},
 		"enrolHost": {odometer.ContentJSON: schema{
@@ -86,6 +88,10 @@ func prepared(t *testing.T) (f *Fixture, weak string) {
 		_, err = f.Accounts.AddMember(t.Context(), byHand, odometer.Once{}, odometer.Membership{Org: "acme", User: "u-ada", Role: odometer.RoleMember})
 	}
 	if err != nil {
+		t.Fatal(err)
+	}
+	given := odometer.Grant{Instance: "vm-1", User: "u-bob", Level: odometer.LevelReadOnly}
+	if _, err = f.Accounts.AddGrant(t.Context(), byHand, odometer.Once{}, odometer.Ownership{Instance: "vm-1", Owner: ada}, given); err != nil {
 		t.Fatal(err)
 	}
 	create(t, f.Accounts, "dashboard", time.Time{}, odometer.ScopeRead)
@@ -357,7 +363,7 @@ func TestExamplesAreAnswered(t *testing.T) {
 func empty(t *testing.T, x exampleRequest, v any) {
 	members, _ := v.(map[string]any)
 	for name, m := range members {
-		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved"}, name) {
+		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved", "grants"}, name) {
 			t.Errorf("%s: the example has no %s", x.where, name)
 		}
 	}

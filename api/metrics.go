@@ -77,6 +77,7 @@ type LedgerStats struct {
 	Epochs        int64
 	Held          int64
 	Quarantine    int64
+	Disagreements uint64 // events that named another owner than is recorded, since the start
 	Commits       uint64
 	CommitSeconds float64   // spent in commits
 	LastCommit    time.Time // zero before the first
@@ -183,6 +184,7 @@ var (
 	ledgerEpochs     = desc("ledger_epochs", "Epochs in the ledger.")
 	ledgerHeld       = desc("ledger_held_events", "Events that wait for an earlier one or for their time.")
 	ledgerQuarantine = desc("ledger_quarantined_events", "Events in quarantine.")
+	ownerDisagree    = desc("owner_disagreements_total", "Events that named another owner than is recorded, who was charged.")
 	ledgerCommits    = desc("ledger_commits_total", "Transactions committed.")
 	ledgerSeconds    = desc("ledger_commit_seconds_total", "Time spent in transactions.")
 	ledgerLast       = desc("ledger_last_commit_timestamp_seconds", "When the last transaction was committed.")
@@ -278,6 +280,7 @@ func (s snapshots) Collect(ch chan<- prometheus.Metric) {
 		gauge(ledgerEpochs, v.Epochs)
 		gauge(ledgerHeld, v.Held)
 		gauge(ledgerQuarantine, v.Quarantine)
+		count(ownerDisagree, v.Disagreements)
 		count(ledgerCommits, v.Commits)
 		send(ledgerSeconds, prometheus.CounterValue, v.CommitSeconds)
 		moment(ledgerLast, v.LastCommit)

@@ -234,7 +234,7 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
 	up = newUplink(to, id, h.spool, logger)
-	up.identity, up.connected = who, h.tellLive
+	up.identity, up.connected = who, h.speak
 
 	run, fail := context.WithCancelCause(ctx)
 	defer fail(nil)

@@ -16,6 +16,7 @@ import (
 	"example.org/odometer"
 	"example.org/odometer/account"
 	"example.org/odometer/api"
+	"example.org/odometer/directory"
 	"example.org/odometer/ingest"
 	"example.org/odometer/ledger"
 	"example.org/odometer/queue"
@@ -35,6 +36,8 @@ type serveConfig struct {
 	KeepJournal   string // such as 13mo; "" for ever
 	EventRate     int    // POST /api/v1/events a second of one token, 0 for any number
 	LogLevel      string
+	OwnerMap      string // file that maps hints of hypervisors to owners, "" for none
+	directoryFlags
 	listenFlags
 	trustFlags
 	meterFlags
@@ -65,6 +68,10 @@ Ctrl-C ends it within five seconds; nothing is lost.`,
 	flags.IntVar(&c.NATSReplicas, "nats-replicas", 0, "copies of each stream on an external cluster: 3 survive the loss of a server (default: 1 where a stream is created)")
 	flags.BoolVar(&c.NoAgent, "no-agent", false, "do not meter this machine")
 	flags.StringVar(&c.KeepJournal, "keep-journal", "", "how long the ledger's journal is kept, such as 13mo, 400d or 2y (default: for ever); sums are kept always")
+	flags.StringVar(&c.OwnerMap, "owner-map", "", "CSV file that maps what hypervisors say of whose a machine is (attribute,value,user,org) to its owner")
+	flags.StringVar(&c.DirectoryURL, "directory-url", "", "address of an account service that decides whose machines are: it answers GET URL/instances/ID")
+	flags.StringVar(&c.DirectoryTokenFile, "directory-token-file", "", "file that holds the bearer token of the account service")
+	flags.DurationVar(&c.DirectoryMaxAge, "directory-max-age", directory.DefaultMaxAge, "how old an answer of the account service may be before it is asked again")
 	c.meterFlags.register(flags)
 	c.listenFlags.register(flags)
 	flags.IntVar(&c.EventRate, "event-rate", int(api.StandardLimits.Events), "requests a second with events that one token may make, and ten times as many at once; 0 for any number")
@@ -117,6 +124,7 @@ func (c *serveConfig) complete() error {
 		add(fmt.Errorf("--nats-replicas %d: a stream has 1 to %d copies", c.NATSReplicas, maxReplicas))
 	}
 	add(c.meterFlags.check())
+	add(c.directoryFlags.check())
 	_, err = parseKeep(c.KeepJournal)
 	add(err)
 	return misuse(errors.Join(errs...))
@@ -164,6 +172,8 @@ type server struct {
 	feed     *queue.Feed
 	heard    *queue.Live
 	fleet    *fleet
+	hints    *attributor         // nil without an owner map
+	service  *directory.Follower // nil without an account service
 
 	admission *admission // of hosts and consumers
 	refused   *api.Refusals
@@ -259,7 +269,6 @@ func (sv *server) open(ctx context.Context) (err error) {
 	}
 	sv.admission = &admission{Accounts: sv.accounts, nats: sv.nats, conn: sv.conn, logger: sv.logger}
 	sv.refused = api.NewRefusals(sv.accounts, nil, sv.logger)
-	sv.ingest = ingest.New(ingest.Options{Ledger: sv.ledger, Receipts: sv.conn, IsHost: sv.accounts.IsHost, Logger: sv.logger})
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
 	sv.fleet = &fleet{ledger: sv.ledger, now: time.Now}
@@ -270,11 +279,34 @@ func (sv *server) open(ctx context.Context) (err error) {
 		sv.logger.Error("serving without the directory of instances", "err", sv.fleet.absent)
 	} else {
 		sv.onClose(sv.fleet.directory.Close)
+		sv.fleet.owners = newOwnerTeller(sv.fleet.directory, sv.ledger, sv.conn, sv.logger)
 	}
+	if err := sv.openOwners(); err != nil {
+		return err
+	}
+	sv.ingest = ingest.New(ingest.Options{
+		Ledger: sv.ledger, Receipts: sv.conn, IsHost: sv.accounts.IsHost, Elsewhere: sv.fleet.elsewhere, Logger: sv.logger,
+	})
 	if c.NoAgent {
 		return nil
 	}
 	return sv.openHost()
+}
+
+// openOwners opens what says whose machines are, apart from people.
+func (sv *server) openOwners() (err error) {
+	if sv.config.OwnerMap != "" {
+		m, err := openOwnerMap(sv.config.OwnerMap)
+		if err != nil {
+			return err
+		}
+		if sv.fleet.directory != nil {
+			sv.hints = newAttributor(sv.fleet, m, sv.logger)
+			sv.fleet.described = sv.hints.hear
+		}
+	}
+	sv.service, err = sv.openDirectoryService()
+	return err
 }
 
 // openQueue starts the embedded queue or connects to the external one, and
@@ -380,6 +412,14 @@ func (sv *server) run(parent context.Context, s streams) error {
 	flow.run("live", sv.heard.Run)
 	if sv.fleet.directory != nil {
 		flow.run("directory", sv.fleet.directory.Run)
+		flow.run("owners", sv.fleet.owners.run)
+		flow.run("moves", func(ctx context.Context) error { return sv.fleet.admitMoved(ctx, sv.logger) })
+	}
+	if sv.hints != nil {
+		flow.run("owner map", sv.hints.run)
+	}
+	if sv.service != nil {
+		flow.run("account service", sv.service.Run)
 	}
 	flow.run("accounts", sv.accounts.Run)
 	flow.run("refusals", sv.refused.Run)
@@ -395,7 +435,7 @@ func (sv *server) run(parent context.Context, s streams) error {
 	if sv.host != nil {
 		sending.run("publisher", sv.publish.Run)
 		sv.host.run(intake)
-		intake.run("live", func(ctx context.Context) error { return sv.host.tellLive(ctx, sv.agentConn) })
+		intake.run("live", func(ctx context.Context) error { return sv.host.speak(ctx, sv.agentConn) })
 	}
 	handler := api.NewServer(sv.deps(p))
 	intake.run("api", func(ctx context.Context) error {
@@ -466,6 +506,10 @@ func (sv *server) parts() *parts {
 	if sv.nats != nil {
 		p.store = sv.nats.Health
 	}
+	if sv.hints != nil {
+		p.hints = sv.hints.owners
+	}
+	p.service, p.maxAge = sv.service, sv.config.DirectoryMaxAge
 	if sv.host != nil {
 		p.publish = func() queue.PublisherStats { return sv.publish.Stats() }
 	}
@@ -476,7 +520,7 @@ func (sv *server) deps(p *parts) api.Deps {
 	d := api.Deps{
 		Version: Version, Logger: sv.logger, Auth: api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts},
 		Usage: seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
-		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: sv.ledger, Tokens: sv.accounts, People: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: newLately(p), Stats: p.stats(), QueueURL: sv.queueURL,
+		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: ownership{sv.ledger, sv.fleet}, Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: newLately(p), Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	d.Refused, d.Limits = sv.refused, sv.config.limits()
 	if sv.host != nil {
