@@ -525,7 +525,7 @@ func (sv *server) deps(p *parts) api.Deps {
 		Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger,
 		Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Audit: sv.accounts,
 		Hosts: sv.admission, Consumers: sv.admission,
-		Status: p, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
+		Status: p, Health: newLately(p), Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	d.Refused, d.Limits = sv.refused, sv.config.limits()
 	if sv.host != nil {
