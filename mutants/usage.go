@@ -33,9 +33,9 @@ var usageBugs = []bug{
 		`next := c.begins(y, m, d+1); next <= us {`,
 		`next := c.begins(y, m, d+1); next <= us && false {`,
 		"odometer.TestDaysAndMonthsOfAPlace"},
-	{"a day begins where the clock would have shown midnight", "calendar.go",
+	{"a day whose midnight is left out begins an hour later", "calendar.go",
 		`		return until
-`, `		return t
+`, `		return until.Add(time.Hour)
 `,
 		"odometer.TestDaysTile"},
 	{"a cursor leads another user on", "api/cursor.go",
