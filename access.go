@@ -185,6 +185,8 @@ const (
 	ActionGrantAdd          Action = "grant.add"
 	ActionGrantUpdate       Action = "grant.update"
 	ActionGrantEnd          Action = "grant.end"
+	ActionIdentityAdd       Action = "identity.add"
+	ActionIdentityRemove    Action = "identity.remove"
 )
 
 // AuditRecord is one line of the audit log: who did what, when, from where.
@@ -206,9 +208,16 @@ const SecretPrefix = "odm_"
 
 var secret = regexp.MustCompile(`(?i)odm_[a-z2-7]{8,}`)
 
+// signed is a token that an issuer signed, or a part of one: JSON in base64, which
+// begins with {"
+var signed = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]*)*`)
+
 // HideSecrets returns s with what looks like the secret of a token taken out:
 // for what is logged or answered and repeats what came from outside.
 func HideSecrets(s string) string {
+	if strings.Contains(s, "eyJ") {
+		s = signed.ReplaceAllLiteralString(s, "eyJ…")
+	}
 	if !strings.Contains(strings.ToLower(s), SecretPrefix) { // the rule
 		return s
 	}

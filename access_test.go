@@ -52,6 +52,9 @@ func TestSecretsAreHidden(t *testing.T) {
 		"Bearer " + secret + ", " + secret:       "Bearer odm_…, odm_…",
 		"cut off: " + secret[:20] + "...":        "cut off: odm_…...",
 		"/api/" + strings.ToUpper(secret) + "/x": "/api/odm_…/x",
+		"eyJ is no token, and eyJhbGci neither":  "eyJ is no token, and eyJhbGci neither",
+		"Bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJzIn0.c2ln-_ was sent": "Bearer eyJ… was sent",
+		"cut off: eyJhbGciOiJFUzI1NiJ9":                               "cut off: eyJ…",
 	} {
 		if got := HideSecrets(s); got != want || HideSecrets(got) != got {
 			t.Errorf("%q: got %q, want %q", s, got, want)

@@ -397,6 +397,16 @@ func keepsPeople(t *testing.T, c *client.Client) {
 	if _, err := c.EndGrant(ctx, odd, "u-bob", g.Version); err != nil {
 		t.Errorf("end a grant: got %v", err)
 	}
+	who, err := c.AddIdentity(ctx, odd, api.IdentityRequest{Issuer: "https://login.example.org", Subject: "s-1"})
+	if err != nil || who.User != odd || who.Subject != "s-1" {
+		t.Errorf("add an identity: got %+v, %v", who, err)
+	}
+	if list, err := c.Identities(ctx, odd); err != nil || len(list.Identities) != 1 || list.Identities[0] != who {
+		t.Errorf("identities: got %+v, %v, want %+v", list, err, who)
+	}
+	if got, err := c.RemoveIdentity(ctx, odd, who.ID); err != nil || got != who {
+		t.Errorf("remove an identity: got %+v, %v", got, err)
+	}
 	if list, err := c.Members(ctx, odd, "", 1); err != nil || len(list.Members) != 1 || list.Next == nil {
 		t.Errorf("members: got %+v, %v, want one and that there is more", list, err)
 	}

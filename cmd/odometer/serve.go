@@ -39,6 +39,7 @@ type serveConfig struct {
 	listenFlags
 	trustFlags
 	meterFlags
+	OIDC oidcFlags
 }
 
 func newServe(s streams) *cobra.Command {
@@ -69,6 +70,7 @@ Ctrl-C ends it within five seconds; nothing is lost.`,
 	c.meterFlags.register(flags)
 	c.listenFlags.register(flags)
 	c.trustFlags.register(flags)
+	c.OIDC.register(flags)
 	flags.StringVar(&c.LogLevel, "log-level", defaultLogLevel, "debug, info, warn or error")
 	return cmd
 }
@@ -112,6 +114,7 @@ func (c *serveConfig) complete() error {
 		add(fmt.Errorf("--nats-replicas %d: a stream has 1 to %d copies", c.NATSReplicas, maxReplicas))
 	}
 	add(c.meterFlags.check())
+	add(c.OIDC.check())
 	_, err = parseKeep(c.KeepJournal)
 	add(err)
 	return misuse(errors.Join(errs...))
@@ -149,6 +152,7 @@ type server struct {
 	listener net.Listener
 	ledger   *ledger.Ledger
 	accounts *account.Accounts
+	issuer   *account.Issuer    // nil for none
 	token    string             // the administrator's
 	key      ed25519.PrivateKey // signs the heads of a pruned journal; nil where it is kept for ever
 	nats     *queue.Server      // nil where the queue is external
@@ -238,6 +242,18 @@ func (sv *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	sv.onClose(sv.accounts.Close)
+	if c.OIDC.Issuer != "" {
+		trust, err := c.trustFlags.config()
+		if err != nil {
+			return err
+		}
+		sv.issuer, err = account.NewIssuer(sv.accounts, account.IssuerOptions{
+			URL: c.OIDC.Issuer, Audience: c.OIDC.Audience, UserClaim: c.OIDC.UserClaim, OrgClaim: c.OIDC.OrgClaim, TLS: trust, Logger: sv.logger,
+		})
+		if err != nil {
+			return err
+		}
+	}
 	if sv.token, err = adminToken(sv.dir.file(tokenFile)); err != nil {
 		return err
 	}
@@ -370,6 +386,9 @@ func (sv *server) run(parent context.Context, s streams) error {
 		flow.run("directory", sv.fleet.directory.Run)
 	}
 	flow.run("accounts", sv.accounts.Run)
+	if sv.issuer != nil {
+		flow.run("issuer", sv.issuer.Run)
+	}
 	flow.run("receipts", func(ctx context.Context) error { return sv.conn.ServeReceipts(ctx, sv.receipt) })
 	flow.run("ingest", func(ctx context.Context) error { return sv.ingest.Run(ctx, deliveries{queue.NewReceiver(sv.conn)}) })
 	flow.run("upkeep", func(ctx context.Context) error {
@@ -458,10 +477,14 @@ func (sv *server) parts() *parts {
 }
 
 func (sv *server) deps(p *parts) api.Deps {
+	auth := api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts}
+	if sv.issuer != nil {
+		auth = append(auth, sv.issuer)
+	}
 	d := api.Deps{
-		Version: Version, Logger: sv.logger, Auth: api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts},
+		Version: Version, Logger: sv.logger, Auth: auth,
 		Usage: seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
-		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: sv.ledger, Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
+		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: sv.ledger, Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Identities: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	if sv.host != nil {
 		d.Machine = p
