@@ -282,11 +282,13 @@ func speaksOfTokens(t *testing.T, c *client.Client) {
 	if _, err := other.Me(ctx); err == nil || !strings.Contains(err.Error(), "or no longer") {
 		t.Errorf("me, revoked: got %v", err)
 	}
-	log, err := c.AuditLog(ctx, client.AuditQuery{Limit: 1})
+	q := client.AuditQuery{Limit: 1, Actor: "admin", Action: "token", Object: string(created.ID), From: "-1h", To: "+1h"}
+	log, err := c.AuditLog(ctx, q)
 	if err != nil || len(log.Log) != 1 || log.Log[0].Action != odometer.ActionTokenRevoke || log.Next == nil {
 		t.Fatalf("log: got %+v, %v", log, err)
 	}
-	if log, err = c.AuditLog(ctx, client.AuditQuery{After: *log.Next, Actor: "admin", Action: "token", Object: string(created.ID), From: "-1h", To: "+1h"}); err != nil || len(log.Log) != 1 || log.Log[0].Action != odometer.ActionTokenCreate {
+	q.After = *log.Next
+	if log, err = c.AuditLog(ctx, q); err != nil || len(log.Log) != 1 || log.Log[0].Action != odometer.ActionTokenCreate {
 		t.Errorf("log, what was done before to the token: got %+v, %v", log, err)
 	}
 }
@@ -439,7 +441,7 @@ func keepsPeople(t *testing.T, c *client.Client) {
 	if got, err := c.Grant(ctx, odd, "u-bob"); err != nil || got.Version != g.Version {
 		t.Errorf("got %+v, %v, want %+v", got, err, g)
 	}
-	if list, err := c.Grants(ctx, odd, "u-a", 1); err != nil || len(list.Grants) != 1 || list.Next != nil {
+	if list, err := c.Grants(ctx, odd, "", 1); err != nil || len(list.Grants) != 1 || list.Next != nil {
 		t.Errorf("grants: got %+v, %v, want one", list, err)
 	}
 	if _, err := c.EndGrant(ctx, odd, "u-bob", 1); !errors.Is(err, odometer.ErrStale) {
@@ -447,6 +449,16 @@ func keepsPeople(t *testing.T, c *client.Client) {
 	}
 	if _, err := c.EndGrant(ctx, odd, "u-bob", g.Version); err != nil {
 		t.Errorf("end a grant: got %v", err)
+	}
+	who, err := c.AddIdentity(ctx, odd, api.IdentityRequest{Issuer: "https://login.example.org", Subject: "s-1"})
+	if err != nil || who.User != odd || who.Subject != "s-1" {
+		t.Errorf("add an identity: got %+v, %v", who, err)
+	}
+	if list, err := c.Identities(ctx, odd); err != nil || len(list.Identities) != 1 || list.Identities[0] != who {
+		t.Errorf("identities: got %+v, %v, want %+v", list, err, who)
+	}
+	if got, err := c.RemoveIdentity(ctx, odd, who.ID); err != nil || got != who {
+		t.Errorf("remove an identity: got %+v, %v", got, err)
 	}
 	members, err := c.Members(ctx, odd, "", 1)
 	if err != nil || len(members.Members) != 1 || members.Next == nil {

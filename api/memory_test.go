@@ -476,7 +476,7 @@ func NewFixture(t *testing.T) *Fixture {
 	clock := func() time.Time { return Now }
 	f := &Fixture{InMemory: NewInMemory(), Accounts: NewAccounts(t, clock), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
 	f.Deps = Deps{
-		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
+		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Identities: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
 		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
