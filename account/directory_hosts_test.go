@@ -1,6 +1,8 @@
 package account
 
 import (
+	"database/sql"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -87,4 +89,50 @@ func TestWhatAnAgentHas(t *testing.T) {
 	if got := w.Holders("b"); !slices.Equal(got, []odometer.AgentID{"h2"}) {
 		t.Errorf("got %q, want who has it", got)
 	}
+}
+
+// TestSinceWhenAnAttributeHasItsValue follows one through changes, and through a file of
+// version 1, which did not say it.
+func TestSinceWhenAnAttributeHasItsValue(t *testing.T) {
+	w := newWorld(t)
+	began := w.now
+	check := func(name, value string, since time.Time, first bool) {
+		t.Helper()
+		got, was, err := w.Since(t.Context(), "a", name, value)
+		if err != nil || !got.Equal(since) || was != first {
+			t.Errorf("%s = %s: got %v, %v, %v, want %v, %v", name, value, got, was, err, since, first)
+		}
+	}
+	none := func(name, value string) {
+		t.Helper()
+		if _, _, err := w.Since(t.Context(), "a", name, value); !errors.Is(err, odometer.ErrNotFound) {
+			t.Errorf("%s = %s: got %v, want none", name, value, err)
+		}
+	}
+	none("project", "p")
+	w.hear("h1", vm("a", odometer.Running, "project", "p", "rack", "r1"))
+	w.write(t.Context())
+	w.now = w.now.Add(time.Hour)
+	w.hear("h1", vm("a", odometer.Running, "project", "p", "rack", "r2"))
+	w.write(t.Context())
+	check("project", "p", began, true)
+	check("rack", "r2", began.Add(time.Hour), false)
+	none("rack", "r1")
+	w.hear("h1", vm("a", odometer.Running, "rack", "r2"))
+	w.write(t.Context())
+	none("project", "p")
+
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", "file:"+w.path)
+	if err == nil {
+		_, err = db.Exec(`ALTER TABLE attributes DROP COLUMN since_us; UPDATE meta SET value = '1' WHERE key = 'schema_version'`)
+		err = errors.Join(err, db.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.open()
+	check("rack", "r2", began, true) // as far as is known
 }

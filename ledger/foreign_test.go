@@ -53,12 +53,13 @@ func TestWhatRunsElsewhereWaits(t *testing.T) {
 		t.Fatalf("got %+v, want the epoch that waits, from when on, and up to when the instance was measured", list)
 	}
 	d.reopen()
+	d.want(d.from("host-2", "", there.next(minute, 7, 1)), "quarantined foreign_host")
 	d.proven()
 	d.want(d.from("host-1", "", here.next(minute, 600, 1)), "recorded")
 	if err := d.Admit(t.Context(), &list[0], "the server"); err != nil {
 		t.Fatal(err)
 	}
-	if got := d.total(odometer.CPU); got != 1800+70 {
+	if got := d.total(odometer.CPU); got != 1800+77 {
 		t.Errorf("got %d µs, want both", got)
 	}
 	if got := d.strangers(); len(got) != 0 {

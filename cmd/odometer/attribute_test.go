@@ -117,14 +117,14 @@ func TestWhatIsMappedIsRecorded(t *testing.T) {
 			t.Errorf("%s: got %q, %v, want %q", instance, got, err, want)
 		}
 	}
-	if _, err := k.ledger.Assign(t.Context(), odometer.Ownership{Instance: "vm-3", Owner: odometer.Owner{User: "u-eve"}, From: began.UnixMicro()}, "ada", "sold", false); err != nil {
+	if _, err := k.ledger.Assign(t.Context(), odometer.Ownership{Instance: "vm-3", Owner: odometer.Owner{User: "u-eve"}, From: began.Add(-time.Hour).UnixMicro()}, "ada", "sold", false); err != nil {
 		t.Fatal(err)
 	}
 	k.tell("h1", nil, vmOn("vm-1", "openstack.project_id", "p-1"), vmOn("vm-2", "openstack.project_id", "p-2"), vmOn("vm-3", "openstack.project_id", "p-1"), vmOn("vm-4"))
 	record()
 	check("vm-1", "acme/u-ada from -1m0s;")
 	check("vm-2", "")
-	check("vm-3", "/u-eve from 0s;") // on somebody's word
+	check("vm-3", "/u-eve from -1h0m0s;") // on somebody's word
 	check("vm-4", "")
 
 	k.now = k.now.Add(time.Hour)
