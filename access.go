@@ -182,12 +182,26 @@ const (
 	ActionEntryReverse      Action = "entry.reverse"
 	ActionQuarantineRelease Action = "quarantine.release"
 	ActionInstanceAssign    Action = "instance.assign"
+	ActionChangeRefused     Action = "change.refused" // to whoever asked for it
+	ActionLoginRefused      Action = "login.refused"  // a token that is not known
 	ActionGrantAdd          Action = "grant.add"
 	ActionGrantUpdate       Action = "grant.update"
 	ActionGrantEnd          Action = "grant.end"
 	ActionIdentityAdd       Action = "identity.add"
 	ActionIdentityRemove    Action = "identity.remove"
 )
+
+// AuditQuery selects lines of the audit log, the newest first. Fields that are zero
+// select all.
+type AuditQuery struct {
+	Before int64 // the number of a line: those that were written before it
+	Limit  int
+	Actor  string // name or id of a token, or the id of its user
+	Action Action // or what stands before its dot: all that are done with that
+	Object string
+	From   int64 // microseconds, inclusive
+	To     int64 // exclusive
+}
 
 // AuditRecord is one line of the audit log: who did what, when, from where.
 type AuditRecord struct {
@@ -206,20 +220,30 @@ type AuditRecord struct {
 // recognised by scanners.
 const SecretPrefix = "odm_"
 
-var secret = regexp.MustCompile(`(?i)odm_[a-z2-7]{8,}`)
+var (
+	secret = regexp.MustCompile(`(?i)odm_[a-z2-7]{8,}`)
+	seed   = regexp.MustCompile(`(?i)S[ACNOUX][a-z2-7]{56}`) // of a key pair, as NATS writes it
+)
 
 // signed is a token that an issuer signed, or a part of one: JSON in base64, which
 // begins with {"
 var signed = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]*)*`)
 
-// HideSecrets returns s with what looks like the secret of a token taken out:
-// for what is logged or answered and repeats what came from outside.
+// HideSecrets returns s with what looks like the secret of a token, a token that an
+// issuer signed or the seed of a key taken out: for what is logged or answered and
+// repeats what came from outside.
 func HideSecrets(s string) string {
 	if strings.Contains(s, "eyJ") {
 		s = signed.ReplaceAllLiteralString(s, "eyJ…")
 	}
-	if !strings.Contains(strings.ToLower(s), SecretPrefix) { // the rule
-		return s
+	if strings.Contains(strings.ToLower(s), SecretPrefix) { // seldom
+		s = secret.ReplaceAllLiteralString(s, SecretPrefix+"…")
 	}
-	return secret.ReplaceAllLiteralString(s, SecretPrefix+"…")
+	if len(s) >= seedChars {
+		s = seed.ReplaceAllLiteralString(s, "S…")
+	}
+	return s
 }
+
+// seedChars is how long the text of a seed is.
+const seedChars = 58

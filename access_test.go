@@ -45,6 +45,7 @@ func TestTokenIDs(t *testing.T) {
 
 func TestSecretsAreHidden(t *testing.T) {
 	secret := "odm_" + strings.Repeat("ab23", 14) + "ab"
+	seed := "SU" + strings.Repeat("ABCDEFG2", 7)
 	for s, want := range map[string]string{
 		"":                                       "",
 		"nothing to hide in odm_x":               "nothing to hide in odm_x",
@@ -55,6 +56,8 @@ func TestSecretsAreHidden(t *testing.T) {
 		"eyJ is no token, and eyJhbGci neither":  "eyJ is no token, and eyJhbGci neither",
 		"Bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJzIn0.c2ln-_ was sent": "Bearer eyJ… was sent",
 		"cut off: eyJhbGciOiJFUzI1NiJ9":                               "cut off: eyJ…",
+		"seed " + seed + " of " + seed[1:]:                            "seed S… of " + seed[1:],
+		"key U" + seed[1:56]:                                          "key U" + seed[1:56],
 	} {
 		if got := HideSecrets(s); got != want || HideSecrets(got) != got {
 			t.Errorf("%q: got %q, want %q", s, got, want)

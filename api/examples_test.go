@@ -277,7 +277,7 @@ func unchecked(f *Fixture) map[string]http.Handler {
 	d := f.Deps
 	return map[string]http.Handler{
 		"server": NewServer(d),
-		"agent":  NewAgentServer(AgentDeps{Version: d.Version, Clock: d.Clock, Auth: d.Auth, Health: d.Health, Machine: d.Machine, Stats: d.Stats}),
+		"agent":  NewAgentServer(AgentDeps{Version: d.Version, Clock: d.Clock, Auth: d.Auth, Health: d.Health, Machine: d.Machine, Stats: d.Stats, Limits: d.Limits}),
 	}
 }
 
@@ -292,7 +292,11 @@ func problemExamples(t *testing.T, name string) schema {
 		for i := range headers {
 			headers[i] = strings.ReplaceAll(headers[i], "$weak", weak)
 		}
-		w := send(unchecked(f)[name], method, target, body, append(headers, "X-Request-Id", "example")...)
+		h := unchecked(f)[name]
+		if status == 429 { // the one before
+			send(h, method, target, body, headers...)
+		}
+		w := send(h, method, target, body, append(headers, "X-Request-Id", "example")...)
 		if w.Code != status {
 			t.Fatalf("example of %s: got %d %s, want %d", kind, w.Code, w.Body, status)
 		}
@@ -302,6 +306,7 @@ func problemExamples(t *testing.T, name string) schema {
 	fail("Invalid", 400, nil, "GET", "/get?colour=red", "", who, admin)
 	fail("Unauthorized", 401, nil, "GET", "/get", "")
 	fail("Forbidden", 403, nil, "GET", "/get", "", who, "Bearer $weak")
+	fail("TooMany", 429, func(f *Fixture, _ string) { f.Deps.Limits.Guesses = 0.1 }, "GET", "/get", "", who, "Bearer wrong")
 	fail("Failed", 500, func(f *Fixture, _ string) { f.Machine.Err = io.ErrUnexpectedEOF }, "GET", "/get", "", who, admin)
 	fail("Unavailable", 503, func(f *Fixture, _ string) {
 		f.Machine.Err = fmt.Errorf("there is no sample yet: %w", odometer.ErrUnavailable)

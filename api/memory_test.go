@@ -521,9 +521,11 @@ func SampleStats() Stats {
 			return IngestStats{Frames: 18, Received: 19, Outcomes: map[odometer.Outcome]uint64{odometer.Recorded: 20}, Quarantined: map[string]uint64{"conflict": 21}, Refused: 22, Pending: 23}
 		},
 		Ledger: func() LedgerStats {
-			return LedgerStats{Entries: 24, Instances: 25, Epochs: 26, Held: 27, Quarantine: 28, Commits: 29, CommitSeconds: 1.5, LastCommit: Now, Writable: true}
+			return LedgerStats{Entries: 24, Instances: 25, Epochs: 26, Held: 27, Quarantine: 28, Disagreements: 33, Commits: 29, CommitSeconds: 1.5, LastCommit: Now, Writable: true}
 		},
-		Feed: func() FeedStats { return FeedStats{Published: 30, Behind: 31, Errors: 32} },
+		Feed:  func() FeedStats { return FeedStats{Published: 30, Behind: 31, Errors: 32} },
+		TLS:   func() TLSStats { return TLSStats{NotAfter: Now, Loaded: 33, Failed: 34, Stale: true} },
+		Conns: func() ConnStats { return ConnStats{Open: 35, Refused: 36} },
 	}
 }
 

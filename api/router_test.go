@@ -388,7 +388,7 @@ func TestAbsentPartsAreNotFound(t *testing.T) {
 }
 
 func TestConfigureSetsEveryLimit(t *testing.T) {
-	s := Configure(http.NotFoundHandler(), nil)
+	s := StandardConnLimits.Configure(http.NotFoundHandler(), nil)
 	if s.ReadHeaderTimeout == 0 || s.ReadTimeout == 0 || s.WriteTimeout <= RequestTimeout || s.IdleTimeout == 0 || s.MaxHeaderBytes == 0 {
 		t.Errorf("got %+v, want every limit set and the write limit above %s", s, RequestTimeout)
 	}

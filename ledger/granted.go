@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"encoding/json"
+	"slices"
 
 	"example.org/odometer"
 )
@@ -47,17 +48,34 @@ func (u *usageQuery) sees(instance odometer.InstanceID, owner odometer.Owner) bo
 	return u.granted.shows(instance, owner) && !u.View.Sees(owner) // which is there already
 }
 
-// runGranted adds what the view is granted to see. Grants that show something from
-// the same moment of the asked time on are asked for together: they begin with hours,
-// and most before it.
+// runGranted adds what the view is granted to see.
 func (u *usageQuery) runGranted() error {
+	parts, err := u.grantedParts()
+	if err != nil {
+		return err
+	}
+	for _, g := range parts {
+		if err := g.run(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// grantedParts are the questions for what the view is granted to see. Grants that
+// show something from the same moment of the asked time on are asked for together:
+// they begin with hours, and most before it.
+func (u *usageQuery) grantedParts() (parts []*usageQuery, err error) {
 	if u.View == nil {
-		return nil
+		return nil, nil
 	}
 	since := map[int64]granted{}
 	for _, g := range u.View.Granted() {
 		from := max(u.From, g.Since.UnixMicro())
 		if from >= u.To || u.Instance != "" && g.Instance != u.Instance {
+			continue
+		}
+		if _, asked := slices.BinarySearch(u.within, g.Instance); u.within != nil && !asked {
 			continue
 		}
 		if since[from] == nil {
@@ -72,14 +90,12 @@ func (u *usageQuery) runGranted() error {
 		}
 		list, err := json.Marshal(ids)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		g := *u
 		g.From, g.granted, g.lastRow, g.room = from, of, nil, nil
 		g.epochs, g.args = epochsOfList, []any{string(list)}
-		if err := g.run(); err != nil {
-			return err
-		}
+		parts = append(parts, &g)
 	}
-	return nil
+	return parts, nil
 }

@@ -58,6 +58,8 @@ type usageQuery struct {
 	room    []odometer.UsageRow // for rows to come
 	gone    pruned              // what the journal no longer has
 	granted granted             // what is asked for beside what the view's own is; nil for that
+	// within are the only instances of which what is granted is asked for, in order; nil for all.
+	within []odometer.InstanceID
 }
 
 // rowKey is what usage is grouped by.

@@ -34,6 +34,7 @@ func TestUsageIsTheFoldOfTheEntries(t *testing.T) {
 			q := drawQuery(rt)
 			got, want := d.usage(q), slowUsage(entries, q)
 			compareUsage(rt, q, got, want)
+			exportUsage(rt, d, q, got)
 			if q.To-q.From < 2 {
 				continue
 			}
@@ -50,6 +51,7 @@ func TestUsageIsTheFoldOfTheEntries(t *testing.T) {
 			}
 			compareUsage(rt, q, got, sum)
 		}
+		findEntries(rt, d)
 		d.proven()
 	})
 }

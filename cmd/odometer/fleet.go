@@ -36,11 +36,15 @@ func openDirectory(ctx context.Context, path string, o account.Options) (*accoun
 // fleet joins what is known of the instances: what agents describe, what is
 // open, and what is booked.
 type fleet struct {
-	directory *account.Directory // nil where it could not be opened
-	absent    error              // why not
+	directory *account.Directory           // nil where it could not be opened
+	absent    error                        // why not
+	owners    *ownerTeller                 // nil where agents are not told whose their instances are
+	described func([]odometer.Description) // is told what agents describe, and waits for nothing; may be nil
 	ledger    *ledger.Ledger
 	live      *liveView
 	now       func() time.Time
+	// transferred is told what was recorded without a request; may be nil.
+	transferred func(context.Context, odometer.Ownership) error
 }
 
 // hear takes what a live message says of machines into the directory.
@@ -48,11 +52,17 @@ func (f *fleet) hear(m queue.LiveMessage) {
 	if f.directory == nil {
 		return
 	}
-	told, gone, err := machinesOf(m.Data)
+	said, err := machinesOf(m.Data)
 	if err != nil {
 		return // what came before the fault is told again too
 	}
-	f.directory.Describe(m.Agent, m.Received, told, gone)
+	f.directory.Describe(m.Agent, m.Received, said.told, said.gone)
+	if f.described != nil {
+		f.described(said.told)
+	}
+	if said.owners != nil && f.owners != nil {
+		f.owners.heard(m.Agent, *said.owners)
+	}
 }
 
 // usable returns nil where there is a directory.
@@ -371,5 +381,9 @@ func (f *fleet) facts() *api.InstanceFacts {
 		return &api.InstanceFacts{Absent: f.absent.Error()}
 	}
 	st := f.directory.Stats()
-	return &api.InstanceFacts{Instances: st.Instances, Pending: st.Pending, Err: st.Err, Conflicts: f.conflicts()}
+	facts := &api.InstanceFacts{Instances: st.Instances, Pending: st.Pending, Err: st.Err, Conflicts: f.conflicts()}
+	for _, d := range f.ledger.Disagreements() {
+		facts.Disagreements = append(facts.Disagreements, api.OwnerDisagreement{Agent: d.Agent, Events: d.Events, Instance: d.Instance, At: d.At})
+	}
+	return facts
 }

@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 
 // oneCommandAfterAnother are the sessions in which little happens at once. The race
 // detector, with which each start of the program takes a second, leaves them out.
-var oneCommandAfterAnother = []string{"instances", "oidc", "owner", "people", "refused", "tls", "token", "token-locked"}
+var oneCommandAfterAnother = []string{"completion", "instances", "oidc", "owner", "people", "refused", "secrets", "tls", "token", "token-locked"}
 
 // TestScript runs the sessions in testdata/script: the real program, real
 // processes, real ports.
@@ -97,6 +97,9 @@ func TestScript(t *testing.T) {
 			"neweraccounts": newerAccounts,
 			"issuer":        issuer,
 			"issueraway":    issuerAway,
+			"nowhere":       nowhere,
+			"arguments":     lookAtArguments,
+			"misused":       misused,
 		},
 		RequireExplicitExec: true,
 	})
@@ -256,7 +259,7 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 2 {
 		r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(ts.ReadFile(args[1])))
 	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := trusting(ts).Do(r)
 	ts.Check(err)
 	defer resp.Body.Close()
 	_, err = io.Copy(ts.Stdout(), resp.Body)
@@ -275,6 +278,7 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	r, err := http.NewRequest(http.MethodGet, args[2], nil)
 	ts.Check(err)
+	asks := trusting(ts)
 	var body []byte
 	for deadline := time.Now().Add(time.Duration(seconds) * time.Second); !want.Match(body); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -285,7 +289,7 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 			r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 		}
 		var resp *http.Response
-		if resp, err = http.DefaultClient.Do(r); err == nil {
+		if resp, err = asks.Do(r); err == nil {
 			body, err = io.ReadAll(resp.Body)
 			resp.Body.Close()
 		}
