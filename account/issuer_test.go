@@ -314,20 +314,21 @@ func TestAClaimNamesWhoComes(t *testing.T) {
 // his token says, and neither does who is no longer linked.
 func TestWhoComesByAnIssuerIsDeleted(t *testing.T) {
 	ctx := t.Context()
-	f := newFoyer(t, IssuerOptions{OrgClaim: "tenant"})
+	f := newFoyer(t, IssuerOptions{UserClaim: "user", OrgClaim: "tenant"})
 	f.fetched()
 	f.linked("s-guest", "u-guest")
 	other := f.linked("s-other", "u-other")
+	named := f.token(map[string]any{"sub": "s-none", "user": "u-guest"})
 	guest, others, service := f.token(nil), f.token(map[string]any{"sub": "s-other"}), f.token(map[string]any{"sub": "s-none", "tenant": "acme"})
 	comes := func(when string, want ...bool) {
 		t.Helper()
-		for n, token := range []string{guest, others, service} {
+		for n, token := range []string{guest, others, service, named} {
 			if got := f.comes(token) != ""; got != want[n] {
 				t.Errorf("%s: token %d: got accepted %v, want %v", when, n, got, want[n])
 			}
 		}
 	}
-	comes("at first", true, true, true)
+	comes("at first", true, true, true, true)
 	if _, err := f.AddIdentity(ctx, admin, odometer.Identity{Issuer: f.idp.srv.URL, Subject: "s-guest", User: "u-admin"}); !errors.Is(err, odometer.ErrConflict) {
 		t.Errorf("who is somebody already: got %v", err)
 	}
@@ -351,15 +352,15 @@ func TestWhoComesByAnIssuerIsDeleted(t *testing.T) {
 	if _, err := f.RemoveIdentity(ctx, admin, "u-other", other.ID); err != nil {
 		t.Error(err)
 	}
-	comes("one is unlinked", true, false, true)
+	comes("one is unlinked", true, false, true, true)
 	if _, err := f.DeleteUser(ctx, admin, "u-guest", 0); err != nil {
 		t.Fatal(err)
 	}
-	comes("one is deleted", false, false, true)
+	comes("one is deleted", false, false, true, false)
 	if _, err := f.DeleteOrganisation(ctx, admin, "acme", 0); err != nil {
 		t.Fatal(err)
 	}
-	comes("the organisation is deleted", false, false, false)
+	comes("the organisation is deleted", false, false, false, false)
 	var left int
 	if err := f.db.QueryRow(`SELECT count(*) FROM account_identities`).Scan(&left); err != nil || left != 0 {
 		t.Errorf("got %d identities left, %v", left, err)

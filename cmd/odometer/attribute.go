@@ -234,7 +234,10 @@ func (f *fleet) recordAsSaid(ctx context.Context, own odometer.Ownership) error 
 		return nil
 	}
 	own.Until = 0 // what was decided of later than that stays
-	_, err = ownership{f.ledger, f}.Assign(ctx, own, "account service", "as the account service says", false)
+	a, err := ownership{f.ledger, f}.Assign(ctx, own, "account service", "as the account service says", false)
+	if err == nil && f.transferred != nil {
+		err = f.transferred(ctx, a.Ownership)
+	}
 	return err
 }
 

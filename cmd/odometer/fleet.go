@@ -44,6 +44,8 @@ type fleet struct {
 	ledger    *ledger.Ledger
 	live      *liveView
 	now       func() time.Time
+	// transferred is told what was recorded without a request; may be nil.
+	transferred func(context.Context, odometer.Ownership) error
 }
 
 // hear takes what a live message says of machines into the directory.

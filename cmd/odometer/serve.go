@@ -287,7 +287,9 @@ func (sv *server) open(ctx context.Context) (err error) {
 	sv.refused = api.NewRefusals(sv.accounts, nil, sv.logger)
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
-	sv.fleet = &fleet{ledger: sv.ledger, now: time.Now, putOut: sv.accounts.PutOut}
+	sv.fleet = &fleet{ledger: sv.ledger, now: time.Now, putOut: sv.accounts.PutOut, transferred: func(ctx context.Context, o odometer.Ownership) error {
+		return sv.accounts.Transferred(ctx, odometer.Actor{Caller: odometer.Caller{Name: "account service"}}, o)
+	}}
 	sv.heard = queue.NewLive(sv.conn, sv.fleet.hear)
 	sv.fleet.live = &liveView{heard: sv.heard, ledger: sv.ledger, now: time.Now}
 	sv.fleet.directory, sv.fleet.absent = openDirectory(ctx, sv.dir.file(directoryFile), account.Options{Logger: sv.logger})
