@@ -129,32 +129,36 @@ func TestWhoIsSlowIsCutOff(t *testing.T) {
 	go func() { slow.Wait(); close(done) }()
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
-	for n := uint64(1); ; n++ {
-		e := SampleEvent("vm-2", n, odometer.Owner{})
+	taken := int64(0)
+	for n := int64(1); ; n++ {
+		e := SampleEvent("vm-2", uint64(n), odometer.Owner{})
 		r, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+addr+"/api/v1/events", bytes.NewReader(Structured(&e)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		r.Header.Set("Authorization", "Bearer secret")
 		r.Header.Set("Content-Type", odometer.ContentCloudEvent)
-		resp, err := client.Do(r)
-		if err != nil || resp.StatusCode != 200 {
-			t.Fatalf("event %d: got %v, %v", n, resp, err)
+		if resp, err := client.Do(r); err == nil { // on a machine that stands still he is as slow as they
+			if resp.StatusCode == 200 {
+				taken++
+			}
+			resp.Body.Close()
 		}
-		resp.Body.Close()
+		f.mu.Lock()
+		received := f.counts["received"]
+		f.mu.Unlock()
+		if received < taken || received > n {
+			t.Fatalf("got %d events of %d, %d answered: none of those that were cut off is one", received, n, taken)
+		}
 		select {
 		case <-done:
-			if n < 5 {
-				t.Errorf("got %d events taken meanwhile", n)
+			if taken >= 5 {
+				return
 			}
-			f.mu.Lock()
-			received := f.counts["received"]
-			f.mu.Unlock()
-			if received != int64(n) {
-				t.Errorf("got %d events, want %d: none of those that were cut off", received, n)
-			}
-			return
 		case <-time.After(20 * time.Millisecond):
+		}
+		if n == 1000 {
+			t.Fatalf("got %d events taken of %d", taken, n)
 		}
 	}
 }
@@ -186,7 +190,9 @@ func TestHeadersThatAreTooManyOrTooLarge(t *testing.T) {
 	var reached atomic.Int64
 	f := NewFixture(t)
 	h := NewServer(f.Deps)
-	addr, _ := listening(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { reached.Add(1); h.ServeHTTP(w, r) }), shortLimits)
+	limits := shortLimits
+	limits.HeaderWithin, limits.RequestWithin, limits.AnswerWithin = time.Minute, time.Minute, time.Minute
+	addr, _ := listening(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { reached.Add(1); h.ServeHTTP(w, r) }), limits)
 	field := func(n int) string {
 		var b strings.Builder
 		for i := range n {
