@@ -117,8 +117,24 @@ type Happening struct {
 // EntryQuery asks for entries in the order in which they were booked.
 type EntryQuery struct {
 	After    string // cursor of the last page, "" for the beginning
-	Limit    int    // at most this many
+	Before   string // cursor up to which entries are read one after the other, "" for no such
+	Limit    int    // at most this many in a page
 	Instance InstanceID
+	User     UserID // whom it is charged to
+	Org      OrgID
 	From, To int64 // overlap of the entry's span with [From, To); To 0 for no end
 	View     *View // where it is not nil, what it does not see is left out
+}
+
+// Wants reports whether an entry is one of those that q asks for, wherever it stands.
+func (q *EntryQuery) Wants(e *Entry) bool {
+	ev := &e.Event
+	return (q.Instance == "" || ev.Instance == q.Instance) && (q.User == "" || ev.Owner.User == q.User) && (q.Org == "" || ev.Owner.Org == q.Org) &&
+		ev.Span.End > q.From && (q.To == 0 || ev.Span.Start < q.To) && (q.View == nil || q.View.SeesUse(ev.Instance, ev.Owner, ev.Span.Start))
+}
+
+// Followed is an entry in its JSON form, with the cursor after it. It is shared.
+type Followed struct {
+	Cursor string
+	Entry  []byte
 }

@@ -74,7 +74,7 @@ func (m *InMemory) Instances(ctx context.Context, seen odometer.View, q Instance
 	var list []KnownInstance
 	for id := range ids {
 		k, _ := m.known(seen, id)
-		if id > q.After && q.Matches(&k.Instance) && seen.Sees(ownerOf(&k.Instance)) {
+		if id > q.After && q.Matches(&k.Instance) && seen.SeesUse(id, ownerOf(&k.Instance), Now.UnixMicro()) {
 			list = append(list, k)
 		}
 	}
@@ -101,7 +101,7 @@ func (m *InMemory) Instance(ctx context.Context, seen odometer.View, id odometer
 		return KnownInstance{}, nil, err
 	}
 	k, elsewhere := m.known(seen, id)
-	if k.Agent == "" || !seen.Sees(ownerOf(&k.Instance)) {
+	if k.Agent == "" || !seen.SeesUse(id, ownerOf(&k.Instance), Now.UnixMicro()) {
 		return KnownInstance{}, nil, odometer.ErrNotFound
 	}
 	return k, elsewhere, nil
@@ -135,7 +135,7 @@ func (m *InMemory) known(seen odometer.View, id odometer.InstanceID) (k KnownIns
 	for _, o := range m.open {
 		if o.Event.Instance == id {
 			read(&o.Event)
-			if seen.Sees(o.Event.Owner.OrUnassigned()) {
+			if seen.SeesUse(id, o.Event.Owner.OrUnassigned(), o.Event.Span.Start) {
 				k.Periods = append(k.Periods, o)
 			}
 		}

@@ -149,16 +149,20 @@ func (m *InMemory) Usage(ctx context.Context, seen odometer.View, q odometer.Usa
 	calendar := odometer.CalendarOf(q.GroupBy, q.Zone)
 	for _, entry := range m.entries {
 		e := entry.Event
-		if q.Instance != "" && e.Instance != q.Instance || q.User != "" && e.Owner.User != q.User || q.Org != "" && e.Owner.Org != q.Org || !seen.Sees(e.Owner) {
+		if q.Instance != "" && e.Instance != q.Instance || q.User != "" && e.Owner.User != q.User || q.Org != "" && e.Owner.Org != q.Org {
 			continue
 		}
-		// Cut at the edges of the calendar and never shared: an entry of the tests
-		// lies on one side.
-		for from := max(q.From, e.Span.Start); from < min(q.To, e.Span.End); {
-			k, to := key{}, min(q.To, e.Span.End)
+		// Cut at the hours and the edges of the calendar and never shared: an entry of
+		// the tests lies on one side.
+		for from, to := max(q.From, e.Span.Start), int64(0); from < min(q.To, e.Span.End); from = to {
+			k := key{}
+			to = min(q.To, e.Span.End, odometer.Hour(from)+odometer.HourMicros)
 			if calendar.By != odometer.ByNothing {
 				k.t = calendar.Start(from)
 				to = min(to, calendar.Next(k.t))
+			}
+			if !seen.SeesUse(e.Instance, e.Owner, odometer.Hour(from)) {
+				continue
 			}
 			for _, g := range q.GroupBy {
 				switch g {
@@ -178,7 +182,6 @@ func (m *InMemory) Usage(ctx context.Context, seen odometer.View, q odometer.Usa
 				rows[k].Totals[i].Add(n)
 			}
 			rows[k].Known |= part.Known
-			from = to
 		}
 	}
 	if q.Most != 0 && len(rows) > q.Most {
@@ -213,7 +216,7 @@ func (m *InMemory) Entries(ctx context.Context, seen odometer.View, q odometer.E
 	next := ""
 	for ; at < len(m.entries) && len(page) < q.Limit; at++ {
 		e := m.entries[at]
-		if q.Instance != "" && e.Event.Instance != q.Instance || q.To != 0 && e.Event.Span.Start >= q.To || e.Event.Span.End <= q.From || !seen.Sees(e.Event.Owner) {
+		if q.Instance != "" && e.Event.Instance != q.Instance || q.To != 0 && e.Event.Span.Start >= q.To || e.Event.Span.End <= q.From || !seen.SeesUse(e.Event.Instance, e.Event.Owner, e.Event.Span.Start) {
 			continue
 		}
 		page, next = append(page, e), fmt.Sprintf("m%d", at+1)
@@ -231,7 +234,7 @@ func (m *InMemory) Lifecycle(_ context.Context, seen odometer.View, q odometer.L
 	var list []odometer.Happening
 	for _, e := range m.entries {
 		for _, c := range e.Event.Lifecycle {
-			if c.Instance = e.Event.Instance; c.Instance == q.Instance && c.At.Wall >= q.From && (q.To == 0 || c.At.Wall < q.To) && seen.Sees(e.Event.Owner) {
+			if c.Instance = e.Event.Instance; c.Instance == q.Instance && c.At.Wall >= q.From && (q.To == 0 || c.At.Wall < q.To) && seen.SeesUse(e.Event.Instance, e.Event.Owner, odometer.Hour(c.At.Wall)) {
 				list = append(list, odometer.Happening{Change: c, Agent: e.Event.Agent})
 			}
 		}
@@ -365,7 +368,7 @@ func (m *InMemory) Open(seen odometer.View, instance odometer.InstanceID) []Open
 	defer m.mu.Unlock()
 	var open []OpenPeriod
 	for _, o := range m.open {
-		if (instance == "" || o.Event.Instance == instance) && m.epochs[o.Event.Epoch] < o.Event.Sequence && seen.Sees(o.Event.Owner.OrUnassigned()) {
+		if (instance == "" || o.Event.Instance == instance) && m.epochs[o.Event.Epoch] < o.Event.Sequence && seen.SeesUse(o.Event.Instance, o.Event.Owner.OrUnassigned(), o.Event.Span.Start) {
 			open = append(open, o)
 		}
 	}
@@ -475,7 +478,7 @@ func NewFixture(t *testing.T) *Fixture {
 	clock := func() time.Time { return Now }
 	f := &Fixture{InMemory: NewInMemory(), Accounts: NewAccounts(t, clock), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
 	f.Deps = Deps{
-		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
+		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
 		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
@@ -521,9 +524,11 @@ func SampleStats() Stats {
 			return IngestStats{Frames: 18, Received: 19, Outcomes: map[odometer.Outcome]uint64{odometer.Recorded: 20}, Quarantined: map[string]uint64{"conflict": 21}, Refused: 22, Pending: 23}
 		},
 		Ledger: func() LedgerStats {
-			return LedgerStats{Entries: 24, Instances: 25, Epochs: 26, Held: 27, Quarantine: 28, Commits: 29, CommitSeconds: 1.5, LastCommit: Now, Writable: true}
+			return LedgerStats{Entries: 24, Instances: 25, Epochs: 26, Held: 27, Quarantine: 28, Disagreements: 33, Commits: 29, CommitSeconds: 1.5, LastCommit: Now, Writable: true}
 		},
-		Feed: func() FeedStats { return FeedStats{Published: 30, Behind: 31, Errors: 32} },
+		Feed:  func() FeedStats { return FeedStats{Published: 30, Behind: 31, Errors: 32} },
+		TLS:   func() TLSStats { return TLSStats{NotAfter: Now, Loaded: 33, Failed: 34, Stale: true} },
+		Conns: func() ConnStats { return ConnStats{Open: 35, Refused: 36} },
 	}
 }
 

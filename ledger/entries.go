@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -18,16 +19,22 @@ const unpruned = `NOT EXISTS (SELECT 1 FROM heads h WHERE h.partition = journal.
 // Entries returns entries in the order in which they were booked, at most
 // q.Limit, with the cursor after the last of them: "" when there was none.
 func (l *Ledger) Entries(ctx context.Context, q odometer.EntryQuery) ([]odometer.Entry, string, error) {
-	id, index, err := parseCursor(q.After)
+	from, err := parseCursor(q.After)
 	if err != nil {
 		return nil, "", err
 	}
-	if q.To == 0 {
-		q.To = math.MaxInt64
+	tx, err := l.questions.begin(ctx)
+	if err != nil {
+		return nil, "", fmt.Errorf("entries: %w", err)
+	}
+	defer tx.end(ctx)
+	at, err := placesOf(ctx, tx, &q, from.id, math.MaxInt64)
+	if err != nil {
+		return nil, "", fmt.Errorf("entries: %w", err)
 	}
 	var list []odometer.Entry
 	next := ""
-	for r, err := range records(ctx, l.read, `WHERE id >= ? AND entries > 0 AND max_us > ? AND min_us < ? AND `+unpruned+` ORDER BY id`, id, q.From, q.To) {
+	for r, err := range at.records(ctx, tx, &q, from, math.MaxInt64) {
 		if err != nil {
 			return nil, "", err
 		}
@@ -35,46 +42,51 @@ func (l *Ledger) Entries(ctx context.Context, q odometer.EntryQuery) ([]odometer
 		if err != nil {
 			return nil, "", err
 		}
-		for i, e := range booked {
-			if r.id == id && i < index {
-				continue
-			}
-			if q.Instance != "" && e.Event.Instance != q.Instance || e.Event.Span.End <= q.From || e.Event.Span.Start >= q.To || q.View != nil && !q.View.Sees(e.Event.Owner) {
-				continue
-			}
-			list = append(list, e)
-			next = formatCursor(r.id, i+1)
-			if len(list) >= q.Limit {
-				return list, next, nil
+		for i := range booked {
+			if after := (spot{r.id, i + 1}); after.compare(from) > 0 && q.Wants(&booked[i]) {
+				list, next = append(list, booked[i]), after.cursor()
+				if len(list) >= q.Limit {
+					return list, next, nil
+				}
 			}
 		}
 	}
 	return list, next, nil
 }
 
-func formatCursor(id int64, index int) string {
-	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d.%d", id, index))
+// spot is a place between two entries, in the order in which they were booked:
+// before the entry index of the journal's row id, counted from 0.
+type spot struct {
+	id    int64
+	index int
 }
 
-// parseCursor returns the journal row and the number of its entries that were
-// seen already.
-func parseCursor(s string) (id int64, index int, err error) {
-	if s == "" {
-		return 0, 0, nil
+func (s spot) compare(o spot) int {
+	return cmp.Or(cmp.Compare(s.id, o.id), cmp.Compare(s.index, o.index))
+}
+
+func (s spot) cursor() string {
+	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d.%d", s.id, s.index))
+}
+
+// parseCursor reads what cursor wrote; "" is the beginning.
+func parseCursor(text string) (s spot, err error) {
+	if text == "" {
+		return s, nil
 	}
-	b, err := base64.RawURLEncoding.DecodeString(s)
+	b, err := base64.RawURLEncoding.DecodeString(text)
 	if err == nil {
 		a, c, ok := strings.Cut(string(b), ".")
-		id, err = strconv.ParseInt(a, 10, 64)
+		s.id, err = strconv.ParseInt(a, 10, 64)
 		if err == nil && ok {
-			index, err = strconv.Atoi(c)
+			s.index, err = strconv.Atoi(c)
 		}
 		if !ok {
 			err = odometer.ErrInvalid
 		}
 	}
-	if err != nil || id < 0 || index < 0 {
-		return 0, 0, fmt.Errorf("cursor %q was not given out by this ledger: %w", s, odometer.ErrInvalid)
+	if err != nil || s.id < 0 || s.index < 0 {
+		return spot{}, fmt.Errorf("cursor %q was not given out by this ledger: %w", text, odometer.ErrInvalid)
 	}
-	return id, index, nil
+	return s, nil
 }

@@ -82,6 +82,9 @@ type Ledger struct {
 
 	read      *sql.DB // queries
 	questions *statements
+	exports   chan struct{} // holds one for each that is being read
+	revisions revisions
+	tail      tail
 
 	mu     sync.Mutex // guards what follows: one writer
 	write  *sql.DB    // a single connection
@@ -132,6 +135,7 @@ func open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	}
 	l := &Ledger{path: o.Path, clock: o.Clock, logger: o.Logger, random: o.Random, read: read, write: write, news: make(chan struct{})}
 	l.questions = &statements{db: read, of: map[string]*sql.Stmt{}}
+	l.exports = make(chan struct{}, exportsAtOnce)
 	defer func() {
 		if err != nil {
 			l.Close()
@@ -146,6 +150,7 @@ func open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	if l.fold, err = newFold(ctx, write, o.Bounds); err != nil {
 		return nil, err
 	}
+	l.fold.since = l.clock().UnixMicro()
 	return l, l.nextGeneration(ctx)
 }
 
@@ -287,6 +292,8 @@ func (l *Ledger) try(ctx context.Context, do func(*fold, int64) error) error {
 	if err := l.fold.flush(); err != nil {
 		return err
 	}
+	l.revisions.begin(l.fold.bookedIn)
+	defer l.revisions.end()
 	if err := tx.Commit(); err != nil {
 		return err
 	}

@@ -50,7 +50,6 @@ func (d *desk) charged() map[odometer.Owner]int64 {
 
 // TestWhoIsCharged tells who owns a machine before and after it is used.
 func TestWhoIsCharged(t *testing.T) {
-	const minute = 60 * sec
 	for _, c := range []struct {
 		name  string
 		tell  func(d *desk, m *meter)
@@ -388,7 +387,9 @@ func TestOwnersAddUp(t *testing.T) {
 				return r.Totals == [odometer.Quantities]odometer.Sum{}
 			})
 		}
+		var answers []kept
 		for range rapid.IntRange(1, 12).Draw(rt, "decisions") {
+			answers = append(answers, keep(rt, d))
 			instance := rapid.SampledFrom([]odometer.InstanceID{"vm-0", "vm-1", "vm-2"}).Draw(rt, "instance")
 			before := total()
 			o := odometer.Ownership{Instance: instance, Owner: rapid.SampledFrom([]odometer.Owner{ada, bob, eve, {User: odometer.Unassigned}}).Draw(rt, "owner")}
@@ -424,6 +425,9 @@ func TestOwnersAddUp(t *testing.T) {
 				d.send(m.next(rapid.Int64Range(1, 30*odometer.HourMicros).Draw(rt, "length"), 1_000_003, 77))
 			}
 		}
+		for _, a := range answers {
+			a.check(rt, d)
+		}
 		entries, recovered := d.entries(), map[odometer.EntryID]bool{}
 		maps.Copy(recovered, recoveries(entries))
 		rows, err := d.read.Query(`SELECT partition, entry FROM moved`)
@@ -438,6 +442,7 @@ func TestOwnersAddUp(t *testing.T) {
 			recovered[id] = true
 		}
 		rows.Close()
+		findEntries(rt, d)
 		for range 4 {
 			q := drawQuery(rt)
 			compareUsage(rt, q, d.usage(q), slowUsageOf(entries, recovered, q))

@@ -34,6 +34,7 @@ func TestUsageIsTheFoldOfTheEntries(t *testing.T) {
 			q := drawQuery(rt)
 			got, want := d.usage(q), slowUsage(entries, q)
 			compareUsage(rt, q, got, want)
+			exportUsage(rt, d, q, got)
 			if q.To-q.From < 2 {
 				continue
 			}
@@ -53,6 +54,7 @@ func TestUsageIsTheFoldOfTheEntries(t *testing.T) {
 			}
 			compareUsage(rt, q, got, sum)
 		}
+		findEntries(rt, d)
 		d.proven()
 	})
 }
@@ -276,6 +278,9 @@ func drawQuery(rt *rapid.T) odometer.UsageQuery {
 		From:     1, To: 1 << 60,
 		Zone: rapid.SampledFrom(zones).Draw(rt, "in zone"),
 	}
+	if rapid.IntRange(0, 2).Draw(rt, "granted") == 0 {
+		q.View = drawGrants(rt)
+	}
 	if rapid.IntRange(0, 4).Draw(rt, "all time") > 0 {
 		q.From = drawTime(rt, "from", 1, 1<<60-1)
 		q.To = drawTime(rt, "to", q.From+1, 1<<60)
@@ -289,6 +294,22 @@ func drawQuery(rt *rapid.T) odometer.UsageQuery {
 		q.GroupBy = append(q.GroupBy, by)
 	}
 	return q
+}
+
+// drawGrants is what a user sees who owns some of it, or nothing, and holds grants.
+func drawGrants(rt *rapid.T) *odometer.View {
+	c := odometer.Caller{Bound: odometer.Bound{User: rapid.SampledFrom([]odometer.UserID{"u-ada", "u-none"}).Draw(rt, "granted to")}}
+	for _, instance := range []odometer.InstanceID{"vm-0", "vm-1", "vm-none"} {
+		if rapid.Bool().Draw(rt, "granted "+string(instance)) {
+			c.Grants = append(c.Grants, odometer.Grant{
+				Instance: instance, User: c.User,
+				Of:    rapid.SampledFrom([]odometer.Owner{{}, {User: "u-ada", Org: "o-acme"}, {User: "u-bob", Org: "o-acme"}, {User: odometer.Unassigned}}).Draw(rt, "in the name of"),
+				Since: time.UnixMicro(odometer.Hour(drawTime(rt, "since", 1, 1<<59))),
+			})
+		}
+	}
+	v := c.View()
+	return &v
 }
 
 type usageKey struct {
@@ -324,10 +345,13 @@ func slowUsageOf(entries []odometer.Entry, recovered map[odometer.EntryID]bool, 
 	rows := map[usageKey]*odometer.UsageRow{}
 	for i := range entries {
 		ev := &entries[i].Event
-		if q.Instance != "" && ev.Instance != q.Instance || q.User != "" && ev.Owner.User != q.User || q.Org != "" && ev.Owner.Org != q.Org || q.View != nil && !q.View.Sees(ev.Owner) {
+		if q.Instance != "" && ev.Instance != q.Instance || q.User != "" && ev.Owner.User != q.User || q.Org != "" && ev.Owner.Org != q.Org {
 			continue
 		}
 		for hour := odometer.Hour(ev.Span.Start); hour < ev.Span.End; hour += odometer.HourMicros {
+			if q.View != nil && !q.View.SeesUse(ev.Instance, ev.Owner, hour) {
+				continue
+			}
 			part := ev.Usage.Between(ev.Span, max(hour, q.From), min(hour+odometer.HourMicros, q.To))
 			row := odometer.UsageRow{}
 			for _, by := range q.GroupBy {

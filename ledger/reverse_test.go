@@ -464,6 +464,7 @@ func TestReversalsAddUp(t *testing.T) {
 			}
 		}
 		list()
+		findEntries(rt, d)
 		entries := make([]odometer.Entry, 0, len(all))
 		owners := map[odometer.Owner]*odometer.Usage{} // received less reversed
 		for id, e := range all {
