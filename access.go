@@ -187,6 +187,8 @@ const (
 	ActionGrantAdd          Action = "grant.add"
 	ActionGrantUpdate       Action = "grant.update"
 	ActionGrantEnd          Action = "grant.end"
+	ActionIdentityAdd       Action = "identity.add"
+	ActionIdentityRemove    Action = "identity.remove"
 )
 
 // AuditQuery selects lines of the audit log, the newest first. Fields that are zero
@@ -223,9 +225,17 @@ var (
 	seed   = regexp.MustCompile(`(?i)S[ACNOUX][a-z2-7]{56}`) // of a key pair, as NATS writes it
 )
 
-// HideSecrets returns s with what looks like the secret of a token or the seed of a
-// key taken out: for what is logged or answered and repeats what came from outside.
+// signed is a token that an issuer signed, or a part of one: JSON in base64, which
+// begins with {"
+var signed = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]*)*`)
+
+// HideSecrets returns s with what looks like the secret of a token, the seed of a
+// key or a signed token taken out: for what is logged or answered and repeats what
+// came from outside.
 func HideSecrets(s string) string {
+	if strings.Contains(s, "eyJ") {
+		s = signed.ReplaceAllLiteralString(s, "eyJ…")
+	}
 	if strings.Contains(strings.ToLower(s), SecretPrefix) { // seldom
 		s = secret.ReplaceAllLiteralString(s, SecretPrefix+"…")
 	}

@@ -55,6 +55,9 @@ func TestSecretsAreHidden(t *testing.T) {
 		"/api/" + strings.ToUpper(secret) + "/x": "/api/odm_…/x",
 		"seed " + seed + " of " + seed[1:]:       "seed S… of " + seed[1:],
 		"key U" + seed[1:56]:                     "key U" + seed[1:56],
+		"eyJ is no token, and eyJhbGci neither":  "eyJ is no token, and eyJhbGci neither",
+		"Bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJzIn0.c2ln-_ was sent": "Bearer eyJ… was sent",
+		"cut off: eyJhbGciOiJFUzI1NiJ9":                               "cut off: eyJ…",
 	} {
 		if got := HideSecrets(s); got != want || HideSecrets(got) != got {
 			t.Errorf("%q: got %q, want %q", s, got, want)

@@ -33,7 +33,7 @@ const AccountsVersion = 3
 // accountsMigrations[n] leads from version n to n+1, in one transaction.
 var accountsMigrations = map[int]func(context.Context, *sql.Tx) error{
 	1: addPeople,
-	2: addHostsAndGrants,
+	2: addHostsGrantsAndIdentities,
 }
 
 func addPeople(ctx context.Context, tx *sql.Tx) error {
@@ -41,10 +41,10 @@ func addPeople(ctx context.Context, tx *sql.Tx) error {
 	return err
 }
 
-func addHostsAndGrants(ctx context.Context, tx *sql.Tx) error {
+func addHostsGrantsAndIdentities(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, hostsSchema)
 	if err == nil {
-		_, err = tx.ExecContext(ctx, grantsSchema)
+		_, err = tx.ExecContext(ctx, grantsSchema+identitiesSchema)
 	}
 	return err
 }
@@ -80,8 +80,8 @@ type AccountsOptions struct {
 	maxTokens, maxHosts int // tests
 }
 
-// Accounts knows tokens, users and organisations, grants, hosts and consumers, and keeps
-// the audit log. Its methods may be called at once. One process has them open: it is the one that has the ledger open.
+// Accounts knows tokens, users and organisations, grants, identities, hosts and
+// consumers, and keeps the audit log. Its methods may be called at once. One process has them open: it is the one that has the ledger open.
 type Accounts struct {
 	db        *sql.DB
 	clock     func() time.Time
@@ -141,7 +141,7 @@ func (a *Accounts) open(ctx context.Context, o *AccountsOptions) (err error) {
 	if err := a.migrate(ctx); err != nil {
 		return err
 	}
-	for _, load := range []func(context.Context) error{a.load, a.loadPeople, a.loadHosts, a.loadConsumers} {
+	for _, load := range []func(context.Context) error{a.load, a.loadPeople, a.loadIdentities, a.loadHosts, a.loadConsumers} {
 		if err := load(ctx); err != nil {
 			return unavailable(err)
 		}

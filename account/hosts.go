@@ -53,6 +53,22 @@ func (a *Accounts) IsHost(agent odometer.AgentID) bool {
 	return a.hosts[agent]
 }
 
+// PutOut reports whether a host was put out: it was enrolled, and its key is revoked. It
+// looks at memory alone, and at all of it.
+func (a *Accounts) PutOut(agent odometer.AgentID) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if !a.hosts[agent] {
+		return false
+	}
+	for _, p := range a.keys {
+		if p.Agent == agent {
+			return false
+		}
+	}
+	return true
+}
+
 // loadHosts reads which agents are hosts, and the keys that are not revoked.
 func (a *Accounts) loadHosts(ctx context.Context) error {
 	rows, err := a.db.QueryContext(ctx, `SELECT `+hostColumns+` FROM account_hosts`)

@@ -119,6 +119,9 @@ func TestTheLifeOfAHost(t *testing.T) {
 		t.Errorf("revoke: got %+v, %v", got, err)
 	}
 	w.lets("revoked", m, "host.7", false)
+	if !w.PutOut("host.7") || w.PutOut("host.8") {
+		t.Error("got what was revoked not put out, or what never came")
+	}
 	if !w.IsHost("host.7") || w.IsHost("host.8") {
 		t.Error("got what was revoked no host, or what never came one")
 	}
@@ -134,6 +137,9 @@ func TestTheLifeOfAHost(t *testing.T) {
 	m2 := newMachine(t)
 	w.enrols(m2, "host.7", secret)
 	w.lets("its second key", m2, "host.7", true)
+	if w.PutOut("host.7") {
+		t.Error("got a host put out that has another key")
+	}
 	w.lets("its first key", m, "host.7", false)
 	if h, err := w.Host(t.Context(), "host.7"); err != nil || h.Key != m2.key {
 		t.Errorf("show: got %+v, %v, want the newest", h, err)
@@ -475,7 +481,7 @@ func TestAccountsOfVersion2(t *testing.T) {
 	w.org("acme")
 	_, ada := w.member("u-ada", "acme", odometer.RoleOwner)
 	fresh := w.tables()
-	for _, s := range []string{`DROP TABLE account_hosts`, `DROP TABLE account_enrolments`, `DROP TABLE account_consumers`, `DROP TABLE account_grants`, `UPDATE account_meta SET value = '2' WHERE key = 'schema_version'`} {
+	for _, s := range []string{`DROP TABLE account_hosts`, `DROP TABLE account_enrolments`, `DROP TABLE account_consumers`, `DROP TABLE account_grants`, `DROP TABLE account_identities`, `UPDATE account_meta SET value = '2' WHERE key = 'schema_version'`} {
 		if _, err := w.db.Exec(s); err != nil {
 			t.Fatal(err)
 		}

@@ -20,6 +20,8 @@ type people struct {
 	orgs  map[odometer.OrgID]bool
 	// Grants are those of users that are not deleted.
 	grants map[odometer.UserID]givenTo
+	// Identities are who users are to issuers of tokens; replaced as a whole.
+	identities map[identity]odometer.UserID
 }
 
 // loadPeople reads all of them.
@@ -71,6 +73,7 @@ func (a *Accounts) loadPeople(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	p.identities = a.people.identities
 	a.people, a.unsure = p, false
 	return nil
 }
@@ -78,8 +81,9 @@ func (a *Accounts) loadPeople(ctx context.Context) error {
 // touched are the users and organisations of which something else may be held
 // after a change.
 type touched struct {
-	users []odometer.UserID
-	orgs  []odometer.OrgID
+	users      []odometer.UserID
+	orgs       []odometer.OrgID
+	identities bool
 }
 
 // change makes a change of people, one at a time. Whatever became of it, what is
@@ -118,6 +122,13 @@ func (a *Accounts) change(ctx context.Context, do func(*sql.Tx, *touched) error)
 		a.unsure = a.unsure || lookErr != nil && !errors.Is(lookErr, odometer.ErrNotFound)
 		a.mu.Unlock()
 	}
+	if t.identities {
+		if lookErr := a.loadIdentities(context.WithoutCancel(ctx)); lookErr != nil {
+			a.mu.Lock()
+			a.people.identities, a.unsure = nil, true
+			a.mu.Unlock()
+		}
+	}
 	return err
 }
 
@@ -146,7 +157,7 @@ func (a *Accounts) lookAgain(ctx context.Context) error {
 	if !unsure {
 		return nil
 	}
-	return a.loadPeople(ctx)
+	return cmpErr(a.loadIdentities(ctx), a.loadPeople(ctx))
 }
 
 // now is the present in whole microseconds.

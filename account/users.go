@@ -153,7 +153,7 @@ func (a *Accounts) DeleteUser(ctx context.Context, by odometer.Actor, id odomete
 					return err
 				}
 			}
-			t.users = []odometer.UserID{id}
+			t.users, t.identities = []odometer.UserID{id}, true
 			now := a.now()
 			u.Name, u.Email, u.Version, u.Updated, u.Deleted = "", "", u.Version+1, moment(now), moment(now)
 			for _, s := range []struct {
@@ -162,6 +162,7 @@ func (a *Accounts) DeleteUser(ctx context.Context, by odometer.Actor, id odomete
 			}{
 				{`UPDATE account_users SET name = '', email = '', version = ?, updated_us = ?, deleted_us = ? WHERE id = ?`, []any{u.Version, now, now, string(id)}},
 				{`DELETE FROM account_memberships WHERE usr = ?`, []any{string(id)}},
+				{`DELETE FROM account_identities WHERE usr = ?`, []any{string(id)}},
 				{`DELETE FROM account_repeats WHERE object = ?1 OR holder = ?1`, []any{"user:" + string(id)}},
 			} {
 				if _, err := tx.ExecContext(ctx, s.query, s.args...); err != nil {

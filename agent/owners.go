@@ -66,6 +66,9 @@ func (o *Owners) Owner(instance odometer.InstanceID, us int64, named odometer.Ow
 	if !there {
 		return named
 	}
+	if n := len(list); n > 0 && list[n-1].From <= us && us < list[n-1].Until {
+		return list[n-1].Owner // as it is nearly always
+	}
 	owner, _ := odometer.OwnerAt(list, us, named)
 	return owner.OrUnassigned()
 }

@@ -167,6 +167,7 @@ type Deps struct {
 	Consumers  ConsumerAdmin
 	People     PeopleAdmin
 	Grants     GrantAdmin
+	Identities IdentityAdmin
 	Audit      AuditLogger
 	Refused    *Refusals // what was refused; nil to note none of it
 	Limits     Limits
@@ -199,8 +200,8 @@ type AgentDeps struct {
 func NewServer(d Deps) http.Handler {
 	s := &server{Deps: d}
 	rt := newRouter(d.Version, d.Logger, d.Clock, d.Auth, d.Stats, s.routes)
-	rt.cursorKey = cursorKey(d.CursorKey)
 	rt.limits, rt.refused = newLimiter(d.Limits), d.Refused
+	rt.cursorKey = cursorKey(d.CursorKey)
 	return rt
 }
 
@@ -227,7 +228,7 @@ type server struct {
 func (s *server) routes(r *router) []route {
 	s.router = r
 	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(), s.currentRoutes(),
-		s.instanceRoutes(), s.ownershipRoutes(), s.grantRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(),
+		s.instanceRoutes(), s.ownershipRoutes(), s.grantRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(), s.identityRoutes(),
 		s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }
 

@@ -282,7 +282,7 @@ func speaksOfTokens(t *testing.T, c *client.Client) {
 	if _, err := other.Me(ctx); err == nil || !strings.Contains(err.Error(), "or no longer") {
 		t.Errorf("me, revoked: got %v", err)
 	}
-	q := client.AuditQuery{Actor: "admin", Action: "token", Object: string(created.ID), From: "-1h", To: "+1h", Limit: 1}
+	q := client.AuditQuery{Limit: 1, Actor: "admin", Action: "token", Object: string(created.ID), From: "-1h", To: "+1h"}
 	log, err := c.AuditLog(ctx, q)
 	if err != nil || len(log.Log) != 1 || log.Log[0].Action != odometer.ActionTokenRevoke || log.Next == nil {
 		t.Fatalf("log: got %+v, %v", log, err)
@@ -449,6 +449,16 @@ func keepsPeople(t *testing.T, c *client.Client) {
 	}
 	if _, err := c.EndGrant(ctx, odd, "u-bob", g.Version); err != nil {
 		t.Errorf("end a grant: got %v", err)
+	}
+	who, err := c.AddIdentity(ctx, odd, api.IdentityRequest{Issuer: "https://login.example.org", Subject: "s-1"})
+	if err != nil || who.User != odd || who.Subject != "s-1" {
+		t.Errorf("add an identity: got %+v, %v", who, err)
+	}
+	if list, err := c.Identities(ctx, odd); err != nil || len(list.Identities) != 1 || list.Identities[0] != who {
+		t.Errorf("identities: got %+v, %v, want %+v", list, err, who)
+	}
+	if got, err := c.RemoveIdentity(ctx, odd, who.ID); err != nil || got != who {
+		t.Errorf("remove an identity: got %+v, %v", got, err)
 	}
 	members, err := c.Members(ctx, odd, "", 1)
 	if err != nil || len(members.Members) != 1 || members.Next == nil {

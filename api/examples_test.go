@@ -35,6 +35,7 @@ func exampleBodies() map[string]map[string]any {
 		"updateUser":         {odometer.ContentJSON: schema{"name": "Ada King", "email": "ada@example.org"}},
 		"addMember":          {odometer.ContentJSON: schema{"user_id": "u-bob", "role": "billing"}},
 		"setMember":          {odometer.ContentJSON: schema{"role": "admin"}},
+		"addIdentity":        {odometer.ContentJSON: schema{"issuer": "https://login.example.org", "subject": "s-17"}},
 		"addGrant":           {odometer.ContentJSON: schema{"user_id": "u-ada", "level": "operator", "since": "-30d", "expires_at": "+90d"}},
 		"setGrant":           {odometer.ContentJSON: schema{"level": "manager"}},
 		"createToken":        {odometer.ContentJSON: schema{"name": "billing", "scopes": []any{"read"}, "expires_at": "+90d"}},
@@ -92,6 +93,10 @@ func prepared(t *testing.T) (f *Fixture, weak string) {
 	}
 	given := odometer.Grant{Instance: "vm-1", User: "u-bob", Level: odometer.LevelReadOnly}
 	if _, err = f.Accounts.AddGrant(t.Context(), byHand, odometer.Once{}, odometer.Ownership{Instance: "vm-1", Owner: ada}, given); err != nil {
+		t.Fatal(err)
+	}
+	who := odometer.Identity{User: "u-ada", Issuer: "https://login.example.org", Subject: "248289761001"}
+	if _, err = f.Accounts.AddIdentity(t.Context(), byHand, who); err != nil {
 		t.Fatal(err)
 	}
 	create(t, f.Accounts, "dashboard", time.Time{}, odometer.ScopeRead)
@@ -365,7 +370,7 @@ func TestExamplesAreAnswered(t *testing.T) {
 func empty(t *testing.T, x exampleRequest, v any) {
 	members, _ := v.(map[string]any)
 	for name, m := range members {
-		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "metrics", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved", "grants"}, name) {
+		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "metrics", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved", "grants", "identities"}, name) {
 			t.Errorf("%s: the example has no %s", x.where, name)
 		}
 	}

@@ -152,17 +152,14 @@ func (m *InMemory) Usage(ctx context.Context, seen odometer.View, q odometer.Usa
 		if q.Instance != "" && e.Instance != q.Instance || q.User != "" && e.Owner.User != q.User || q.Org != "" && e.Owner.Org != q.Org {
 			continue
 		}
-		// Cut at the hours and the edges of the calendar and never shared: an entry of
-		// the tests lies on one side.
-		for from, to := max(q.From, e.Span.Start), int64(0); from < min(q.To, e.Span.End); from = to {
-			k := key{}
-			to = min(q.To, e.Span.End, odometer.Hour(from)+odometer.HourMicros)
+		// Cut at the edges of the calendar and never shared: an entry of the tests
+		// lies on one side.
+		since, sees := seen.SeesFrom(e.Instance, e.Owner)
+		for from := max(q.From, e.Span.Start, since); sees && from < min(q.To, e.Span.End); {
+			k, to := key{}, min(q.To, e.Span.End)
 			if calendar.By != odometer.ByNothing {
 				k.t = calendar.Start(from)
 				to = min(to, calendar.Next(k.t))
-			}
-			if !seen.SeesUse(e.Instance, e.Owner, odometer.Hour(from)) {
-				continue
 			}
 			for _, g := range q.GroupBy {
 				switch g {
@@ -182,6 +179,7 @@ func (m *InMemory) Usage(ctx context.Context, seen odometer.View, q odometer.Usa
 				rows[k].Totals[i].Add(n)
 			}
 			rows[k].Known |= part.Known
+			from = to
 		}
 	}
 	if q.Most != 0 && len(rows) > q.Most {
@@ -478,7 +476,7 @@ func NewFixture(t *testing.T) *Fixture {
 	clock := func() time.Time { return Now }
 	f := &Fixture{InMemory: NewInMemory(), Accounts: NewAccounts(t, clock), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
 	f.Deps = Deps{
-		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
+		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Identities: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
 		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),

@@ -53,10 +53,10 @@ type router struct {
 	clock   func() time.Time
 	started time.Time
 	metrics *metrics
+	limits  *limiter
+	refused *Refusals // nil for none
 
 	cursorKey []byte
-	limits    *limiter
-	refused   *Refusals // nil for none
 }
 
 func newRouter(version string, logger *slog.Logger, clock func() time.Time, auth Authenticator, stats Stats, routes func(*router) []route) *router {

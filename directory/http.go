@@ -46,8 +46,10 @@ func NewHTTP(base, token string, trust *tls.Config) (*HTTP, error) {
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return nil, fmt.Errorf("the address of an account service at %s has no user, query or fragment: %w", u.Host, odometer.ErrInvalid)
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig, transport.MaxIdleConnsPerHost, transport.MaxResponseHeaderBytes = trust, atOnce, maxAnswer
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust, ForceAttemptHTTP2: true,
+		MaxIdleConnsPerHost: atOnce, IdleConnTimeout: 2 * DefaultMaxAge, MaxResponseHeaderBytes: maxAnswer,
+	}
 	return &HTTP{
 		base: strings.TrimSuffix(u.String(), "/"), token: token,
 		client: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},

@@ -46,6 +46,7 @@ func (l *Ledger) EachUsage(ctx context.Context, q odometer.UsageQuery, each func
 		return fmt.Errorf("usage: %w", err)
 	}
 	defer tx.end(context.WithoutCancel(ctx))
+	q.Most = 0
 	x := &usageExport{ctx, tx, q, each}
 	if slices.Contains(q.GroupBy, odometer.ByInstance) {
 		return x.byInstance()
@@ -96,7 +97,7 @@ func (x *usageExport) byTime() error {
 	case slices.Contains(x.q.GroupBy, odometer.ByHour):
 		next = func(at int64) int64 { return dayOf(at) + odometer.DayMicros }
 	case slices.Contains(x.q.GroupBy, odometer.ByDay):
-		months := odometer.Calendar{By: odometer.ByMonth, Zone: x.q.Zone} // whose edges cut no day
+		months := odometer.Calendar{By: odometer.ByMonth, Zone: x.q.Zone}
 		next = func(at int64) int64 { return months.Next(months.Start(at)) }
 	}
 	var first, last int64

@@ -61,15 +61,14 @@ type usageQuery struct {
 	lastRow *odometer.UsageRow
 	room    []odometer.UsageRow // for rows to come
 	gone    pruned              // what the journal no longer has
-	full    bool                // there are more rows than may be
+	granted granted             // what is asked for beside what the view's own is; nil for that
+	// within are the only instances of which what is granted is asked for, in order; nil for all.
+	within []odometer.InstanceID
+	full   bool // there are more rows than may be
 
 	calendar odometer.Calendar
 	places   map[int64]slot // of hours and days; nil for UTC's
 	wholes   map[int64]bool // of days, beside places: whether they are cut
-
-	granted granted // what is asked for beside what the view's own is; nil for that
-	// within are the only instances of which what is granted is asked for, in order; nil for all.
-	within []odometer.InstanceID
 }
 
 // rowKey is what usage is grouped by. What lies in an hour that an edge of the

@@ -12,13 +12,10 @@ var directoryBugs = []bug{
 		`		if part.Revision != coming.Revision {`,
 		"queue.TestOwnersThatAreNotWholeAreLeftOut"},
 	{"what the host names goes before what the server decided", "agent/owners.go",
-		`	owner, _ := odometer.OwnerAt(list, us, named)
-	return owner.OrUnassigned()`,
-		`	if named.User != "" {
-		return named
-	}
-	owner, _ := odometer.OwnerAt(list, us, named)
-	return owner.OrUnassigned()`,
+		`	list, there := told.of[instance]
+	if !there {`,
+		`	list, there := told.of[instance]
+	if !there || named.User != "" {`,
 		"agent.TestWhoseAnInstanceIs"},
 	{"an agent is told of what runs elsewhere", "account/directory_hosts.go",
 		`		if d.elsewhere(instance, agent, now) == "" {`,

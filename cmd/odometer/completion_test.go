@@ -1,21 +1,26 @@
 package main
 
 import (
+	"context"
 	"slices"
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"example.org/odometer/api/client"
 )
 
 // TestWhatAShellWouldRunIsNotOffered, nor what it would take for a flag, a pattern or
 // several words.
 func TestWhatAShellWouldRunIsNotOffered(t *testing.T) {
-	got := harmless([]string{
+	words := []string{
 		"web-1\tA", "h1:vm-7", "u-äöü", "a@b.example", "x\t$(touch y)\x1b[2J",
 		"", "\tz", "-x", "--help", "=ls", "%1", "$(touch y)", "`touch y`", "a;b", "a|b", "a&b", "a b", "a*", "a?", "[a]", "~", "a'b", `a"b`, `a\b`, "{a,b}", "a>b", "#a", "!a", "(a)", "a\nb", "\x1b[2J",
-	})
+	}
+	c := serverFlags{Server: "http://127.0.0.1:1", Token: "x"}
+	got, files := c.complete(t.Context(), func(context.Context, *client.Client) ([]string, error) { return words, nil })
 	want := []string{"web-1\tA", "h1:vm-7", "u-äöü", "a@b.example", "x\t$(touch y)?[2J"}
-	if !slices.Equal(got, want) {
+	if !slices.Equal(got, want) || files != cobra.ShellCompDirectiveNoFileComp {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -38,6 +38,7 @@ func openDirectory(ctx context.Context, path string, o account.Options) (*accoun
 type fleet struct {
 	directory *account.Directory           // nil where it could not be opened
 	absent    error                        // why not
+	putOut    func(odometer.AgentID) bool  // reports whether a host was; nil for none
 	owners    *ownerTeller                 // nil where agents are not told whose their instances are
 	described func([]odometer.Description) // is told what agents describe, and waits for nothing; may be nil
 	ledger    *ledger.Ledger

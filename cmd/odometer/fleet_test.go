@@ -23,6 +23,7 @@ import (
 type knownFleet struct {
 	*fleet
 	t      *testing.T
+	dir    string
 	agents map[odometer.AgentID]*queue.Conn
 	server *queue.Server
 	ingest *ingest.Ingest
@@ -32,7 +33,7 @@ type knownFleet struct {
 func newFleet(t *testing.T) *knownFleet {
 	t.Helper()
 	dir := t.TempDir()
-	k := &knownFleet{t: t, agents: map[odometer.AgentID]*queue.Conn{}, now: time.Now().Truncate(time.Second)}
+	k := &knownFleet{t: t, dir: dir, agents: map[odometer.AgentID]*queue.Conn{}, now: time.Now().Truncate(time.Second)}
 	clock := func() time.Time { return k.now }
 	l, err := ledger.Open(t.Context(), ledger.Options{Path: filepath.Join(dir, "ledger.db")})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"database/sql"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -24,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -45,7 +48,7 @@ func TestMain(m *testing.M) {
 
 // oneCommandAfterAnother are the sessions in which little happens at once. The race
 // detector, with which each start of the program takes a second, leaves them out.
-var oneCommandAfterAnother = []string{"completion", "instances", "owner", "people", "refused", "secrets", "tls", "token", "token-locked"}
+var oneCommandAfterAnother = []string{"completion", "instances", "oidc", "owner", "people", "refused", "secrets", "tls", "token", "token-locked"}
 
 // TestScript runs the sessions in testdata/script: the real program, real
 // processes, real ports.
@@ -95,6 +98,8 @@ func TestScript(t *testing.T) {
 			"nowhere":       nowhere,
 			"arguments":     lookAtArguments,
 			"misused":       misused,
+			"issuer":        issuer,
+			"issueraway":    issuerAway,
 		},
 		RequireExplicitExec: true,
 	})
@@ -435,3 +440,48 @@ func TestRunReportsEveryErrorOnItsOwnLine(t *testing.T) {
 		t.Errorf("standard output: got %q, want nothing", out.String())
 	}
 }
+
+// issuer starts an OpenID issuer, and writes a token for each of some subjects:
+// issuer VARIABLE (SUBJECT FILE)…
+func issuer(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args)%2 != 1 {
+		ts.Fatalf("usage: issuer variable (subject file)…")
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	var s *httptest.Server
+	mux := http.NewServeMux()
+	mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+		json.NewEncoder(w).Encode(map[string]string{"issuer": s.URL, "jwks_uri": s.URL + "/keys"})
+	})
+	mux.HandleFunc("/keys", func(w http.ResponseWriter, _ *http.Request) {
+		json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "1"}}})
+	})
+	s = httptest.NewServer(mux)
+	ts.Defer(s.Close)
+	issuers.Store(ts.Getenv("DATA"), s)
+	ts.Setenv(args[0], s.URL)
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, (&jose.SignerOptions{}).WithType("JWT").WithHeader("kid", "1"))
+	ts.Check(err)
+	for i := 1; i < len(args); i += 2 {
+		now := time.Now().Unix()
+		claims, err := json.Marshal(map[string]any{"iss": s.URL, "aud": "odometer", "sub": args[i], "iat": now, "exp": now + 3600})
+		ts.Check(err)
+		jws, err := signer.Sign(claims)
+		ts.Check(err)
+		text, err := jws.CompactSerialize()
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[i+1]), []byte(text), 0o600))
+	}
+}
+
+// issuerAway ends it: issueraway.
+func issuerAway(ts *testscript.TestScript, neg bool, args []string) {
+	s, ok := issuers.LoadAndDelete(ts.Getenv("DATA"))
+	if neg || !ok || len(args) != 0 {
+		ts.Fatalf("usage: issueraway, after issuer")
+	}
+	s.(*httptest.Server).Close()
+}
+
+var issuers sync.Map // data directory → server

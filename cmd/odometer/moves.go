@@ -19,12 +19,17 @@ const (
 	moveTakes = 15 * time.Minute
 )
 
-// elsewhere returns another agent with which an instance is known to run.
+// elsewhere returns another agent with which an instance is known to run, unless that was
+// put out: it has nothing any more.
 func (f *fleet) elsewhere(instance odometer.InstanceID, agent odometer.AgentID) odometer.AgentID {
 	if f.directory == nil {
 		return ""
 	}
-	return f.directory.Elsewhere(instance, agent)
+	other := f.directory.Elsewhere(instance, agent)
+	if other != "" && f.putOut != nil && f.putOut(other) {
+		return ""
+	}
+	return other
 }
 
 // admitMoved books the events that wait since their instance ran elsewhere, once it

@@ -2,11 +2,14 @@ package main
 
 import (
 	"log/slog"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"example.org/odometer"
+	"example.org/odometer/audit"
 	"example.org/odometer/ingest"
+	"example.org/odometer/ledger"
 )
 
 // TestAMoveIsKnownWhenTheOtherHostSaysSo has an instance move between hosts, and
@@ -73,8 +76,31 @@ func TestAMoveIsKnownWhenTheOtherHostSaysSo(t *testing.T) {
 	k.tell("h1", nil, vmOn("vm-3"))
 	send(k.period("vm-3", "h2", "u-ada", 0))
 	check("it runs with the first", 5, 2)
+	k.putOut = func(agent odometer.AgentID) bool { return agent == "h1" }
+	check("which is put out", 6, 1)
+	k.putOut = nil
+	k.tell("h1", nil, vmOn("vm-4"))
+	send(k.period("vm-4", "h2", "u-ada", 0))
+	check("it runs with the first", 6, 2)
 	k.now = k.now.Add(2 * time.Minute)
-	check("which is silent", 6, 1)
+	check("which is silent", 7, 1)
+	audited(t, k.dir)
+}
+
+// audited has the audit prove the ledger of a data directory.
+func audited(t *testing.T, dir string) {
+	t.Helper()
+	report, err := audit.Run(t.Context(), audit.Options{DataDir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Findings) > 0 {
+		t.Errorf("the audit finds %+v", report.Findings)
+	}
+	rebuilt, err := ledger.Rebuild(t.Context(), filepath.Join(dir, ledgerFile), nil)
+	if err != nil || rebuilt.Total > 0 {
+		t.Errorf("a rebuild finds %v, %v", rebuilt, err)
+	}
 }
 
 type noReceipts struct{}

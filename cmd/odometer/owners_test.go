@@ -2,14 +2,17 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -64,9 +67,9 @@ func (s *site) start(args ...string) (stop func()) {
 }
 
 // serve starts the server and listens to what agents send.
-func (s *site) serve() (stop func()) {
+func (s *site) serve(more ...string) (stop func()) {
 	s.t.Helper()
-	end := s.start("serve", "--data-dir", filepath.Join(s.dir, "data"), "--http", s.http, "--nats", s.nats, "--no-agent", "--log-level", "error")
+	end := s.start(append([]string{"serve", "--data-dir", filepath.Join(s.dir, "data"), "--http", s.http, "--nats", s.nats, "--no-agent", "--log-level", "error"}, more...)...)
 	s.eventually("the server answers", func() bool {
 		_, err := s.client().Status(s.t.Context())
 		return err == nil
@@ -99,8 +102,27 @@ func (s *site) serve() (stop func()) {
 }
 
 func (s *site) agent() (stop func()) {
-	return s.start("agent", "--id", "h1", "--server", "http://"+s.http, "--token-file", filepath.Join(s.dir, "data", tokenFile),
-		"--data-dir", filepath.Join(s.dir, "agent"), "--http", "", "--source", "machine", "--interval", "1s", "--log-level", "error")
+	return s.agentAs("h1", "--token-file", filepath.Join(s.dir, "data", tokenFile), "--source", "machine")
+}
+
+// agentAs starts an agent of that name, always in the same directory.
+func (s *site) agentAs(id string, more ...string) (stop func()) {
+	return s.start(append([]string{"agent", "--id", id, "--server", "http://" + s.http, "--data-dir", filepath.Join(s.dir, "agent"),
+		"--http", "", "--interval", "1s", "--log-level", "error"}, more...)...)
+}
+
+// enrols returns the file of a one-time token for a host.
+func (s *site) enrols(id odometer.AgentID) (file string) {
+	s.t.Helper()
+	e, err := s.client().CreateEnrolment(s.t.Context(), api.EnrolmentRequest{Agent: &id})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	file = filepath.Join(s.dir, string(id)+".token")
+	if err := os.WriteFile(file, []byte(e.Secret), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return file
 }
 
 func (s *site) token() string {
@@ -202,6 +224,101 @@ func TestAnAgentThatLiesIsNotBelieved(t *testing.T) {
 	if text := s.get("/api/v1/health/status"); !strings.Contains(text, "h2 named another owner than is recorded in 1 event, at last of vm-1") {
 		t.Errorf("got %s, want the agent named", text)
 	}
+}
+
+// TestTheServerFollowsWhoDecides has an account service and an owner map say whose
+// machines are, and one of them change.
+func TestTheServerFollowsWhoDecides(t *testing.T) {
+	s := newSite(t)
+	var owner atomic.Pointer[string]
+	owner.Store(new("u-ada"))
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/instances/h1" || r.Header.Get("Authorization") != "Bearer of-the-service" {
+			http.NotFound(w, r)
+			return
+		}
+		fmt.Fprintf(w, `{"owner":%q,"organisation":"o-acme","since":%q}`, *owner.Load(), time.Now().UTC().Format(time.RFC3339Nano))
+	}))
+	defer service.Close()
+	file := func(name, text string) string {
+		path := filepath.Join(s.dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	token, owners := file("service.token", "of-the-service\n"), file("owners.csv", "attribute,value,user,org\nrack,r12,u-bob,o-bolt\n")
+	s.serve("--directory-url", service.URL+"/v1", "--directory-token-file", token, "--directory-max-age", "1s", "--owner-map", owners)
+	s.agentAs("h1", "--token-file", filepath.Join(s.dir, "data", tokenFile), "--source", "machine,vms",
+		"--vm-file", file("vms.yaml", "vms: [{name: web, id: vm-web, attributes: {rack: r12}}]\n"))
+	recorded := func(instance odometer.InstanceID) (users string) {
+		a, err := s.client().Ownership(t.Context(), instance)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range a.Ownership {
+			users += string(o.User) + "/" + orEmpty(o.Org) + " "
+		}
+		return users
+	}
+	s.eventually("the service decides", func() bool { return recorded("h1") == "u-ada/o-acme " })
+	s.eventually("the map decides", func() bool { return recorded("vm-web") == "u-bob/o-bolt " })
+	owner.Store(new("u-cleo"))
+	s.eventually("the service says something else", func() bool { return recorded("h1") == "u-ada/o-acme u-cleo/o-acme " })
+	s.eventually("the agent names whom the service says", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return slices.ContainsFunc(s.sent, func(e *odometer.Event) bool { return e.Instance == "h1" && e.Owner.User == "u-cleo" })
+	})
+	service.Close()
+	s.eventually("the service is away, and health says so", func() bool {
+		h, err := s.client().Health(t.Context())
+		c := h.Components["account_service"]
+		return err == nil && c.Details != nil && strings.Contains(*c.Details, "refused")
+	})
+	if got := recorded("h1"); got != "u-ada/o-acme u-cleo/o-acme " {
+		t.Errorf("got %q recorded while it is away, want what was", got)
+	}
+}
+
+// TestAHostThatIsRenamedSendsOn lets a host in under another name that has in its spool
+// what it measured under the one before.
+func TestAHostThatIsRenamedSendsOn(t *testing.T) {
+	s := newSite(t)
+	stopServer := s.serve()
+	machine := []string{"--source", "machine", "--instance-id", "vm-1"}
+	stopAgent := s.agentAs("h1", append(machine, "--enroll", s.enrols("h1"))...)
+	sent := func(agent odometer.AgentID) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return slices.ContainsFunc(s.sent, func(e *odometer.Event) bool { return e.Agent == agent })
+	}
+	s.eventually("it sends", func() bool { return sent("h1") })
+	stopServer()
+	time.Sleep(3 * time.Second) // it meters
+	stopAgent()
+	s.serve()
+	if _, err := s.client().RevokeHost(t.Context(), "h1"); err != nil {
+		t.Fatal(err)
+	}
+	s.agentAs("h2", append(machine, "--enroll", s.enrols("h2"))...)
+	s.eventually("what it measures under its new name is booked", func() bool {
+		return strings.Contains(s.get("/api/v1/events?instance=vm-1&limit=1000"), `"agent_id":"h2"`)
+	})
+	list, err := s.client().Quarantine(t.Context(), 1000)
+	if err != nil || len(list) == 0 {
+		t.Fatalf("got %+v, %v, want what it measured under its name before in quarantine", list, err)
+	}
+	for _, q := range list {
+		if q.Reason != "sender" || q.Instance != "vm-1" {
+			t.Errorf("got %+v in quarantine, want nothing else", q)
+		}
+	}
+	item := list[len(list)-1]
+	if res, err := s.client().Release(t.Context(), item.Partition, item.No); err != nil || res.Outcome != odometer.Recorded {
+		t.Errorf("released: got %+v, %v, want it booked to the epoch that it is of", res, err)
+	}
+	audited(t, filepath.Join(s.dir, "data"))
 }
 
 func (s *site) get(path string) string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -48,10 +49,11 @@ func secretsIn(ts *testscript.TestScript, dir string) map[string][]byte {
 }
 
 // nowhere looks for secrets in files and in all that is in directories. Those that are
-// to have them must be for their user alone: nowhere SECRETS PATH… -except FILE…
+// to have them must be for their user alone: nowhere SECRETS PATH… -except FILE… With "!"
+// one is found.
 func nowhere(ts *testscript.TestScript, neg bool, args []string) {
 	split := slices.Index(args, "-except")
-	if neg || split < 2 {
+	if split < 2 {
 		ts.Fatalf("usage: nowhere secrets path… -except file…")
 	}
 	secrets := secretsIn(ts, args[0])
@@ -64,9 +66,9 @@ func nowhere(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		except[ts.MkAbs(file)] = true
 	}
-	files := 0
+	files, found := 0, errors.New("a secret is found")
 	for _, path := range args[1:split] {
-		ts.Check(filepath.WalkDir(ts.MkAbs(path), func(path string, d fs.DirEntry, err error) error {
+		err := filepath.WalkDir(ts.MkAbs(path), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() || except[path] {
 				return err
 			}
@@ -77,11 +79,18 @@ func nowhere(ts *testscript.TestScript, neg bool, args []string) {
 			files++
 			for name, secret := range secrets {
 				if bytes.Contains(text, secret) {
-					return fmt.Errorf("%s has the secret of %s in it", path, name)
+					return fmt.Errorf("%s has the secret of %s in it: %w", path, name, found)
 				}
 			}
 			return nil
-		}))
+		})
+		if neg && errors.Is(err, found) {
+			return
+		}
+		ts.Check(err)
+	}
+	if neg {
+		ts.Fatalf("got no secret found")
 	}
 	if files < 20 {
 		ts.Fatalf("looked at %d files alone", files)

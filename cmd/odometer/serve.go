@@ -41,6 +41,7 @@ type serveConfig struct {
 	listenFlags
 	trustFlags
 	meterFlags
+	OIDC oidcFlags
 }
 
 func newServe(s streams) *cobra.Command {
@@ -76,6 +77,7 @@ Ctrl-C ends it within five seconds; nothing is lost.`,
 	c.listenFlags.register(flags)
 	flags.IntVar(&c.EventRate, "event-rate", int(api.StandardLimits.Events), "requests a second with events that one token may make, and ten times as many at once; 0 for any number")
 	c.trustFlags.register(flags)
+	c.OIDC.register(flags)
 	flags.StringVar(&c.LogLevel, "log-level", defaultLogLevel, "debug, info, warn or error")
 	return cmd
 }
@@ -125,6 +127,7 @@ func (c *serveConfig) complete() error {
 	}
 	add(c.meterFlags.check())
 	add(c.directoryFlags.check())
+	add(c.OIDC.check())
 	_, err = parseKeep(c.KeepJournal)
 	add(err)
 	return misuse(errors.Join(errs...))
@@ -162,6 +165,7 @@ type server struct {
 	listener *api.Listener
 	ledger   *ledger.Ledger
 	accounts *account.Accounts
+	issuer   *account.Issuer    // nil for none
 	token    string             // the administrator's
 	key      ed25519.PrivateKey // signs the heads of a pruned journal; nil where it is kept for ever
 	nats     *queue.Server      // nil where the queue is external
@@ -256,6 +260,18 @@ func (sv *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	sv.onClose(sv.accounts.Close)
+	if c.OIDC.Issuer != "" {
+		trust, err := c.trustFlags.config()
+		if err != nil {
+			return err
+		}
+		sv.issuer, err = account.NewIssuer(sv.accounts, account.IssuerOptions{
+			URL: c.OIDC.Issuer, Audience: c.OIDC.Audience, UserClaim: c.OIDC.UserClaim, OrgClaim: c.OIDC.OrgClaim, TLS: trust, Logger: sv.logger,
+		})
+		if err != nil {
+			return err
+		}
+	}
 	if sv.token, err = adminToken(sv.dir.file(tokenFile)); err != nil {
 		return err
 	}
@@ -271,7 +287,7 @@ func (sv *server) open(ctx context.Context) (err error) {
 	sv.refused = api.NewRefusals(sv.accounts, nil, sv.logger)
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
-	sv.fleet = &fleet{ledger: sv.ledger, now: time.Now}
+	sv.fleet = &fleet{ledger: sv.ledger, now: time.Now, putOut: sv.accounts.PutOut}
 	sv.heard = queue.NewLive(sv.conn, sv.fleet.hear)
 	sv.fleet.live = &liveView{heard: sv.heard, ledger: sv.ledger, now: time.Now}
 	sv.fleet.directory, sv.fleet.absent = openDirectory(ctx, sv.dir.file(directoryFile), account.Options{Logger: sv.logger})
@@ -423,6 +439,9 @@ func (sv *server) run(parent context.Context, s streams) error {
 	}
 	flow.run("accounts", sv.accounts.Run)
 	flow.run("refusals", sv.refused.Run)
+	if sv.issuer != nil {
+		flow.run("issuer", sv.issuer.Run)
+	}
 	flow.run("receipts", func(ctx context.Context) error { return sv.conn.ServeReceipts(ctx, sv.receipt) })
 	flow.run("ingest", func(ctx context.Context) error { return sv.ingest.Run(ctx, deliveries{queue.NewReceiver(sv.conn)}) })
 	flow.run("upkeep", func(ctx context.Context) error {
@@ -517,11 +536,19 @@ func (sv *server) parts() *parts {
 }
 
 func (sv *server) deps(p *parts) api.Deps {
+	auth := api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts}
+	if sv.issuer != nil {
+		auth = append(auth, sv.issuer)
+	}
 	d := api.Deps{
-		Version: Version, Logger: sv.logger, Auth: api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts},
+		Version: Version, Logger: sv.logger, Auth: auth,
 		CursorKey: api.CursorKey(sv.token),
-		Usage:     seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
-		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: ownership{sv.ledger, sv.fleet}, Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
+		Usage:     seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live,
+		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: ownership{sv.ledger, sv.fleet},
+		Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger,
+		Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Identities: sv.accounts, Audit: sv.accounts,
+		Hosts: sv.admission, Consumers: sv.admission,
+		Status: p, Health: newLately(p), Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	d.Refused, d.Limits = sv.refused, sv.config.limits()
 	if sv.host != nil {

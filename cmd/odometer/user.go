@@ -14,7 +14,7 @@ import (
 
 func newUser(s streams) *cobra.Command {
 	parent := &cobra.Command{Use: "user", Short: "Users, who see what they used", Args: cobra.ArbitraryArgs, RunE: group}
-	parent.AddCommand(newUserCreate(s), newUserList(s), newUserShow(s), newUserUpdate(s), newUserDelete(s))
+	parent.AddCommand(newUserCreate(s), newUserList(s), newUserShow(s), newUserUpdate(s), newUserDelete(s), newUserIdentity(s))
 	return parent
 }
 
