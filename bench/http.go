@@ -22,6 +22,9 @@ import (
 // own.
 const tenants = 100
 
+// unreached is a limit that is looked at and never reached.
+var unreached = api.Limits{Requests: 1e9}
+
 // seenUsage answers the API's questions about usage, each as its caller sees it.
 type seenUsage struct{ ledger *ledger.Ledger }
 
@@ -53,7 +56,7 @@ func httpUsage(b *bench) error {
 	if err != nil {
 		return err
 	}
-	server := api.StandardConnLimits.Configure(api.NewServer(api.Deps{Auth: accounts, Usage: seenUsage{led}, People: accounts}), nil)
+	server := api.StandardConnLimits.Configure(api.NewServer(api.Deps{Auth: accounts, Usage: seenUsage{led}, People: accounts, Limits: unreached}), nil)
 	go server.Serve(listener) // ends with Close
 	defer server.Close()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: tenants}}
@@ -174,7 +177,7 @@ func (b *bench) together(do func(i int) error) (pace, error) {
 // limit is a mux of the standard library that answers the same bytes.
 func (b *bench) overhead(accounts *account.Accounts, secrets []string) error {
 	const requests = 2000
-	ours := api.NewServer(api.Deps{Auth: accounts, Tokens: accounts})
+	ours := api.NewServer(api.Deps{Auth: accounts, Tokens: accounts, Limits: unreached})
 	request := httptest.NewRequest(http.MethodGet, "/api/v1/me", nil)
 	request.Header.Set("Authorization", "Bearer "+secrets[0])
 	first := httptest.NewRecorder()
