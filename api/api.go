@@ -153,6 +153,10 @@ type Deps struct {
 
 	Usage      UsageReader
 	Entries    EntryReader
+	Exports    Exporter
+	Revisions  Reviser
+	Stream     Follower
+	StreamLife time.Duration // how long a stream lasts; [StreamLife] where it is 0
 	Submit     Submitter
 	Live       LiveView
 	Quarantine QuarantineAdmin
@@ -224,14 +228,15 @@ func Configure(h http.Handler, logger *slog.Logger) *http.Server {
 // fields never change and its parts are.
 type server struct {
 	Deps
-	agent  bool
-	router *router
+	agent   bool
+	router  *router
+	streams streams
 }
 
 func (s *server) routes(r *router) []route {
 	s.router = r
 	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(),
-		s.instanceRoutes(), s.ownershipRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(),
+		s.instanceRoutes(), s.ownershipRoutes(), s.eventRoutes(), s.streamRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(),
 		s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }
 

@@ -71,6 +71,7 @@ var decisions = map[string]access{
 	"GET /api/v1/instances/{id}/ownership":             reader,
 	"POST /api/v1/instances/{id}/ownership":            administrator,
 	"GET /api/v1/events":                               reader,
+	"GET /api/v1/usage/stream":                         reader,
 	"POST /api/v1/events":                              writer,
 	"GET /api/v1/quarantine":                           administrator,
 	"POST /api/v1/entries/{id}/reverse":                administrator,
@@ -307,7 +308,7 @@ func TestSlowAnswerTimesOut(t *testing.T) {
 
 func TestHeadersOfEveryAnswer(t *testing.T) {
 	h := serverOf(t, NewFixture(t).Deps)
-	for _, path := range []string{"/health", "/api/v1/usage", "/nowhere", "/metrics"} {
+	for _, path := range []string{"/health", "/api/v1/events", "/nowhere", "/metrics"} {
 		w := do(h, "GET", path)
 		for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"} {
 			if got := w.Header().Get(name); got != want {

@@ -66,8 +66,10 @@ func (s *server) usageRoutes() []route {
 				},
 				{name: "top", kind: asNumber, least: 1, most: mostTop, example: "10", description: "only so many rows, those with the most of `top_by`, in that order"},
 				{name: "top_by", kind: asWord, words: quantities(), example: "cpu_us", description: "with `top`: the quantity that counts; `cpu_us` without"},
+				formatParam, matchParam,
 			},
-			replies: []reply{answers(http.StatusOK, "Rows of recorded usage; the open amounts apart.", UsageAnswer{})}, fails: missing,
+			replies: append([]reply{{http.StatusOK, "Rows of recorded usage; the open amounts apart.", []header{attached, etagHeader},
+				append([]content{{odometer.ContentJSON, UsageAnswer{}}}, exported...)}}, cacheable...), fails: missing,
 		},
 		{
 			pattern: "GET /api/v1/usage/instances/{id}/current", access: reader, handle: s.getCurrent,
@@ -83,8 +85,9 @@ func (s *server) usageRoutes() []route {
 			params: []*parameter{
 				instancePath, fromParam, toParam,
 				{name: "interval", kind: asWord, words: []string{"hour", "day", "month"}, example: "day", description: "length of a row's time, in UTC; hour where absent"},
+				matchParam,
 			},
-			replies: []reply{answers(http.StatusOK, "One row for each interval with usage.", HistoryAnswer{})}, fails: missing,
+			replies: append([]reply{answers(http.StatusOK, "One row for each interval with usage.", HistoryAnswer{}, etagHeader)}, cacheable...), fails: missing,
 		},
 	}
 }
@@ -115,10 +118,20 @@ func (s *server) getUsage(w http.ResponseWriter, r *http.Request) error {
 	if err := p.done(); err != nil {
 		return err
 	}
+	w.Header().Add("Vary", "Accept")
+	f := formOf(r)
+	e := s.edition(r, q.From, q.To, f)
+	if e.had(w, func() []Row { return s.openOf(r, q, now) }) {
+		return nil
+	}
+	if f != asDocument {
+		return s.exportUsage(w, r, q, e, f, now)
+	}
 	rows, open, err := s.usage(r, q, now)
 	if err != nil {
 		return err
 	}
+	e.set(w, open)
 	return writeJSON(w, http.StatusOK, UsageAnswer{
 		From: instant(q.From), To: instant(q.To), GroupBy: q.GroupBy, Rows: rows, Open: open,
 	})
@@ -140,6 +153,10 @@ func (s *server) getHistory(w http.ResponseWriter, r *http.Request) error {
 	if err := p.done(); err != nil {
 		return err
 	}
+	e := s.edition(r, q.From, q.To, asDocument)
+	if e.had(w, func() []Row { return s.openOf(r, q, now) }) {
+		return nil
+	}
 	rows, open, err := s.usage(r, q, now)
 	if err != nil {
 		return err
@@ -149,6 +166,7 @@ func (s *server) getHistory(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	e.set(w, open)
 	return writeJSON(w, http.StatusOK, HistoryAnswer{
 		Instance: instance, From: instant(q.From), To: instant(q.To), Interval: interval, Rows: rows, Open: open,
 	})

@@ -460,7 +460,7 @@ func (sv *server) parts() *parts {
 func (sv *server) deps(p *parts) api.Deps {
 	d := api.Deps{
 		Version: Version, Logger: sv.logger, Auth: api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts},
-		Usage: seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
+		Usage: seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Exports: seenLedger{sv.ledger}, Revisions: sv.ledger, Stream: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
 		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: sv.ledger, Tokens: sv.accounts, People: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	if sv.host != nil {

@@ -22,6 +22,7 @@ type usageConfig struct {
 	Top                 int // 0 for all
 	TopBy               string
 	JSON                bool
+	Output              string // ndjson or csv; "" for a table
 }
 
 // defaultFrom is what `usage list` shows unasked: a day is what people compare
@@ -46,7 +47,8 @@ pipe, and with --json, amounts are exact integers in the units that their names
 end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 		Example: `  odometer usage list --from -1h
   odometer usage list --from 2026-01-01 --to 2026-02-01 --group-by user --json
-  odometer usage list --from -7d --group-by user --top 20 --top-by memory_mib_s`,
+  odometer usage list --from -7d --group-by user --top 20 --top-by memory_mib_s
+  odometer usage list --from 2026-01-01 --to 2026-02-01 --group-by instance,day --output csv`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, g := range c.GroupBy {
@@ -54,14 +56,25 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 					return misuse(fmt.Errorf("--group-by %q: one or several of %s are possible, with commas between", g, joinWords(groups)))
 				}
 			}
+			if err := oneForm(c.Output, c.JSON); err != nil {
+				return err
+			}
 			api, err := c.client()
 			if err != nil {
 				return err
 			}
-			answer, err := api.Usage(cmd.Context(), client.UsageQuery{
+			q := client.UsageQuery{
 				From: c.From, To: c.To, Instance: c.Instance, User: c.User, Org: c.Org, GroupBy: c.GroupBy,
 				Top: c.Top, TopBy: c.TopBy,
-			})
+			}
+			if c.Output != "" {
+				x, err := api.ExportUsage(cmd.Context(), q, c.Output)
+				if err != nil {
+					return err
+				}
+				return writeExport(s, x)
+			}
+			answer, err := api.Usage(cmd.Context(), q)
 			if err != nil {
 				return err
 			}
@@ -82,6 +95,7 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 	flags.IntVar(&c.Top, "top", 0, "only so many rows, those with the most of --top-by; 0 for all")
 	flags.StringVar(&c.TopBy, "top-by", "", "what --top goes by, as --json names it (default cpu_us)")
 	flags.BoolVar(&c.JSON, "json", false, "as JSON")
+	registerOutput(list, &c.Output)
 	c.register(flags, s.env)
 	list.RegisterFlagCompletionFunc("group-by", cobra.FixedCompletions(words(groups), cobra.ShellCompDirectiveNoFileComp))
 
