@@ -125,6 +125,9 @@ type Caller struct {
 	// Memberships are the user's when the request came. They are shared, and
 	// replaced as a whole when one changes.
 	Memberships []Membership
+	// Grants are those that the user holds, in order of their instances; shared as
+	// well.
+	Grants []Grant
 }
 
 // May reports whether the caller has a scope. Nobody has one that there is not,
@@ -179,7 +182,24 @@ const (
 	ActionEntryReverse      Action = "entry.reverse"
 	ActionQuarantineRelease Action = "quarantine.release"
 	ActionInstanceAssign    Action = "instance.assign"
+	ActionChangeRefused     Action = "change.refused" // to whoever asked for it
+	ActionLoginRefused      Action = "login.refused"  // a token that is not known
+	ActionGrantAdd          Action = "grant.add"
+	ActionGrantUpdate       Action = "grant.update"
+	ActionGrantEnd          Action = "grant.end"
 )
+
+// AuditQuery selects lines of the audit log, the newest first. Fields that are zero
+// select all.
+type AuditQuery struct {
+	Before int64 // the number of a line: those that were written before it
+	Limit  int
+	Actor  string // name or id of a token, or the id of its user
+	Action Action // or what stands before its dot: all that are done with that
+	Object string
+	From   int64 // microseconds, inclusive
+	To     int64 // exclusive
+}
 
 // AuditRecord is one line of the audit log: who did what, when, from where.
 type AuditRecord struct {
@@ -198,13 +218,22 @@ type AuditRecord struct {
 // recognised by scanners.
 const SecretPrefix = "odm_"
 
-var secret = regexp.MustCompile(`(?i)odm_[a-z2-7]{8,}`)
+var (
+	secret = regexp.MustCompile(`(?i)odm_[a-z2-7]{8,}`)
+	seed   = regexp.MustCompile(`(?i)S[ACNOUX][a-z2-7]{56}`) // of a key pair, as NATS writes it
+)
 
-// HideSecrets returns s with what looks like the secret of a token taken out:
-// for what is logged or answered and repeats what came from outside.
+// HideSecrets returns s with what looks like the secret of a token or the seed of a
+// key taken out: for what is logged or answered and repeats what came from outside.
 func HideSecrets(s string) string {
-	if !strings.Contains(strings.ToLower(s), SecretPrefix) { // the rule
-		return s
+	if strings.Contains(strings.ToLower(s), SecretPrefix) { // seldom
+		s = secret.ReplaceAllLiteralString(s, SecretPrefix+"…")
 	}
-	return secret.ReplaceAllLiteralString(s, SecretPrefix+"…")
+	if len(s) >= seedChars {
+		s = seed.ReplaceAllLiteralString(s, "S…")
+	}
+	return s
 }
+
+// seedChars is how long the text of a seed is.
+const seedChars = 58

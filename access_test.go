@@ -45,6 +45,7 @@ func TestTokenIDs(t *testing.T) {
 
 func TestSecretsAreHidden(t *testing.T) {
 	secret := "odm_" + strings.Repeat("ab23", 14) + "ab"
+	seed := "SU" + strings.Repeat("ABCDEFG2", 7)
 	for s, want := range map[string]string{
 		"":                                       "",
 		"nothing to hide in odm_x":               "nothing to hide in odm_x",
@@ -52,6 +53,8 @@ func TestSecretsAreHidden(t *testing.T) {
 		"Bearer " + secret + ", " + secret:       "Bearer odm_…, odm_…",
 		"cut off: " + secret[:20] + "...":        "cut off: odm_…...",
 		"/api/" + strings.ToUpper(secret) + "/x": "/api/odm_…/x",
+		"seed " + seed + " of " + seed[1:]:       "seed S… of " + seed[1:],
+		"key U" + seed[1:56]:                     "key U" + seed[1:56],
 	} {
 		if got := HideSecrets(s); got != want || HideSecrets(got) != got {
 			t.Errorf("%q: got %q, want %q", s, got, want)

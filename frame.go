@@ -30,7 +30,26 @@ type Record struct {
 	// Err says why Raw is no valid event, wrapping [ErrInvalid]; Event is
 	// then nil. A bad event spoils its own record and never its frame.
 	Err error
+	// Refused says why whoever received the event does not take its word, although
+	// it can be read; nil where that is not so. It does not travel.
+	Refused *Refusal
 }
+
+// Refusal is why an event that can be read is put in quarantine.
+type Refusal struct {
+	Reason string // RefusedForeign or RefusedSender
+	Detail string // for a person
+}
+
+// Why an event is refused by what is known of its sender.
+const (
+	// RefusedForeign is of an instance that is known to run with another agent: it
+	// waits until it is known that it has moved.
+	RefusedForeign = "foreign_host"
+	// RefusedSender was measured by another agent than the host that sent it, by its
+	// own word.
+	RefusedSender = "sender"
+)
 
 // Frame is what travels: consecutive records of one spool.
 type Frame struct {

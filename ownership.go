@@ -19,6 +19,14 @@ type Ownership struct {
 	From, Until int64
 }
 
+// Owners is what is decided of whose the instances of one agent are: in order of
+// instance, and of time, without what ended before the last change. An instance that
+// is not in the list is nobody's on anybody's word.
+type Owners struct {
+	Revision string // names the list: another list has another
+	List     []Ownership
+}
+
 // Valid returns nil for an ownership that can be recorded, and otherwise an error
 // wrapping [ErrInvalid].
 func (o *Ownership) Valid() error {

@@ -67,15 +67,16 @@ const (
 	ChangeOrganisation Right = "change its name"
 	ManageMembers      Right = "add and remove members" // but owners
 	ManageOwners       Right = "add and remove owners"  // and delete the organisation
+	ManageGrants       Right = "give grants on its instances"
 )
 
 // Rights lists every right.
-var Rights = []Right{SeeOrganisation, SeeUsage, SeeMembers, ChangeOrganisation, ManageMembers, ManageOwners}
+var Rights = []Right{SeeOrganisation, SeeUsage, SeeMembers, ChangeOrganisation, ManageMembers, ManageOwners, ManageGrants}
 
 // rights is the table of docs/access.md. What is the user's own he sees without any.
 var rights = map[Role][]Right{
-	RoleOwner:   {SeeOrganisation, SeeUsage, SeeMembers, ChangeOrganisation, ManageMembers, ManageOwners},
-	RoleAdmin:   {SeeOrganisation, SeeUsage, SeeMembers, ChangeOrganisation, ManageMembers},
+	RoleOwner:   {SeeOrganisation, SeeUsage, SeeMembers, ChangeOrganisation, ManageMembers, ManageOwners, ManageGrants},
+	RoleAdmin:   {SeeOrganisation, SeeUsage, SeeMembers, ChangeOrganisation, ManageMembers, ManageGrants},
 	RoleBilling: {SeeOrganisation, SeeUsage},
 	RoleMember:  {SeeOrganisation},
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestRolesAreAsDocumented holds the rights of each role to the table of
@@ -78,6 +79,75 @@ func TestWhatAViewSees(t *testing.T) {
 		if c.caller.Bound != (Bound{}) && (v.All() || c.caller.May(ScopeAdmin) || c.caller.May(ScopeWriteEvents)) {
 			t.Errorf("%s: got everything of what is bound", c.name)
 		}
+	}
+}
+
+// TestWhatAGrantShows: of its instance alone, from its moment on, and what is charged
+// to the owner in whose name it was given; what a user owns he sees without.
+func TestWhatAGrantShows(t *testing.T) {
+	ada, bob := Owner{User: "ada", Org: "acme"}, Owner{User: "bob"}
+	since := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
+	c := Caller{Bound: Bound{User: "eve"}, Scopes: []Scope{ScopeRead}, Grants: []Grant{
+		{Instance: "vm-1", Of: ada, Since: since}, {Instance: "vm-2", Since: since}, {Instance: "vm-4", Of: Owner{User: "ada"}, Since: since},
+	}}
+	v, at := c.View(), since.UnixMicro()
+	for _, x := range []struct {
+		instance InstanceID
+		owner    Owner
+		at       int64
+		want     bool
+	}{
+		{"vm-1", ada, at, true}, {"vm-1", ada, at - 1, false}, {"vm-1", bob, at, false}, {"vm-1", Owner{User: Unassigned}, at, false}, {"vm-1", Owner{User: "ada"}, at, false},
+		{"vm-2", ada, at, true}, {"vm-2", bob, at, true}, {"vm-2", Owner{User: Unassigned}, at, true}, {"vm-2", bob, at - 1, false},
+		{"vm-3", ada, at, false}, {"vm-0", ada, at, false}, {"vm-9", ada, at, false}, {"vm-4", ada, at, false},
+		{"vm-9", Owner{User: "eve"}, 0, true}, {"vm-1", Owner{User: "eve"}, 0, true},
+	} {
+		if got := v.SeesUse(x.instance, x.owner, x.at); got != x.want {
+			t.Errorf("%s of %v at %d: got %v, want %v", x.instance, x.owner, x.at-at, got, x.want)
+		}
+	}
+	if v.Sees(ada) || v.All() {
+		t.Error("a grant on an instance shows all of its owner")
+	}
+	for i, service := range []Caller{{Bound: Bound{Org: "acme"}, Grants: c.Grants}, {Scopes: []Scope{ScopeWriteEvents}, Grants: c.Grants}} {
+		if w := service.View(); w.SeesUse("vm-2", bob, at) || len(w.Granted()) > 0 {
+			t.Errorf("service %d holds grants, which are a user's", i)
+		}
+	}
+}
+
+// TestLevelsAreAsDocumented holds what each level gives of the others to the table of
+// docs/access.md.
+func TestLevelsAreAsDocumented(t *testing.T) {
+	text, err := os.ReadFile("docs/access.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	for _, l := range append([]Level{"", "root", "Owner"}, Levels...) {
+		for _, other := range Levels {
+			row := "| gives, changes and ends grants of level " + string(other) + " |"
+			_, rest, there := strings.Cut(string(text), row)
+			line, _, _ := strings.Cut(rest, "\n")
+			cells := strings.Split(line, "|")
+			if !there || len(cells) != len(Levels)+1 {
+				t.Fatalf("docs/access.md has no row %q of %d levels", row, len(Levels))
+			}
+			want := false
+			if i := slices.Index(Levels, l); i >= 0 {
+				want = strings.TrimSpace(cells[i]) == "yes"
+				told++
+			}
+			if got := l.Gives(other); got != want {
+				t.Errorf("%q gives %q: got %v, want %v", l, other, got, want)
+			}
+		}
+		if (ValidLevel(l) == nil) != slices.Contains(Levels, l) || l.Gives("root") {
+			t.Errorf("%q: got valid %v, gives what is no level %v", l, ValidLevel(l), l.Gives("root"))
+		}
+	}
+	if told != len(Levels)*len(Levels) {
+		t.Errorf("got %d cells", told)
 	}
 }
 

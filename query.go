@@ -112,7 +112,7 @@ type EntryQuery struct {
 func (q *EntryQuery) Wants(e *Entry) bool {
 	ev := &e.Event
 	return (q.Instance == "" || ev.Instance == q.Instance) && (q.User == "" || ev.Owner.User == q.User) && (q.Org == "" || ev.Owner.Org == q.Org) &&
-		ev.Span.End > q.From && (q.To == 0 || ev.Span.Start < q.To) && (q.View == nil || q.View.Sees(ev.Owner))
+		ev.Span.End > q.From && (q.To == 0 || ev.Span.Start < q.To) && (q.View == nil || q.View.SeesUse(ev.Instance, ev.Owner, ev.Span.Start))
 }
 
 // Followed is an entry in its JSON form, with the cursor after it. It is shared.

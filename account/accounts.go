@@ -33,7 +33,7 @@ const AccountsVersion = 3
 // accountsMigrations[n] leads from version n to n+1, in one transaction.
 var accountsMigrations = map[int]func(context.Context, *sql.Tx) error{
 	1: addPeople,
-	2: addHosts,
+	2: addHostsAndGrants,
 }
 
 func addPeople(ctx context.Context, tx *sql.Tx) error {
@@ -41,8 +41,11 @@ func addPeople(ctx context.Context, tx *sql.Tx) error {
 	return err
 }
 
-func addHosts(ctx context.Context, tx *sql.Tx) error {
+func addHostsAndGrants(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, hostsSchema)
+	if err == nil {
+		_, err = tx.ExecContext(ctx, grantsSchema)
+	}
 	return err
 }
 
@@ -77,8 +80,8 @@ type AccountsOptions struct {
 	maxTokens, maxHosts int // tests
 }
 
-// Accounts knows tokens, users and organisations, hosts and consumers, and keeps the audit log. Its methods may be called at
-// once. One process has them open: it is the one that has the ledger open.
+// Accounts knows tokens, users and organisations, grants, hosts and consumers, and keeps
+// the audit log. Its methods may be called at once. One process has them open: it is the one that has the ledger open.
 type Accounts struct {
 	db        *sql.DB
 	clock     func() time.Time

@@ -1,5 +1,5 @@
 -- The tables of accounts, version 1, in the ledger's file and not the ledger's;
--- people.sql leads to version 2, and hosts.sql to version 3.
+-- people.sql leads to version 2, and hosts.sql and grants.sql to version 3.
 -- Times ending in _us are microseconds since the Unix epoch, 0 for never. Kept to
 -- the SQL that SQLite and PostgreSQL share.
 

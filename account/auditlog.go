@@ -1,6 +1,7 @@
 package account
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -46,19 +47,41 @@ func note(ctx context.Context, tx *sql.Tx, at int64, by odometer.Actor, action o
 // AuditLog returns at most limit lines, the newest first: those before the number
 // named, or from the newest on where that is 0.
 func (a *Accounts) AuditLog(ctx context.Context, before int64, limit int) ([]odometer.AuditRecord, error) {
-	list, err := a.auditLog(ctx, before, limit)
+	return a.FindAudit(ctx, odometer.AuditQuery{Before: before, Limit: limit})
+}
+
+// FindAudit returns the lines of the audit log that are asked for.
+func (a *Accounts) FindAudit(ctx context.Context, q odometer.AuditQuery) ([]odometer.AuditRecord, error) {
+	list, err := a.findAudit(ctx, q)
 	if err != nil {
 		return nil, fmt.Errorf("read the audit log: %w", unavailable(err))
 	}
 	return list, nil
 }
 
-func (a *Accounts) auditLog(ctx context.Context, before int64, limit int) ([]odometer.AuditRecord, error) {
-	if before == 0 {
-		before = math.MaxInt64
+// findAudit reads from the newest line backwards until it has enough: whoever asks
+// for what is seldom reads all of it, some hundred bytes for each change that there
+// ever was.
+func (a *Accounts) findAudit(ctx context.Context, q odometer.AuditQuery) ([]odometer.AuditRecord, error) {
+	where, args := `number < ?`, []any{cmp.Or(q.Before, math.MaxInt64)}
+	also := func(cond string, values ...any) { where, args = where+` AND `+cond, append(args, values...) }
+	if q.Actor != "" {
+		also(`(actor = ? OR token = ? OR usr = ?)`, q.Actor, q.Actor, q.Actor)
+	}
+	if q.Action != "" {
+		also(`(action = ? OR substr(action, 1, length(?) + 1) = ? || '.')`, string(q.Action), string(q.Action), string(q.Action))
+	}
+	if q.Object != "" {
+		also(`object = ?`, q.Object)
+	}
+	if q.From != 0 {
+		also(`at_us >= ?`, q.From)
+	}
+	if q.To != 0 {
+		also(`at_us < ?`, q.To)
 	}
 	rows, err := a.db.QueryContext(ctx, `SELECT number, at_us, token, usr, actor, remote, action, object, detail FROM account_audit_log
-		WHERE number < ? ORDER BY number DESC LIMIT ?`, before, limit)
+		WHERE `+where+` ORDER BY number DESC LIMIT ?`, append(args, q.Limit)...)
 	if err != nil {
 		return nil, err
 	}

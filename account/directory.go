@@ -47,6 +47,7 @@ type Directory struct {
 	logger  *slog.Logger
 	db      *sql.DB
 	maxGone int
+	opened  time.Time
 
 	mu      sync.Mutex // guards what follows; never held over a look at the disk
 	agents  map[odometer.AgentID]*agentState
@@ -67,10 +68,12 @@ type key struct {
 
 // agentState is what is known of an agent.
 type agentState struct {
-	heard time.Time // by this process's clock; zero while it was not heard since the start
-	since time.Time // when it was heard first after it was not
-	saved time.Time // as heard is in the file
-	live  int       // claims that are not gone
+	heard time.Time                    // by this process's clock; zero while it was not heard since the start
+	since time.Time                    // when it was heard first after it was not
+	saved time.Time                    // as heard is in the file
+	has   map[odometer.InstanceID]bool // those whose claims are not gone
+	moves uint64                       // how often an instance came or went
+	known bool                         // the file had instances of it when it was opened
 }
 
 // claim is an agent's word that it has an instance.
@@ -124,14 +127,15 @@ func (d *Directory) Describe(agent odometer.AgentID, at time.Time, told []odomet
 	for _, v := range list {
 		c := d.claim(key{v.Instance, agent})
 		if c == nil {
-			if a.live >= MaxInstances {
+			if len(a.has) >= MaxInstances {
 				d.ignored++
 				continue
 			}
 			c = d.add(v.Instance, &claim{agent: agent, gone: at})
 		}
 		if !c.gone.IsZero() {
-			a.live++
+			a.has[v.Instance] = true
+			a.moves++
 		}
 		switch {
 		case v.State != odometer.Running:
@@ -156,7 +160,7 @@ func (d *Directory) Describe(agent odometer.AgentID, at time.Time, told []odomet
 func (d *Directory) agent(id odometer.AgentID) *agentState {
 	a := d.agents[id]
 	if a == nil {
-		a = new(agentState)
+		a = &agentState{has: map[odometer.InstanceID]bool{}}
 		d.agents[id] = a
 	}
 	return a
@@ -183,7 +187,7 @@ func (d *Directory) add(instance odometer.InstanceID, c *claim) *claim {
 // that is written.
 func (d *Directory) leave(instance odometer.InstanceID, c *claim, at time.Time) {
 	c.gone, c.running = at, time.Time{}
-	d.agents[c.agent].live--
+	d.dropped(instance, c.agent)
 	k := key{instance, c.agent}
 	r := d.changed[k]
 	if r == nil {
@@ -191,6 +195,13 @@ func (d *Directory) leave(instance odometer.InstanceID, c *claim, at time.Time) 
 		d.changed[k] = r
 	}
 	r.goneNow = at
+}
+
+// dropped notes that an agent has an instance no longer.
+func (d *Directory) dropped(instance odometer.InstanceID, agent odometer.AgentID) {
+	a := d.agents[agent]
+	delete(a.has, instance)
+	a.moves++
 }
 
 // forget takes a claim out of memory.
@@ -276,8 +287,8 @@ func (d *Directory) Agents() map[odometer.AgentID]int {
 	defer d.mu.Unlock()
 	n := map[odometer.AgentID]int{}
 	for id, a := range d.agents {
-		if a.live > 0 {
-			n[id] = a.live
+		if len(a.has) > 0 {
+			n[id] = len(a.has)
 		}
 	}
 	return n

@@ -1,11 +1,11 @@
 // Package account holds what is known beside usage: of the instances, who they
 // are, where they run and what they were given, as their agents told it; and who
 // may ask the server for something, with what they did: organisations, users, who is
-// whose member, and tokens. Later it also has who owned what when.
+// whose member, to whom an instance is shown that is not his, and tokens.
 //
 // # Accounts
 //
-// [Accounts] has organisations, users, memberships, tokens, the hosts that are let in
+// [Accounts] has organisations, users, memberships, grants, tokens, the hosts that are let in
 // and the audit log, in tables of its own in the ledger's file: a backup has both, of
 // one moment, and what is decided is as durable as what is booked. The ledger knows
 // nothing of them. A request is authenticated in memory, so that it waits for no disk,
@@ -41,6 +41,8 @@
 //   - What a caller may change is decided in the transaction that changes it; what he
 //     does not see is answered as what there is not.
 //   - The last owner of an organisation stays.
+//   - Nobody gives by a grant what he has not, and one that has ended shows nothing to
+//     any later call.
 //   - Names and addresses of who is deleted are overwritten.
 //   - What is changed here is in the audit log, or was not changed.
 //

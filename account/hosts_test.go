@@ -475,7 +475,7 @@ func TestAccountsOfVersion2(t *testing.T) {
 	w.org("acme")
 	_, ada := w.member("u-ada", "acme", odometer.RoleOwner)
 	fresh := w.tables()
-	for _, s := range []string{`DROP TABLE account_hosts`, `DROP TABLE account_enrolments`, `DROP TABLE account_consumers`, `UPDATE account_meta SET value = '2' WHERE key = 'schema_version'`} {
+	for _, s := range []string{`DROP TABLE account_hosts`, `DROP TABLE account_enrolments`, `DROP TABLE account_consumers`, `DROP TABLE account_grants`, `UPDATE account_meta SET value = '2' WHERE key = 'schema_version'`} {
 		if _, err := w.db.Exec(s); err != nil {
 			t.Fatal(err)
 		}

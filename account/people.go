@@ -18,11 +18,13 @@ import (
 type people struct {
 	users map[odometer.UserID][]odometer.Membership // each list is replaced as a whole
 	orgs  map[odometer.OrgID]bool
+	// Grants are those of users that are not deleted.
+	grants map[odometer.UserID]givenTo
 }
 
 // loadPeople reads all of them.
 func (a *Accounts) loadPeople(ctx context.Context) error {
-	p := people{users: map[odometer.UserID][]odometer.Membership{}, orgs: map[odometer.OrgID]bool{}}
+	p := people{users: map[odometer.UserID][]odometer.Membership{}, orgs: map[odometer.OrgID]bool{}, grants: map[odometer.UserID]givenTo{}}
 	var id string
 	each := func(query string, take func()) error {
 		rows, err := a.db.QueryContext(ctx, query)
@@ -53,6 +55,20 @@ func (a *Accounts) loadPeople(ctx context.Context) error {
 			p.users[m.User] = append(p.users[m.User], m)
 		}
 	}
+	granted, err := grantsOf(ctx, a.db, `expires_us = 0 OR expires_us > ?`, a.now())
+	if err != nil {
+		return err
+	}
+	for len(granted) > 0 {
+		user, n := granted[0].User, 1
+		for n < len(granted) && granted[n].User == user {
+			n++
+		}
+		if _, there := p.users[user]; there {
+			p.grants[user] = holdGrants(granted[:n], a.now())
+		}
+		granted = granted[n:]
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.people, a.unsure = p, false
@@ -80,12 +96,13 @@ func (a *Accounts) change(ctx context.Context, do func(*sql.Tx, *touched) error)
 	var t touched
 	err := a.transact(ctx, func(tx *sql.Tx) error { return do(tx, &t) })
 	for _, user := range t.users {
-		list, there, lookErr := a.userNow(context.WithoutCancel(ctx), user)
+		list, granted, there, lookErr := a.userNow(context.WithoutCancel(ctx), user)
 		a.mu.Lock()
 		if there {
-			a.people.users[user] = list
+			a.people.users[user], a.people.grants[user] = list, holdGrants(granted, a.now())
 		} else {
 			delete(a.people.users, user)
+			delete(a.people.grants, user)
 		}
 		a.unsure = a.unsure || lookErr != nil
 		a.mu.Unlock()
@@ -104,16 +121,19 @@ func (a *Accounts) change(ctx context.Context, do func(*sql.Tx, *touched) error)
 	return err
 }
 
-// userNow reads whether there is a user and where he is a member.
-func (a *Accounts) userNow(ctx context.Context, id odometer.UserID) (list []odometer.Membership, there bool, err error) {
+// userNow reads whether there is a user, where he is a member, and what he holds.
+func (a *Accounts) userNow(ctx context.Context, id odometer.UserID) (list []odometer.Membership, granted []odometer.Grant, there bool, err error) {
 	u, err := userOf(ctx, a.db, id)
 	if errors.Is(err, odometer.ErrNotFound) || err == nil && !u.Deleted.IsZero() {
-		return nil, false, nil
+		return nil, nil, false, nil
 	}
 	if err == nil {
 		list, err = memberships(ctx, a.db, `usr = ?`, string(id))
 	}
-	return list, err == nil, err
+	if err == nil {
+		granted, err = grantsOf(ctx, a.db, `usr = ? AND (expires_us = 0 OR expires_us > ?)`, string(id), a.now())
+	}
+	return list, granted, err == nil, err
 }
 
 // lookAgain reads all people where something is not known.
@@ -366,6 +386,13 @@ func (a *Accounts) DeleteOrganisation(ctx context.Context, by odometer.Actor, id
 				if _, err := tx.ExecContext(ctx, s.query, s.args...); err != nil {
 					return err
 				}
+			}
+			given, err := grantsOf(ctx, tx, `of_org = ?`, string(id))
+			if err == nil {
+				err = endGrants(ctx, tx, now, by, t, given, "the organisation whose it is is deleted")
+			}
+			if err != nil {
+				return err
 			}
 			if err := note(ctx, tx, now, by, odometer.ActionOrgDelete, string(id), fmt.Sprintf("members: %d", len(members))); err != nil {
 				return err

@@ -1,4 +1,4 @@
--- The directory's tables, version 1. Times ending in _us are microseconds since
+-- The directory's tables, version 2. Times ending in _us are microseconds since
 -- the Unix epoch. Kept to the SQL that SQLite and PostgreSQL share.
 
 CREATE TABLE meta (
@@ -28,6 +28,7 @@ CREATE TABLE attributes (
   agent    TEXT NOT NULL,
   name     TEXT NOT NULL,
   value    TEXT NOT NULL,
+  since_us BIGINT NOT NULL, -- that it has this value
   PRIMARY KEY (instance, agent, name)
 );
 CREATE INDEX attributes_value ON attributes (name, value, instance);

@@ -4,10 +4,12 @@ import (
 	"context"
 	"database/sql"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -22,11 +24,19 @@ import (
 var schema string
 
 // SchemaVersion is the version of the tables that this program writes.
-const SchemaVersion = 1
+const SchemaVersion = 2
 
 // migrations[n] leads from version n to n+1, in one transaction: the tables are
 // small, and what is lost is told again.
-var migrations = map[int]func(context.Context, *sql.Tx) error{}
+var migrations = map[int]func(context.Context, *sql.Tx) error{1: addSince}
+
+// addSince adds since when an attribute has its value, which is as far as is known since
+// its instance is there.
+func addSince(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, `ALTER TABLE attributes ADD COLUMN since_us BIGINT NOT NULL DEFAULT 0;
+UPDATE attributes SET since_us = coalesce((SELECT c.first_us FROM claims c WHERE c.instance = attributes.instance AND c.agent = attributes.agent), 0)`)
+	return err
+}
 
 // Why a directory cannot be used.
 var (
@@ -150,9 +160,11 @@ func (d *Directory) transact(ctx context.Context, do func(*sql.Tx) error) error 
 }
 
 // load reads what is compared with what agents tell. It was described when the
-// agent was last heard.
+// agent was last heard, and what ran has run since it was there first, as far as is
+// known.
 func (d *Directory) load(ctx context.Context) error {
-	rows, err := d.db.QueryContext(ctx, `SELECT c.instance, c.agent, c.body, c.described_us, coalesce(a.heard_us, 0) FROM claims c LEFT JOIN agents a ON a.agent = c.agent WHERE c.gone_us = 0`)
+	d.opened = d.clock()
+	rows, err := d.db.QueryContext(ctx, `SELECT c.instance, c.agent, c.body, c.state, c.first_us, c.described_us, coalesce(a.heard_us, 0) FROM claims c LEFT JOIN agents a ON a.agent = c.agent WHERE c.gone_us = 0`)
 	if err != nil {
 		return err
 	}
@@ -160,12 +172,17 @@ func (d *Directory) load(ctx context.Context) error {
 	for rows.Next() {
 		var k key
 		var body sql.RawBytes
-		var described, heard int64
-		if err := rows.Scan(&k.instance, &k.agent, &body, &described, &heard); err != nil {
+		var state odometer.State
+		var first, described, heard int64
+		if err := rows.Scan(&k.instance, &k.agent, &body, &state, &first, &described, &heard); err != nil {
 			return err
 		}
-		d.add(k.instance, &claim{agent: k.agent, sum: maphash.Bytes(seed, body), described: time.UnixMicro(max(described, heard))})
-		d.agent(k.agent).live++
+		c := d.add(k.instance, &claim{agent: k.agent, sum: maphash.Bytes(seed, body), described: time.UnixMicro(max(described, heard))})
+		if state == odometer.Running {
+			c.running = time.UnixMicro(first)
+		}
+		a := d.agent(k.agent)
+		a.has[k.instance], a.known = true, true
 	}
 	return rows.Err()
 }
@@ -280,12 +297,18 @@ func writeRow(exec func(string, ...any) error, instance, agent string, r *row) e
 	err := exec(`INSERT INTO claims (instance, agent, name, state, body, first_us, described_us, gone_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (instance, agent) DO UPDATE SET name = excluded.name, state = excluded.state, body = excluded.body, described_us = excluded.described_us, gone_us = excluded.gone_us`,
 		instance, agent, r.desc.Name, string(r.desc.State), string(r.body), described, described, gone)
+	names := []byte("[]")
+	if err == nil && len(r.desc.Attributes) > 0 {
+		names, err = json.Marshal(slices.Collect(maps.Keys(r.desc.Attributes)))
+	}
 	if err == nil {
-		err = exec(`DELETE FROM attributes WHERE instance = ? AND agent = ?`, instance, agent)
+		err = exec(`DELETE FROM attributes WHERE instance = ? AND agent = ? AND name NOT IN (SELECT value FROM json_each(?))`, instance, agent, string(names))
 	}
 	for name, value := range r.desc.Attributes {
 		if err == nil {
-			err = exec(`INSERT INTO attributes (instance, agent, name, value) VALUES (?, ?, ?, ?)`, instance, agent, name, value)
+			err = exec(`INSERT INTO attributes (instance, agent, name, value, since_us) VALUES (?, ?, ?, ?, ?)
+				ON CONFLICT (instance, agent, name) DO UPDATE SET since_us = CASE WHEN value = excluded.value THEN since_us ELSE excluded.since_us END, value = excluded.value`,
+				instance, agent, name, value, described)
 		}
 	}
 	return err
@@ -301,7 +324,7 @@ func (d *Directory) expire(ctx context.Context) {
 	for instance, claims := range d.claims {
 		for _, c := range slices.Clone(claims) {
 			if c.gone.IsZero() && c.described.Before(before) {
-				d.agents[c.agent].live--
+				d.dropped(instance, c.agent)
 				d.forget(key{instance, c.agent})
 			}
 		}

@@ -71,9 +71,11 @@ func (a *Accounts) Authenticate(_ context.Context, secret string) (odometer.Call
 	a.mu.RLock()
 	h := a.valid[short(sum[:])]
 	var members []odometer.Membership
+	var granted givenTo
 	there := true
 	if h != nil && h.caller.User != "" {
 		members, there = a.people.users[h.caller.User]
+		granted = a.people.grants[h.caller.User]
 	} else if h != nil && h.caller.Org != "" {
 		there = a.people.orgs[h.caller.Org]
 	}
@@ -89,7 +91,7 @@ func (a *Accounts) Authenticate(_ context.Context, secret string) (odometer.Call
 		h.used.Store(now)
 	}
 	c := h.caller
-	c.Memberships = members
+	c.Memberships, c.Grants = members, a.grantsNow(c.User, granted, now)
 	return c, true
 }
 

@@ -168,6 +168,13 @@ func (a *Accounts) DeleteUser(ctx context.Context, by odometer.Actor, id odomete
 					return err
 				}
 			}
+			given, err := grantsOf(ctx, tx, `usr = ?1 OR of_usr = ?1`, string(id))
+			if err == nil {
+				err = endGrants(ctx, tx, now, by, t, given, "the user is deleted")
+			}
+			if err != nil {
+				return err
+			}
 			if err := note(ctx, tx, now, by, odometer.ActionUserDelete, string(id), fmt.Sprintf("member of: %d", len(of))); err != nil {
 				return err
 			}

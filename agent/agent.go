@@ -82,6 +82,8 @@ type Options struct {
 	// called once, before the first sample, when the spool has none, and may
 	// take its time within the context; after an error the agent begins anew.
 	Recall func(context.Context) ([]json.RawMessage, error)
+	// Owners, where it is not nil, decides whose an instance is before its source.
+	Owners *Owners
 	// OnPeriod is called from Run for each period that has been stored, in
 	// order. It must not keep the event or block.
 	OnPeriod   func(*odometer.Event)
@@ -98,6 +100,7 @@ type Agent struct {
 	retryAt   time.Time                    // when they are offered again
 	wait      time.Duration                // before that, after the last attempt; 0 after one that did not fail
 	unwatched map[odometer.InstanceID]bool // restored, and not read since
+	reading   odometer.Reading             // that is observed, where it is not as the source has it
 
 	// metering guards the meter: Run holds it for one reading at a time.
 	metering sync.Mutex
@@ -293,11 +296,15 @@ func (a *Agent) compacted(rs []odometer.Record) []odometer.Record {
 }
 
 func (a *Agent) observe(r *odometer.Reading) {
-	if len(a.unwatched) > 0 && a.unwatched[r.Instance] {
+	owner, first := r.Owner, len(a.unwatched) > 0 && a.unwatched[r.Instance]
+	if a.opts.Owners != nil {
+		owner = a.opts.Owners.Owner(r.Instance, r.At.Wall, owner)
+	}
+	if owner != r.Owner || first {
+		a.reading = *r // the source's own stays as it was
+		a.reading.Owner, a.reading.Unwatched = owner, r.Unwatched || first
+		r = &a.reading
 		delete(a.unwatched, r.Instance)
-		first := *r // the source's own stays as it was
-		first.Unwatched = true
-		r = &first
 	}
 	a.metering.Lock()
 	err := a.opts.Meter.Observe(r, a.collect)

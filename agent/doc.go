@@ -11,6 +11,8 @@
 //     never quantity, and memory is bounded by the number of epochs.
 //   - Nothing that a source or the meter refuses stops the rest: it is counted,
 //     reported with where it stood, and left out.
+//   - Whose an instance is the server decides, as it told last ([Owners]); what the
+//     source names counts where nothing was decided. A change begins a new period.
 //   - A crash costs nothing: the meter's state is in the record of each period,
 //     and what was read since is read again as a difference of counters. After
 //     such a start the first reading of each instance that goes on is Unwatched.

@@ -84,6 +84,9 @@ type AgentStatus struct {
 	// Instances that it described last, gone ones left out; null where it
 	// describes none.
 	Instances *int `json:"instances"`
+	// OwnerDisagreements are its events that named another owner than is recorded,
+	// since the server started. Who is recorded was charged.
+	OwnerDisagreements uint64 `json:"owner_disagreements"`
 }
 
 // QueueAnswer is the body of GET /api/v1/queue: where an agent reaches the

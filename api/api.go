@@ -21,7 +21,8 @@
 // is answered as what there is not. docs/access.md has the tables.
 //
 // Every request has an id, which the answer carries (X-Request-Id), a time
-// limit, and a limit on its body that is checked before the body is read.
+// limit, and a limit on its body that is checked before the body is read. How often one
+// token may ask is limited (limit.go), and so is what connections may take (conns.go).
 // Parameters are strict: the row declares each, the router reads them by that, and
 // an unknown, repeated or unreadable one is refused by name, all of them at once
 // (only probes of health may add what they like). The OpenAPI document is made of
@@ -169,7 +170,10 @@ type Deps struct {
 	Hosts      HostAdmin
 	Consumers  ConsumerAdmin
 	People     PeopleAdmin
+	Grants     GrantAdmin
 	Audit      AuditLogger
+	Refused    *Refusals // what was refused; nil to note none of it
+	Limits     Limits
 
 	Health  HealthSource
 	Machine MachineReader
@@ -184,6 +188,7 @@ type AgentDeps struct {
 	Logger  *slog.Logger
 	Clock   func() time.Time
 	Auth    Authenticator
+	Limits  Limits
 
 	Health  HealthSource
 	Machine MachineReader
@@ -194,7 +199,9 @@ type AgentDeps struct {
 // goroutines at once.
 func NewServer(d Deps) http.Handler {
 	s := &server{Deps: d}
-	return newRouter(d.Version, d.Logger, d.Clock, d.Auth, d.Stats, s.routes)
+	rt := newRouter(d.Version, d.Logger, d.Clock, d.Auth, d.Stats, s.routes)
+	rt.limits, rt.refused = newLimiter(d.Limits), d.Refused
+	return rt
 }
 
 // NewAgentServer returns the API of `odometer agent`: the machine, health and
@@ -204,24 +211,9 @@ func NewAgentServer(d AgentDeps) http.Handler {
 		Version: d.Version, Logger: d.Logger, Clock: d.Clock, Auth: d.Auth,
 		Health: d.Health, Machine: d.Machine, Stats: d.Stats,
 	}}
-	return newRouter(d.Version, d.Logger, d.Clock, d.Auth, d.Stats, s.agentRoutes)
-}
-
-// Configure returns an http.Server for h with every time limit set. The limit
-// on reading is above [RequestTimeout] so that a slow client gets an answer.
-func Configure(h http.Handler, logger *slog.Logger) *http.Server {
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
-	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       RequestTimeout,
-		WriteTimeout:      2 * RequestTimeout,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
-	}
+	rt := newRouter(d.Version, d.Logger, d.Clock, d.Auth, d.Stats, s.agentRoutes)
+	rt.limits = newLimiter(d.Limits)
+	return rt
 }
 
 // server holds the handlers. They are safe for concurrent use because its
@@ -236,7 +228,7 @@ type server struct {
 func (s *server) routes(r *router) []route {
 	s.router = r
 	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(),
-		s.instanceRoutes(), s.ownershipRoutes(), s.eventRoutes(), s.streamRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(),
+		s.instanceRoutes(), s.ownershipRoutes(), s.grantRoutes(), s.eventRoutes(), s.streamRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(),
 		s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }
 

@@ -10,11 +10,10 @@ import (
 	"example.org/odometer"
 )
 
-// AuditLogger keeps the log of who did what. Before is the number of a line, 0 for
-// the newest on.
+// AuditLogger keeps the log of who did what.
 type AuditLogger interface {
 	Note(ctx context.Context, by odometer.Actor, action odometer.Action, object, detail string) error
-	AuditLog(ctx context.Context, before int64, limit int) ([]odometer.AuditRecord, error)
+	FindAudit(ctx context.Context, q odometer.AuditQuery) ([]odometer.AuditRecord, error)
 }
 
 // AuditLogAnswer is the body of GET /api/v1/audit-log.
@@ -28,7 +27,7 @@ type AuditLine struct {
 	At     time.Time         `json:"at"`
 	Token  *odometer.TokenID `json:"token_id"` // null for the administrator's
 	User   *odometer.UserID  `json:"user_id"`  // whose token it is; null for a service's
-	Actor  string            `json:"actor"`    // the token's name then
+	Actor  string            `json:"actor"`    // the token's name then; "" for nobody who is known
 	Remote string            `json:"remote"`   // address that the request came from
 	Action odometer.Action   `json:"action"`
 	Object string            `json:"object"` // what it was done to
@@ -39,10 +38,16 @@ func (s *server) auditRoutes() []route {
 	return []route{{
 		pattern: "GET /api/v1/audit-log", access: administrator, handle: s.getAuditLog,
 		id: "auditLog", tag: "access", summary: "Who did what, newest first",
-		description: "Tokens that were created and revoked, entries that were reversed, events that were released from quarantine. " +
+		description: "Every change of tokens, users, organisations, members, hosts, consumers and owners, entries that were reversed, events that were released from quarantine. " +
+			"What was refused is there too, summed up by the minute so that nobody fills the log: changes that were answered with 403 or 404 (`change.refused`), and tokens that are not known, by the address that they came from (`login.refused`). " +
 			"Lines are added and never changed.",
 		params: []*parameter{
-			{name: "after", valid: validLine, pattern: "^[1-9][0-9]*$", example: "3", description: "cursor of an earlier answer"},
+			{name: "actor", most: odometer.MaxIDBytes, example: "admin", description: "only what this token's holder did: its name or id, or the id of its user"},
+			{name: "action", most: odometer.MaxIDBytes, example: "token", description: "only this, such as token.create, or all that is done with what stands before the dot"},
+			{name: "object", most: maxPathBytes, example: exampleToken, description: "only what was done to this"},
+			{name: "from", kind: asMoment, example: "-24h", description: "only what was done from then on"},
+			{name: "to", kind: asMoment, example: "2027-01-01", description: "only what was done before"},
+			{name: "after", valid: validLine, pattern: "^[1-9][0-9]*$", example: "1000", description: "cursor of an earlier answer"},
 			limitParam,
 		},
 		replies: []reply{answers(http.StatusOK, "One page.", AuditLogAnswer{}, nextPage)}, fails: missing,
@@ -51,14 +56,23 @@ func (s *server) auditRoutes() []route {
 
 func (s *server) getAuditLog(w http.ResponseWriter, r *http.Request) error {
 	p := queryOf(r)
-	limit, before := p.limit(), int64(0)
+	q := odometer.AuditQuery{
+		Limit: p.limit() + 1, Actor: p.text("actor"), Action: odometer.Action(p.text("action")), Object: p.text("object"),
+		From: p.time("from", 0), To: p.time("to", 0),
+	}
+	if q.To != 0 {
+		p.inOrder(q.From, q.To)
+	}
+	if err := p.done(); err != nil {
+		return err
+	}
 	if after := p.text("after"); after != "" {
-		before, _ = strconv.ParseInt(after, 10, 64) // as validLine has found
+		q.Before, _ = strconv.ParseInt(after, 10, 64) // as validLine has found
 	}
 	if s.Audit == nil {
 		return absent("accounts")
 	}
-	list, err := s.Audit.AuditLog(r.Context(), before, limit+1)
+	list, err := s.Audit.FindAudit(r.Context(), q)
 	if err != nil {
 		return err
 	}
@@ -76,6 +90,9 @@ func (s *server) getAuditLog(w http.ResponseWriter, r *http.Request) error {
 	}
 	return writeJSON(w, http.StatusOK, answer)
 }
+
+// maxPathBytes is what the object of a line may have that is a path.
+const maxPathBytes = 256
 
 // validLine returns nil for the number of a line of the audit log.
 func validLine(s string) error {

@@ -155,7 +155,7 @@ func challenge(err error) string {
 }
 
 // authorise decides whether r may pass a route with access a, and returns r
-// with the caller in its context.
+// with the caller in its context, where he is known.
 func authorise(auth Authenticator, a access, r *http.Request) (*http.Request, error) {
 	if a == anybody {
 		return r, nil
@@ -175,8 +175,9 @@ func authorise(auth Authenticator, a access, r *http.Request) (*http.Request, er
 	if !ok {
 		return r, errUnauthorized
 	}
+	r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
 	if needs := a.scope(); needs != "" && !c.May(needs) {
 		return r, &scopeError{needs, c}
 	}
-	return r.WithContext(context.WithValue(r.Context(), callerKey{}, c)), nil
+	return r, nil
 }

@@ -41,7 +41,7 @@ func AnswerTypes(t *testing.T) map[reflect.Type]bool {
 // agentOf returns the agent's server with what d has of it.
 func agentOf(t *testing.T, d Deps) checked {
 	return check(t, NewAgentServer(AgentDeps{
-		Version: d.Version, Clock: d.Clock, Auth: d.Auth, Health: d.Health, Machine: d.Machine, Stats: d.Stats,
+		Version: d.Version, Clock: d.Clock, Auth: d.Auth, Health: d.Health, Machine: d.Machine, Stats: d.Stats, Limits: d.Limits,
 	}), agentChecker())
 }
 

@@ -288,12 +288,12 @@ func speaksOfTokens(t *testing.T, c *client.Client) {
 	if _, err := other.Me(ctx); err == nil || !strings.Contains(err.Error(), "or no longer") {
 		t.Errorf("me, revoked: got %v", err)
 	}
-	log, err := c.AuditLog(ctx, "", 1)
+	log, err := c.AuditLog(ctx, client.AuditQuery{Limit: 1})
 	if err != nil || len(log.Log) != 1 || log.Log[0].Action != odometer.ActionTokenRevoke || log.Next == nil {
 		t.Fatalf("log: got %+v, %v", log, err)
 	}
-	if log, err = c.AuditLog(ctx, *log.Next, 0); err != nil || len(log.Log) != 3 || log.Log[0].Action != odometer.ActionTokenCreate {
-		t.Errorf("log, the rest: got %+v, %v", log, err)
+	if log, err = c.AuditLog(ctx, client.AuditQuery{After: *log.Next, Actor: "admin", Action: "token", Object: string(created.ID), From: "-1h", To: "+1h"}); err != nil || len(log.Log) != 1 || log.Log[0].Action != odometer.ActionTokenCreate {
+		t.Errorf("log, what was done before to the token: got %+v, %v", log, err)
 	}
 }
 
@@ -434,6 +434,25 @@ func keepsPeople(t *testing.T, c *client.Client) {
 	}
 	if got, err := c.Member(ctx, odd, "u-bob"); err != nil || got != m {
 		t.Errorf("got %+v, %v, want %+v", got, err, m)
+	}
+	if g, err := c.AddGrant(ctx, odd, api.GrantRequest{User: "u-bob", Since: "-2h", GrantChange: api.GrantChange{Level: odometer.LevelOperator}}); err != nil || g.Instance != odd || g.Level != odometer.LevelOperator {
+		t.Errorf("add a grant: got %+v, %v", g, err)
+	}
+	g, err := c.SetGrant(ctx, odd, "u-bob", 1, api.GrantChange{Level: odometer.LevelReadOnly, ExpiresAt: new("+1d")})
+	if err != nil || g.Level != odometer.LevelReadOnly || g.ExpiresAt == nil {
+		t.Errorf("set a grant: got %+v, %v", g, err)
+	}
+	if got, err := c.Grant(ctx, odd, "u-bob"); err != nil || got.Version != g.Version {
+		t.Errorf("got %+v, %v, want %+v", got, err, g)
+	}
+	if list, err := c.Grants(ctx, odd, "u-a", 1); err != nil || len(list.Grants) != 1 || list.Next != nil {
+		t.Errorf("grants: got %+v, %v, want one", list, err)
+	}
+	if _, err := c.EndGrant(ctx, odd, "u-bob", 1); !errors.Is(err, odometer.ErrStale) {
+		t.Errorf("end a grant of before: got %v, want ErrStale", err)
+	}
+	if _, err := c.EndGrant(ctx, odd, "u-bob", g.Version); err != nil {
+		t.Errorf("end a grant: got %v", err)
 	}
 	if list, err := c.Members(ctx, odd, "", 1); err != nil || len(list.Members) != 1 || list.Next == nil {
 		t.Errorf("members: got %+v, %v, want one and that there is more", list, err)

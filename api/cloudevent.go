@@ -99,9 +99,6 @@ func elements(body []byte) int {
 // mediaOf checks what the headers say of the body, and tells whether it is a
 // batch.
 func mediaOf(r *http.Request) (batch bool, err error) {
-	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
-		return false, fmt.Errorf("content encoding %q is not supported, send the body as it is: %w", clip(e), errMediaType)
-	}
 	content := r.Header.Get("Content-Type")
 	media, params, err := mime.ParseMediaType(content)
 	charset := params["charset"]

@@ -100,7 +100,9 @@ func (row *route) problems() []int {
 		list = append(list, http.StatusBadRequest)
 	}
 	if row.access != anybody {
-		list = append(list, http.StatusUnauthorized)
+		list = append(list, http.StatusUnauthorized, http.StatusTooManyRequests)
+	} else if row.budget != usualBudget {
+		list = append(list, http.StatusTooManyRequests)
 	}
 	if row.access.scope() != "" {
 		list = append(list, http.StatusForbidden)

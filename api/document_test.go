@@ -56,6 +56,8 @@ func documents(t *testing.T) []document {
 const always = " Amounts are exact integers in the unit that their name ends in; null is unknown and not zero. " +
 	"A query parameter that is unknown, given twice or cannot be read is refused by name, all of them at once. " +
 	"Every error is application/problem+json (RFC 9457), those of paths (404) and methods (405) that there are not among them. " +
+	"A server may limit how often a token asks: RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-11) then say in each answer what is left. " +
+	"A request with more than 100 header fields or 32 KiB of them is answered with 431, and one whose body is compressed with 415. " +
 	"A request may name itself in X-Request-Id, with 1 to 64 letters, digits, dots, dashes and underscores; the answer has that id or a new one."
 
 // tags are the groups of routes, in the order in which they are shown.
@@ -81,6 +83,7 @@ var failures = map[int]struct{ name, description string }{
 	415: {"MediaType", "The content type or encoding is not supported; nothing was taken."},
 	422: {"Refused", "Every event of the request is in quarantine, and results has the reasons; or its Idempotency-Key was used for another request."},
 	428: {"NoMatch", "If-Match is missing, which says what is changed."},
+	429: {"TooMany", "There were too many requests, of this token or from this address, and nothing was done; Retry-After says when to ask again."},
 	500: {"Failed", "The server failed; its log has the cause under request_id."},
 	503: {"Unavailable", "A part that is needed is not available, or took too long."},
 }
@@ -89,6 +92,7 @@ var failures = map[int]struct{ name, description string }{
 var failureHeaders = map[int]schema{
 	401: {"WWW-Authenticate": schema{"description": "Bearer", "schema": schema{"type": "string"}}},
 	403: {"WWW-Authenticate": schema{"description": "Bearer, with the scope that is needed", "schema": schema{"type": "string"}}},
+	429: {"Retry-After": schema{"description": "seconds", "schema": schema{"type": "integer", "minimum": 1}}},
 	503: {"Retry-After": schema{"description": "seconds", "schema": schema{"type": "integer", "minimum": 0}}},
 }
 

@@ -49,7 +49,7 @@ func (s *server) edition(r *http.Request, from, to int64, f form) *edition {
 	}
 	e.revision = s.Revisions.Revision(from, to)
 	v := seen(r)
-	e.asked = fmt.Sprintf("%q %q %q %d %d %v %q %q", r.URL.Path, r.URL.Query().Encode(), f, from, to, v.All(), v.User(), v.Orgs())
+	e.asked = fmt.Sprintf("%q %q %q %d %d %v %q %q %v", r.URL.Path, r.URL.Query().Encode(), f, from, to, v.All(), v.User(), v.Orgs(), v.Granted())
 	return e
 }
 

@@ -40,7 +40,7 @@ func (s *server) eventRoutes() []route {
 			fails: missing,
 		},
 		{
-			pattern: "POST /api/v1/events", access: writer, handle: s.postEvents,
+			pattern: "POST /api/v1/events", access: writer, budget: eventsBudget, handle: s.postEvents,
 			id: "submit", tag: "events", summary: "Hand in usage events as CloudEvents 1.0",
 			description: "Answered only after the ledger's commit. Structured, batch and binary mode, in which any +json type is as good as application/json. At most 1 MiB a request, 1000 events " +
 				"a batch, 16 KiB an event. With 400, 413 and 415 nothing was taken; with 5xx nothing is known to be taken: send again, what " +

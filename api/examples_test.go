@@ -35,6 +35,8 @@ func exampleBodies() map[string]map[string]any {
 		"updateUser":         {odometer.ContentJSON: schema{"name": "Ada King", "email": "ada@example.org"}},
 		"addMember":          {odometer.ContentJSON: schema{"user_id": "u-bob", "role": "billing"}},
 		"setMember":          {odometer.ContentJSON: schema{"role": "admin"}},
+		"addGrant":           {odometer.ContentJSON: schema{"user_id": "u-ada", "level": "operator", "since": "-30d", "expires_at": "+90d"}},
+		"setGrant":           {odometer.ContentJSON: schema{"level": "manager"}},
 		"createToken":        {odometer.ContentJSON: schema{"name": "billing", "scopes": []any{"read"}, "expires_at": "+90d"}},
 		"createEnrolment":    {odometer.ContentJSON: schema{"agent_id": "host-4", "expires_at": "+2h"}},
 		"enrolHost": {odometer.ContentJSON: schema{
@@ -86,6 +88,10 @@ func prepared(t *testing.T) (f *Fixture, weak string) {
 		_, err = f.Accounts.AddMember(t.Context(), byHand, odometer.Once{}, odometer.Membership{Org: "acme", User: "u-ada", Role: odometer.RoleMember})
 	}
 	if err != nil {
+		t.Fatal(err)
+	}
+	given := odometer.Grant{Instance: "vm-1", User: "u-bob", Level: odometer.LevelReadOnly}
+	if _, err = f.Accounts.AddGrant(t.Context(), byHand, odometer.Once{}, odometer.Ownership{Instance: "vm-1", Owner: ada}, given); err != nil {
 		t.Fatal(err)
 	}
 	create(t, f.Accounts, "dashboard", time.Time{}, odometer.ScopeRead)
@@ -268,7 +274,7 @@ func unchecked(f *Fixture) map[string]http.Handler {
 	d := f.Deps
 	return map[string]http.Handler{
 		"server": NewServer(d),
-		"agent":  NewAgentServer(AgentDeps{Version: d.Version, Clock: d.Clock, Auth: d.Auth, Health: d.Health, Machine: d.Machine, Stats: d.Stats}),
+		"agent":  NewAgentServer(AgentDeps{Version: d.Version, Clock: d.Clock, Auth: d.Auth, Health: d.Health, Machine: d.Machine, Stats: d.Stats, Limits: d.Limits}),
 	}
 }
 
@@ -283,7 +289,11 @@ func problemExamples(t *testing.T, name string) schema {
 		for i := range headers {
 			headers[i] = strings.ReplaceAll(headers[i], "$weak", weak)
 		}
-		w := send(unchecked(f)[name], method, target, body, append(headers, "X-Request-Id", "example")...)
+		h := unchecked(f)[name]
+		if status == 429 { // the one before
+			send(h, method, target, body, headers...)
+		}
+		w := send(h, method, target, body, append(headers, "X-Request-Id", "example")...)
 		if w.Code != status {
 			t.Fatalf("example of %s: got %d %s, want %d", kind, w.Code, w.Body, status)
 		}
@@ -293,6 +303,7 @@ func problemExamples(t *testing.T, name string) schema {
 	fail("Invalid", 400, nil, "GET", "/get?colour=red", "", who, admin)
 	fail("Unauthorized", 401, nil, "GET", "/get", "")
 	fail("Forbidden", 403, nil, "GET", "/get", "", who, "Bearer $weak")
+	fail("TooMany", 429, func(f *Fixture, _ string) { f.Deps.Limits.Guesses = 0.1 }, "GET", "/get", "", who, "Bearer wrong")
 	fail("Failed", 500, func(f *Fixture, _ string) { f.Machine.Err = io.ErrUnexpectedEOF }, "GET", "/get", "", who, admin)
 	fail("Unavailable", 503, func(f *Fixture, _ string) {
 		f.Machine.Err = fmt.Errorf("there is no sample yet: %w", odometer.ErrUnavailable)
@@ -357,7 +368,7 @@ func TestExamplesAreAnswered(t *testing.T) {
 func empty(t *testing.T, x exampleRequest, v any) {
 	members, _ := v.(map[string]any)
 	for name, m := range members {
-		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved"}, name) {
+		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved", "grants"}, name) {
 			t.Errorf("%s: the example has no %s", x.where, name)
 		}
 	}

@@ -326,7 +326,7 @@ func TestASlowReaderIsCutOff(t *testing.T) {
 			exports := made{rows: 1 << 30, at: func(int) error { rows++; return nil }}
 			d := Deps{Auth: Tokens{HashToken("admin", "secret")}, Usage: NewInMemory(), Entries: NewInMemory(), Exports: watched{exports, ended}}
 			l := make(pipes)
-			srv := Configure(NewServer(d), nil)
+			srv := StandardConnLimits.Configure(NewServer(d), nil)
 			go srv.Serve(l)
 			defer srv.Close()
 

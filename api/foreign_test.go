@@ -62,7 +62,7 @@ func newTenants(t *testing.T) *tenants {
 	w.Deps.Clock = func() time.Time { return now }
 	accounts := NewAccounts(t, w.Deps.Clock)
 	w.Accounts, w.Deps.Tokens, w.Deps.People, w.Deps.Audit = accounts, accounts, accounts, accounts
-	w.Deps.Hosts, w.Deps.Consumers = Office{accounts}, accounts
+	w.Deps.Hosts, w.Deps.Consumers, w.Deps.Grants = Office{accounts}, accounts, accounts
 	w.Deps.Auth = Authenticators{Tokens{HashToken("admin", "secret")}, accounts}
 	must := func(err error) {
 		t.Helper()
@@ -106,16 +106,60 @@ func newTenants(t *testing.T) *tenants {
 	}
 	w.Describe("vm-z", "canary-vm-z-2", odometer.Running, "canary-vm-z") // in conflict
 
+	// Who holds a grant: of each level one, one who holds one on every machine, and one
+	// to whom a machine of his organisation's was shown in its name.
+	given := func(by odometer.Actor, user odometer.UserID, level odometer.Level, instances ...odometer.InstanceID) {
+		for _, m := range machinesOf {
+			if !slices.Contains(instances, m.vm) {
+				continue
+			}
+			owns := odometer.Ownership{Instance: m.vm, Owner: m.owner.OrUnassigned(), Until: odometer.Forever}
+			_, err := accounts.AddGrant(ctx, by, odometer.Once{}, owns, odometer.Grant{Instance: m.vm, User: user, Level: level, Since: Now.Add(-24 * time.Hour)})
+			must(err)
+		}
+	}
+	guests := map[odometer.UserID]struct {
+		level      odometer.Level
+		vms, lists []string // that he sees, and of which he sees every grant
+	}{"g-watch": {odometer.LevelReadOnly, nil, nil}}
+	for _, m := range machinesOf {
+		g := guests["g-watch"]
+		g.vms, g.lists = append(g.vms, string(m.vm)), append(g.lists, string(m.vm))
+		guests["g-watch"] = g
+	}
+	for _, level := range odometer.Levels {
+		g := guests["g-"+odometer.UserID(level)]
+		if g.level, g.vms = level, []string{"vm-o"}; level.Gives(odometer.LevelReadOnly) {
+			g.lists = g.vms
+		}
+		guests["g-"+odometer.UserID(level)] = g
+	}
+	for user, g := range guests {
+		_, err := accounts.CreateUser(ctx, byHand, odometer.Once{}, odometer.User{ID: user, Name: "canary-" + string(user)})
+		must(err)
+		for _, vm := range g.vms {
+			given(byHand, user, g.level, odometer.InstanceID(vm))
+		}
+		id, secret := token("of "+string(user), odometer.Bound{User: user}, time.Time{}, odometer.ScopeRead, odometer.ScopeAccount)
+		w.tokens[string(user)] = id
+		add("the guest "+string(user), secret, map[string][]string{"instance": g.vms, "granted": g.lists, "user": {string(user)}, "token": {string(id)}})
+	}
+	given(odometer.Actor{Caller: odometer.Caller{Bound: odometer.Bound{User: "u-owner"}, Scopes: []odometer.Scope{odometer.ScopeAccount}}}, "u-member", odometer.LevelOperator, "vm-a")
+
 	all := []string{"vm-o", "vm-a", "vm-b", "vm-m"}
 	members := []string{"u-owner", "u-admin", "u-billing", "u-member"}
 	for user, c := range map[odometer.UserID]struct{ vms, orgs, members []string }{
 		"u-owner": {all, []string{"acme"}, members}, "u-admin": {all, []string{"acme"}, members}, "u-billing": {all, []string{"acme"}, []string{"u-billing"}},
-		"u-member": {[]string{"vm-m"}, []string{"acme"}, []string{"u-member"}}, "u-plain": {[]string{"vm-p"}, nil, nil},
+		"u-member": {[]string{"vm-m", "vm-a"}, []string{"acme"}, []string{"u-member"}}, "u-plain": {[]string{"vm-p"}, nil, nil},
 		"z-owner": {[]string{"vm-y", "vm-z"}, []string{"zeta"}, []string{"z-owner", "z-member"}},
 	} {
 		id, secret := token("of "+string(user), odometer.Bound{User: user}, time.Time{}, odometer.ScopeRead, odometer.ScopeAccount)
 		w.tokens[string(user)] = id
-		sees := map[string][]string{"instance": c.vms, "org": c.orgs, "user": {string(user)}, "token": {string(id)}}
+		lists := c.vms
+		if user == "u-member" {
+			lists = []string{"vm-m"}
+		}
+		sees := map[string][]string{"instance": c.vms, "granted": lists, "org": c.orgs, "user": {string(user)}, "token": {string(id)}}
 		for _, org := range c.orgs {
 			for _, m := range c.members {
 				sees["member"] = append(sees["member"], org+"/members/"+m)
@@ -124,13 +168,13 @@ func newTenants(t *testing.T) *tenants {
 		add("the user "+string(user), secret, sees)
 	}
 	_, service := token("service", odometer.Bound{Org: "acme"}, time.Time{}, odometer.ScopeRead)
-	add("the service of acme", service, map[string][]string{"instance": all, "org": {"acme"}})
+	add("the service of acme", service, map[string][]string{"instance": all, "granted": all, "org": {"acme"}})
 	_, operators := token("operator's", odometer.Bound{}, time.Time{}, odometer.ScopeRead)
-	add("the operator's service", operators, map[string][]string{"instance": {"*"}})
+	add("the operator's service", operators, map[string][]string{"instance": {"*"}, "granted": {"*"}})
 	_, reads := token("reads", odometer.Bound{User: "u-owner"}, time.Time{}, odometer.ScopeRead)
-	add("an owner who only reads", reads, map[string][]string{"instance": all, "org": {"acme"}, "user": {"u-owner"}, "member": {"acme/members/u-owner", "acme/members/u-admin", "acme/members/u-billing", "acme/members/u-member"}})
+	add("an owner who only reads", reads, map[string][]string{"instance": all, "granted": all, "org": {"acme"}, "user": {"u-owner"}, "member": {"acme/members/u-owner", "acme/members/u-admin", "acme/members/u-billing", "acme/members/u-member"}})
 	_, changes := token("changes", odometer.Bound{User: "u-owner"}, time.Time{}, odometer.ScopeAccount)
-	add("an owner without the scope read", changes, map[string][]string{"org": {"acme"}, "user": {"u-owner"}, "token": {string(w.tokens["u-owner"])}, "member": {"acme/members/u-owner", "acme/members/u-admin", "acme/members/u-billing", "acme/members/u-member"}})
+	add("an owner without the scope read", changes, map[string][]string{"instance": all, "granted": all, "org": {"acme"}, "user": {"u-owner"}, "token": {string(w.tokens["u-owner"])}, "member": {"acme/members/u-owner", "acme/members/u-admin", "acme/members/u-billing", "acme/members/u-member"}})
 	w.asks[len(w.asks)-1].blind = true
 	_, sends := token("sends", odometer.Bound{}, time.Time{}, odometer.ScopeWriteEvents)
 	add("a sender of events", sends, nil)
@@ -147,7 +191,7 @@ func newTenants(t *testing.T) *tenants {
 	must(err)
 	add("a user who was deleted", gone, nil)
 	add("nobody", "", nil)
-	add("the administrator", "secret", map[string][]string{"instance": {"*"}, "org": {"*"}, "user": {"*"}, "member": {"*"}, "token": {"*"}, "host": {"*"}, "enrolment": {"*"}, "consumer": {"*"}})
+	add("the administrator", "secret", map[string][]string{"instance": {"*"}, "granted": {"*"}, "org": {"*"}, "user": {"*"}, "member": {"*"}, "token": {"*"}, "host": {"*"}, "enrolment": {"*"}, "consumer": {"*"}})
 	letIn(t, w.Fixture, "canary-")
 	now = now.Add(time.Hour)
 	w.h = serverOf(t, w.Deps)
@@ -237,6 +281,13 @@ var probes = []probe{
 	{"customer", "POST", "/api/v1/tokens", `{"name":"x","scopes":["read"],"org_id":"%s"}`},
 	{"entry", "POST", "/api/v1/entries/%s/reverse", `{"cause":"x"}`},
 	{"instance", "GET", "/api/v1/instances/%s/ownership", ""},
+	{"instance", "GET", "/api/v1/instances/%s/grants", ""},
+	{"instance", "GET", "/api/v1/instances/%s/grants?limit=1", ""},
+	{"instance", "POST", "/api/v1/instances/%s/grants", `{"user_id":"u-nobody","level":"readonly"}`},
+	{"granted", "GET", "/api/v1/instances/%s/grants/g-watch", ""},
+	{"granted", "PUT", "/api/v1/instances/%s/grants/g-watch", `{"level":"readonly"}`},
+	{"granted", "DELETE", "/api/v1/instances/%s/grants/g-watch", ""},
+	{"addressee", "POST", "/api/v1/instances/vm-o/grants", `{"user_id":"%s","level":"readonly"}`},
 	{"instance", "POST", "/api/v1/instances/%s/ownership", `{"user_id":"u","cause":"x","dry_run":true}`},
 	{"item", "POST", "/api/v1/quarantine/%s/release", ""},
 	{"host", "GET", "/api/v1/hosts/%s", ""},
@@ -253,6 +304,7 @@ func (w *tenants) ids() (there, absent map[string][]string) {
 	there = map[string][]string{"org": {"acme", "zeta"}, "customer": {"acme", "zeta"}, "tenant": {"acme", "zeta"}, "entry": {"3-1"}, "item": {"3/1"}}
 	for _, m := range machinesOf {
 		there["instance"] = append(there["instance"], string(m.vm))
+		there["granted"] = append(there["granted"], string(m.vm))
 		there["name"] = append(there["name"], "canary-"+string(m.vm))
 		if u := string(m.owner.User); u != "" {
 			there["user"] = append(there["user"], u)
@@ -485,6 +537,9 @@ func (w *tenants) leaksNothing(a *asker, request string, r *httptest.ResponseRec
 		if m.owner.User != "" {
 			look("user", string(m.owner.User))
 		}
+	}
+	for user := range w.tokens {
+		look("user", user)
 	}
 	look("org", "acme")
 	look("org", "zeta")

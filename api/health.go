@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/http"
@@ -56,8 +57,10 @@ type Facts struct {
 	Ledger  *LedgerFacts
 	Feed    *FeedFacts
 	Clock   *ClockFacts
+	TLS     *TLSFacts
 
 	Instances *InstanceFacts
+	Directory *DirectoryFacts
 }
 
 // SamplerFacts are about reading the counters.
@@ -127,6 +130,32 @@ type InstanceFacts struct {
 	Conflicts []InstanceConflict
 	Err       string // why its file takes nothing
 	Absent    string // why there is no directory, "" where there is one
+	OwnerMap  string // why the file that maps hints to owners is not as it was read last
+	// Disagreements are of the agents that named other owners than are recorded.
+	Disagreements []OwnerDisagreement
+}
+
+// DirectoryFacts are about following an account service.
+type DirectoryFacts struct {
+	Instances int           // that are asked for
+	Answered  int           // of these, once or more
+	Oldest    time.Time     // the oldest answer that stands, zero for none
+	Last      time.Time     // the last answer
+	MaxAge    time.Duration // of an answer, when it is asked again
+	Wrong     uint64        // answers that cannot be right
+	Unknown   uint64        // answers that nobody is known to own it
+	Conflicts uint64        // answers that were not recorded, since something else was decided
+	LeftAlone bool          // it is asked nothing for now, since it failed again and again
+	Err       string        // of the last question
+}
+
+// OwnerDisagreement is how often an agent named another owner of an instance than is
+// recorded, since the start.
+type OwnerDisagreement struct {
+	Agent    odometer.AgentID
+	Events   uint64
+	Instance odometer.InstanceID // of the last of them
+	At       time.Time           // when that was received
 }
 
 // Component is one part's health.
@@ -172,8 +201,14 @@ func Judge(f Facts, now time.Time) map[string]Component {
 	if c := f.Clock; c != nil {
 		parts["clock"] = judgeClock(c)
 	}
+	if c := f.TLS; c != nil {
+		parts["tls"] = judgeTLS(c, now)
+	}
 	if i := f.Instances; i != nil {
 		parts["instances"] = judgeInstances(i, now)
+	}
+	if d := f.Directory; d != nil {
+		parts["account_service"] = judgeDirectory(d, now)
 	}
 	return parts
 }
@@ -381,7 +416,63 @@ func judgeInstances(f *InstanceFacts, now time.Time) Component {
 	if len(named) > 0 {
 		v.complain(Degraded, "%s", strings.Join(named, ", "))
 	}
+	if f.OwnerMap != "" {
+		v.complain(Degraded, "the owner map: %s; it stands as it was read before", f.OwnerMap)
+	}
+	noteDisagreements(v, f.Disagreements)
 	return v.component(time.Time{})
+}
+
+// directoryLate is how much older than it may be an answer is before that is worth a
+// word: the next question was asked when it was due.
+const directoryLate = 30 * time.Second
+
+// judgeDirectory says whether what an account service says is followed. While it is not,
+// what was decided stays, and metering waits for nothing.
+func judgeDirectory(f *DirectoryFacts, now time.Time) Component {
+	v := newVerdict("")
+	v.facts["instances"], v.facts["answered"] = f.Instances, f.Answered
+	v.facts["wrong"], v.facts["unknown"], v.facts["conflicts"] = f.Wrong, f.Unknown, f.Conflicts
+	if f.Err != "" {
+		v.complain(Degraded, "the account service: %s", f.Err)
+	}
+	if f.LeftAlone {
+		v.complain(Degraded, "it is left alone for a while, since it failed again and again")
+	}
+	if !f.Oldest.IsZero() {
+		age := now.Sub(f.Oldest)
+		v.facts["oldest_age_seconds"] = int64(age / time.Second)
+		if age > f.MaxAge+directoryLate {
+			v.complain(Degraded, "its oldest answer is %s old, and is to be %s at most: owners are as they were then", age.Truncate(time.Second), f.MaxAge)
+		}
+	}
+	return v.component(f.Last)
+}
+
+// disagreementsNamed is how many agents are named that name other owners.
+const disagreementsNamed = 3
+
+// noteDisagreements names the agents that name other owners than are recorded, most
+// of all first. It is no worse than well: who is recorded is charged.
+func noteDisagreements(v *verdict, list []OwnerDisagreement) {
+	v.facts["owner_disagreements"] = len(list)
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b OwnerDisagreement) int {
+		return cmp.Or(cmp.Compare(b.Events, a.Events), cmp.Compare(a.Agent, b.Agent))
+	})
+	for i := range list {
+		d := &list[i]
+		if i == disagreementsNamed {
+			v.note("and %d more agents name other owners than are recorded", len(list)-i)
+			break
+		}
+		events := "events"
+		if d.Events == 1 {
+			events = "event"
+		}
+		v.note("%s named another owner than is recorded in %d %s, at last of %s at %s: who is recorded was charged",
+			d.Agent, d.Events, events, d.Instance, d.At.UTC().Format(time.RFC3339))
+	}
 }
 
 func joinAgents(agents []odometer.AgentID) string {

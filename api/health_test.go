@@ -69,12 +69,27 @@ func TestHealthFromFacts(t *testing.T) {
 		{"a clock that nobody is known to keep", "clock", Facts{Clock: &ClockFacts{Set: true}}, OK, "nothing is known"},
 		{"a clock that was never set", "clock", Facts{Clock: &ClockFacts{}}, Failed, "never set"},
 		{"a clock that is ahead", "clock", Facts{Clock: &ClockFacts{Set: true, Synchronised: true, Ahead: 6 * time.Minute}}, Degraded, "6m0s"},
+		{"a certificate that lasts", "tls", Facts{TLS: certificate(90*24*time.Hour, 15*24*time.Hour, "")}, OK, ""},
+		{"a certificate that is to be renewed", "tls", Facts{TLS: certificate(90*24*time.Hour, 13*24*time.Hour, "")}, Degraded, "expires at 2026-01-15T15:04:05Z, in 312h0m0s"},
+		{"a certificate of a day", "tls", Facts{TLS: certificate(24*time.Hour, 5*time.Hour, "")}, OK, ""},
+		{"a certificate of a day, at its end", "tls", Facts{TLS: certificate(24*time.Hour, 3*time.Hour, "")}, Degraded, "in 3h0m0s"},
+		{"a certificate that has expired", "tls", Facts{TLS: certificate(24*time.Hour, 0, "")}, Failed, "expired at 2026-01-02T15:04:05Z"},
+		{"a certificate of tomorrow", "tls", Facts{TLS: certificate(24*time.Hour, 25*time.Hour, "")}, Failed, "not valid before"},
+		{"a new certificate that cannot be used", "tls", Facts{TLS: certificate(90*24*time.Hour, 60*24*time.Hour, "no PEM data")}, Degraded, "not used: no PEM data"},
 		{"a directory of instances", "instances", Facts{Instances: &InstanceFacts{Instances: 7}}, OK, ""},
 		{"a directory that cannot be written", "instances", Facts{Instances: &InstanceFacts{Err: "no space left on device"}}, Degraded, "no space"},
 		{"a directory that is damaged", "instances", Facts{Instances: &InstanceFacts{Absent: "damaged; move it away"}}, Failed, "move it away"},
 		{"a machine that is moved", "instances", Facts{Instances: &InstanceFacts{Conflicts: conflicts(1, ago(30*time.Second))}}, OK, ""},
 		{"a machine on two hosts", "instances", Facts{Instances: &InstanceFacts{Conflicts: conflicts(1, ago(2*time.Minute))}}, Degraded, "vm-0 runs on h1, h2 and h3 at once since 2026-01-02T15:02:05Z"},
 		{"many machines on two hosts", "instances", Facts{Instances: &InstanceFacts{Conflicts: conflicts(5, ago(2*time.Minute))}}, Degraded, "and 2 more"},
+		{"an agent that names others", "instances", Facts{Instances: &InstanceFacts{Disagreements: disagreements(1)}}, OK, "h0 named another owner than is recorded in 1 event, at last of vm-0 at 2026-01-02T15:04:05Z"},
+		{"agents that name others", "instances", Facts{Instances: &InstanceFacts{Disagreements: disagreements(5)}}, OK, "h4 named another owner than is recorded in 5 events, at last of vm-0 at 2026-01-02T15:04:05Z: who is recorded was charged; h3 "},
+		{"many agents that name others", "instances", Facts{Instances: &InstanceFacts{Disagreements: disagreements(5)}}, OK, "and 2 more agents"},
+		{"an owner map that cannot be read", "instances", Facts{Instances: &InstanceFacts{OwnerMap: "line 7: user: is empty"}}, Degraded, "the owner map: line 7"},
+		{"an account service", "account_service", Facts{Directory: &DirectoryFacts{Instances: 7, Answered: 7, Oldest: ago(time.Minute), MaxAge: time.Minute}}, OK, ""},
+		{"an account service that nobody asked", "account_service", Facts{Directory: &DirectoryFacts{MaxAge: time.Minute}}, OK, ""},
+		{"an account service that is away", "account_service", Facts{Directory: &DirectoryFacts{Err: "connection refused", LeftAlone: true, MaxAge: time.Minute}}, Degraded, "connection refused; it is left alone"},
+		{"an account service that is late", "account_service", Facts{Directory: &DirectoryFacts{Oldest: ago(2 * time.Minute), MaxAge: time.Minute}}, Degraded, "its oldest answer is 2m0s old, and is to be 1m0s at most"},
 		{"a clock that is behind", "clock", Facts{Clock: &ClockFacts{Set: true, Synchronised: true, Ahead: -6 * time.Minute}}, Degraded, "-6m0s"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -92,6 +107,11 @@ func TestHealthFromFacts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// certificate is valid for so long and has so much of it left.
+func certificate(length, left time.Duration, err string) *TLSFacts {
+	return &TLSFacts{NotBefore: Now.Add(left - length), NotAfter: Now.Add(left), Err: err}
 }
 
 func TestHealthAnswersByTheGravestComponent(t *testing.T) {
@@ -176,6 +196,14 @@ func TestUptimeCountsFromTheStart(t *testing.T) {
 	if got.UptimeSeconds != 90 || got.Version != "0.1" {
 		t.Errorf("got %d s of version %q, want 90 of 0.1", got.UptimeSeconds, got.Version)
 	}
+}
+
+// disagreements are of n agents, of which the last has the most.
+func disagreements(n int) (list []OwnerDisagreement) {
+	for i := range n {
+		list = append(list, OwnerDisagreement{odometer.AgentID(fmt.Sprint("h", i)), uint64(i + 1), "vm-0", Now})
+	}
+	return list
 }
 
 func conflicts(n int, since time.Time) (list []InstanceConflict) {

@@ -139,7 +139,7 @@ func (s *server) hostRoutes() []route {
 			replies:     []reply{answers(http.StatusOK, "The one-time token.", Enrolment{})}, fails: missing,
 		},
 		{
-			pattern: "POST /api/v1/hosts/enrol", access: anybody, handle: s.postEnrol,
+			pattern: "POST /api/v1/hosts/enrol", access: anybody, budget: enrolBudget, handle: s.postEnrol,
 			id: "enrolHost", tag: "access", summary: "Let a host in, or confirm that it is",
 			description: "No bearer token is needed: the host proves that it has the key by its signature, and that it may come in by a one-time token. Who got no answer asks again with the same key, with the token or without it, and gets the same. A token that was used, has expired, was revoked or is another server's is refused in the same words.",
 			takes:       takes(EnrolRequest{}),

@@ -84,7 +84,7 @@ func (m *InMemory) Instances(ctx context.Context, seen odometer.View, q Instance
 		value, there := k.Attributes[q.Attribute]
 		if id > q.After && (q.Agent == "" || k.Agent == q.Agent || k.Conflict != nil && slices.Contains(k.Conflict.Agents, q.Agent)) &&
 			(q.State == "" || string(k.State) == q.State) && (q.Name == "" || k.Name == q.Name) && (q.User == "" || user == q.User) &&
-			(q.Org == "" || org == q.Org) && (q.Attribute == "" || there && value == q.Value) && seen.Sees(odometer.Owner{User: user, Org: org}) {
+			(q.Org == "" || org == q.Org) && (q.Attribute == "" || there && value == q.Value) && seen.SeesUse(id, odometer.Owner{User: user, Org: org}, Now.UnixMicro()) {
 			list = append(list, k)
 		}
 	}
@@ -108,7 +108,7 @@ func (m *InMemory) Instance(ctx context.Context, seen odometer.View, id odometer
 	if k.Org != nil {
 		owner.Org = *k.Org
 	}
-	if k.Agent == "" || !seen.Sees(owner) {
+	if k.Agent == "" || !seen.SeesUse(id, owner, Now.UnixMicro()) {
 		return KnownInstance{}, nil, odometer.ErrNotFound
 	}
 	return k, elsewhere, nil
@@ -142,7 +142,7 @@ func (m *InMemory) known(seen odometer.View, id odometer.InstanceID) (k KnownIns
 	for _, o := range m.open {
 		if o.Event.Instance == id {
 			read(&o.Event)
-			if seen.Sees(o.Event.Owner.OrUnassigned()) {
+			if seen.SeesUse(id, o.Event.Owner.OrUnassigned(), o.Event.Span.Start) {
 				k.Periods = append(k.Periods, o)
 			}
 		}

@@ -99,7 +99,7 @@ type Load struct {
 func (s *server) operationRoutes() []route {
 	return []route{
 		{
-			pattern: "GET /metrics", access: reader, handle: whole(s.router.metrics.get),
+			pattern: "GET /metrics", access: reader, budget: noBudget, handle: whole(s.router.metrics.get),
 			id: "metrics", tag: "operation", summary: "Metrics for Prometheus",
 			description: "In Prometheus' text format.",
 			replies:     []reply{says(http.StatusOK, "The metrics.")},

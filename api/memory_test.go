@@ -192,12 +192,12 @@ func (m *InMemory) Usage(ctx context.Context, seen odometer.View, q odometer.Usa
 	rows := map[key]*odometer.UsageRow{}
 	for _, entry := range m.entries {
 		e := entry.Event
-		if q.Instance != "" && e.Instance != q.Instance || q.User != "" && e.Owner.User != q.User || q.Org != "" && e.Owner.Org != q.Org || !seen.Sees(e.Owner) {
+		if q.Instance != "" && e.Instance != q.Instance || q.User != "" && e.Owner.User != q.User || q.Org != "" && e.Owner.Org != q.Org {
 			continue
 		}
 		for h := odometer.Hour(e.Span.Start); h < e.Span.End; h += odometer.HourMicros {
 			from, to := max(h, q.From, e.Span.Start), min(h+odometer.HourMicros, q.To, e.Span.End)
-			if from >= to {
+			if from >= to || !seen.SeesUse(e.Instance, e.Owner, h) {
 				continue
 			}
 			var k key
@@ -261,7 +261,7 @@ func (m *InMemory) Entries(ctx context.Context, seen odometer.View, q odometer.E
 	next := ""
 	for ; at < end && len(page) < q.Limit; at++ {
 		e := m.entries[at]
-		if !q.Wants(&e) || !seen.Sees(e.Event.Owner) {
+		if !q.Wants(&e) || !seen.SeesUse(e.Event.Instance, e.Event.Owner, e.Event.Span.Start) {
 			continue
 		}
 		page, next = append(page, e), fmt.Sprintf("m%d", at+1)
@@ -309,7 +309,7 @@ func (m *InMemory) Lifecycle(_ context.Context, seen odometer.View, q odometer.L
 	var list []odometer.Happening
 	for _, e := range m.entries {
 		for _, c := range e.Event.Lifecycle {
-			if c.Instance = e.Event.Instance; c.Instance == q.Instance && c.At.Wall >= q.From && (q.To == 0 || c.At.Wall < q.To) && seen.Sees(e.Event.Owner) {
+			if c.Instance = e.Event.Instance; c.Instance == q.Instance && c.At.Wall >= q.From && (q.To == 0 || c.At.Wall < q.To) && seen.SeesUse(e.Event.Instance, e.Event.Owner, odometer.Hour(c.At.Wall)) {
 				list = append(list, odometer.Happening{Change: c, Agent: e.Event.Agent})
 			}
 		}
@@ -444,7 +444,7 @@ func (m *InMemory) Open(seen odometer.View, instance odometer.InstanceID) []Open
 	defer m.mu.Unlock()
 	var open []OpenPeriod
 	for _, o := range m.open {
-		if (instance == "" || o.Event.Instance == instance) && m.epochs[o.Event.Epoch] < o.Event.Sequence && seen.Sees(o.Event.Owner.OrUnassigned()) {
+		if (instance == "" || o.Event.Instance == instance) && m.epochs[o.Event.Epoch] < o.Event.Sequence && seen.SeesUse(o.Event.Instance, o.Event.Owner.OrUnassigned(), o.Event.Span.Start) {
 			open = append(open, o)
 		}
 	}
@@ -554,7 +554,7 @@ func NewFixture(t *testing.T) *Fixture {
 	clock := func() time.Time { return Now }
 	f := &Fixture{InMemory: NewInMemory(), Accounts: NewAccounts(t, clock), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
 	f.Deps = Deps{
-		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
+		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
 		Usage: f.InMemory, Entries: f.InMemory, Exports: f.InMemory, Revisions: f.InMemory, Stream: f.InMemory, StreamLife: time.Millisecond, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
@@ -600,9 +600,11 @@ func SampleStats() Stats {
 			return IngestStats{Frames: 18, Received: 19, Outcomes: map[odometer.Outcome]uint64{odometer.Recorded: 20}, Quarantined: map[string]uint64{"conflict": 21}, Refused: 22, Pending: 23}
 		},
 		Ledger: func() LedgerStats {
-			return LedgerStats{Entries: 24, Instances: 25, Epochs: 26, Held: 27, Quarantine: 28, Commits: 29, CommitSeconds: 1.5, LastCommit: Now, Writable: true}
+			return LedgerStats{Entries: 24, Instances: 25, Epochs: 26, Held: 27, Quarantine: 28, Disagreements: 33, Commits: 29, CommitSeconds: 1.5, LastCommit: Now, Writable: true}
 		},
-		Feed: func() FeedStats { return FeedStats{Published: 30, Behind: 31, Errors: 32} },
+		Feed:  func() FeedStats { return FeedStats{Published: 30, Behind: 31, Errors: 32} },
+		TLS:   func() TLSStats { return TLSStats{NotAfter: Now, Loaded: 33, Failed: 34, Stale: true} },
+		Conns: func() ConnStats { return ConnStats{Open: 35, Refused: 36} },
 	}
 }
 

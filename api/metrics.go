@@ -23,6 +23,8 @@ type Stats struct {
 	Ingest  func() IngestStats
 	Ledger  func() LedgerStats
 	Feed    func() FeedStats
+	TLS     func() TLSStats
+	Conns   func() ConnStats
 }
 
 // SamplerStats are about reading the counters of this machine.
@@ -75,6 +77,7 @@ type LedgerStats struct {
 	Epochs        int64
 	Held          int64
 	Quarantine    int64
+	Disagreements uint64 // events that named another owner than is recorded, since the start
 	Commits       uint64
 	CommitSeconds float64   // spent in commits
 	LastCommit    time.Time // zero before the first
@@ -86,6 +89,14 @@ type FeedStats struct {
 	Published uint64
 	Behind    int64
 	Errors    uint64
+}
+
+// TLSStats are about the certificate that connections are answered with.
+type TLSStats struct {
+	NotAfter time.Time
+	Loaded   uint64 // certificates that were used, the first one too
+	Failed   uint64 // certificates that lay in the files and could not be used
+	Stale    bool   // the files have one that cannot be used
 }
 
 // BreakerStates are the states of a circuit breaker, as in [PublishStats].
@@ -173,6 +184,7 @@ var (
 	ledgerEpochs     = desc("ledger_epochs", "Epochs in the ledger.")
 	ledgerHeld       = desc("ledger_held_events", "Events that wait for an earlier one or for their time.")
 	ledgerQuarantine = desc("ledger_quarantined_events", "Events in quarantine.")
+	ownerDisagree    = desc("owner_disagreements_total", "Events that named another owner than is recorded, who was charged.")
 	ledgerCommits    = desc("ledger_commits_total", "Transactions committed.")
 	ledgerSeconds    = desc("ledger_commit_seconds_total", "Time spent in transactions.")
 	ledgerLast       = desc("ledger_last_commit_timestamp_seconds", "When the last transaction was committed.")
@@ -181,6 +193,14 @@ var (
 	feedPublished = desc("feed_entries_published_total", "Entries published on the topic.")
 	feedBehind    = desc("feed_lag_entries", "Entries booked and not yet published.")
 	feedErrors    = desc("feed_errors_total", "Entries whose publishing failed, each time.")
+
+	httpConns   = desc("http_connections", "Connections to the API that are open.")
+	httpRefused = desc("http_connections_refused_total", "Connections to the API that were refused because too many were open.")
+
+	tlsNotAfter = desc("tls_certificate_expiry_timestamp_seconds", "When the certificate expires that connections are answered with.")
+	tlsLoaded   = desc("tls_certificates_loaded_total", "Certificates that were used, the first one too.")
+	tlsFailed   = desc("tls_certificate_failures_total", "Certificates that could not be used.")
+	tlsStale    = desc("tls_certificate_stale", "1 while the files have a certificate that cannot be used.")
 )
 
 // snapshots collects the figures of the stages when they are asked for.
@@ -260,6 +280,7 @@ func (s snapshots) Collect(ch chan<- prometheus.Metric) {
 		gauge(ledgerEpochs, v.Epochs)
 		gauge(ledgerHeld, v.Held)
 		gauge(ledgerQuarantine, v.Quarantine)
+		count(ownerDisagree, v.Disagreements)
 		count(ledgerCommits, v.Commits)
 		send(ledgerSeconds, prometheus.CounterValue, v.CommitSeconds)
 		moment(ledgerLast, v.LastCommit)
@@ -270,6 +291,18 @@ func (s snapshots) Collect(ch chan<- prometheus.Metric) {
 		count(feedPublished, v.Published)
 		gauge(feedBehind, v.Behind)
 		count(feedErrors, v.Errors)
+	}
+	if s.stats.Conns != nil {
+		v := s.stats.Conns()
+		gauge(httpConns, v.Open)
+		count(httpRefused, v.Refused)
+	}
+	if s.stats.TLS != nil {
+		v := s.stats.TLS()
+		moment(tlsNotAfter, v.NotAfter)
+		count(tlsLoaded, v.Loaded)
+		count(tlsFailed, v.Failed)
+		gauge(tlsStale, one(v.Stale))
 	}
 }
 

@@ -51,7 +51,11 @@ func TestMetricsShowEveryFigure(t *testing.T) {
 		"odometer_ledger_held_events 27", "odometer_ledger_quarantined_events 28",
 		"odometer_ledger_commits_total 29", "odometer_ledger_commit_seconds_total 1.5",
 		"odometer_ledger_last_commit_timestamp_seconds 1.767366245e+09", "odometer_ledger_writable 1",
+		"odometer_owner_disagreements_total 33",
 		"odometer_feed_entries_published_total 30", "odometer_feed_lag_entries 31", "odometer_feed_errors_total 32",
+		"odometer_tls_certificate_expiry_timestamp_seconds 1.767366245e+09", "odometer_tls_certificates_loaded_total 33",
+		"odometer_tls_certificate_failures_total 34", "odometer_tls_certificate_stale 1",
+		"odometer_http_connections 35", "odometer_http_connections_refused_total 36",
 		`odometer_http_requests_total{route="GET /api/v1/usage/instances/{id}/current",status="404"} 1`,
 		`odometer_http_requests_total{route="unmatched",status="404"} 1`,
 	} {

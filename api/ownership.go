@@ -141,7 +141,8 @@ func (s *server) getOwnership(w http.ResponseWriter, r *http.Request) error {
 	answer := OwnershipAnswer{Instance: instance, Ownership: []OwnershipPeriod{}}
 	view := seen(r)
 	for i := range list {
-		if view.Sees(list[i].Owner) {
+		from, sees := view.SeesFrom(instance, list[i].Owner)
+		if list[i].From = max(list[i].From, from); sees && list[i].From < list[i].Until {
 			answer.Ownership = append(answer.Ownership, periodOf(&list[i]))
 		}
 	}
@@ -203,6 +204,9 @@ func (s *server) postOwnership(w http.ResponseWriter, r *http.Request) error {
 		}
 		s.note(r, odometer.ActionInstanceAssign, string(a.Instance), fmt.Sprintf("to %s/%s from %s %s, %d corrections: %s",
 			a.Owner.Org, a.Owner.User, formatMicros(a.From), until, c.Corrections, ask.Cause))
+		if err := s.transferred(r, &a.Ownership); err != nil {
+			return err
+		}
 	}
 	return writeJSON(w, http.StatusOK, c)
 }

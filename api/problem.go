@@ -57,6 +57,8 @@ var (
 	errMediaType    = errors.New("unsupported media type")
 	errRefused      = errors.New("events refused")
 	errInternal     = errors.New("internal error")
+	errTooMany      = fmt.Errorf("too many requests: %w", odometer.ErrUnavailable)
+	errHeaders      = errors.New("too many header fields")
 	errNoMatch      = errors.New("send the header If-Match with the ETag of what is to be changed, so that nobody else's change is lost")
 )
 
@@ -84,6 +86,8 @@ var kinds = []kind{
 	{errMethod, http.StatusMethodNotAllowed, "method_not_allowed", "The route has no such method"},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too_large", "The request is too large"},
 	{errMediaType, http.StatusUnsupportedMediaType, "unsupported_media_type", "The content type is not supported"},
+	{errHeaders, http.StatusRequestHeaderFieldsTooLarge, "headers_too_large", "The request has too many header fields"},
+	{errTooMany, http.StatusTooManyRequests, "rate_limited", "There are too many requests"},
 	{errRefused, http.StatusUnprocessableEntity, "events_refused", "No event was accepted"},
 	{errNoMatch, http.StatusPreconditionRequired, "precondition_required", "The request does not say what it changes"},
 	{odometer.ErrStale, http.StatusPreconditionFailed, "precondition_failed", "It was changed meanwhile"},

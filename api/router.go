@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"path"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,6 +27,7 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 type route struct {
 	pattern string // of http.ServeMux, with its method
 	access  access
+	budget  budget
 	handle  handler
 
 	id          string // of the operation
@@ -50,6 +53,8 @@ type router struct {
 	clock   func() time.Time
 	started time.Time
 	metrics *metrics
+	limits  *limiter
+	refused *Refusals // nil for none
 }
 
 func newRouter(version string, logger *slog.Logger, clock func() time.Time, auth Authenticator, stats Stats, routes func(*router) []route) *router {
@@ -62,7 +67,7 @@ func newRouter(version string, logger *slog.Logger, clock func() time.Time, auth
 	rt := &router{
 		mux: http.NewServeMux(), table: make(map[string]route),
 		auth: auth, logger: logger, clock: clock, started: clock(),
-		metrics: newMetrics(version, stats),
+		metrics: newMetrics(version, stats), limits: newLimiter(Limits{}),
 	}
 	for _, row := range routes(rt) {
 		rt.table[row.pattern] = row
@@ -76,12 +81,7 @@ func newRouter(version string, logger *slog.Logger, clock func() time.Time, auth
 func (rt *router) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	begin := time.Now()
 	w := &answer{ResponseWriter: packing(rw, r), id: requestID(r)}
-	h := w.Header()
-	h.Set("X-Request-Id", w.id)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-	h.Set("Referrer-Policy", "no-referrer")
+	plainHeaders(w.Header(), w.id)
 
 	_, pattern := rt.mux.Handler(r)
 	if _, ok := rt.table[pattern]; !ok || path.Clean(r.URL.Path) != r.URL.Path {
@@ -107,11 +107,24 @@ func (rt *router) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	rt.mux.ServeHTTP(w, r) // sets the path's values and calls serve
 }
 
+// plainHeaders sets those that every answer has.
+func plainHeaders(h http.Header, id string) {
+	h.Set("X-Request-Id", id)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	h.Set("Referrer-Policy", "no-referrer")
+}
+
 // serve answers one request to one route. Nothing is read of a request before
-// its caller is authorised. What is wrong with the parameters is said before the
-// route's handler is asked, or by it, together with what is wrong with the body.
+// its caller is authorised and has asked seldom enough. What is wrong with the
+// parameters is said before the route's handler is asked, or by it, together with
+// what is wrong with the body.
 func (rt *router) serve(row route, w http.ResponseWriter, r *http.Request) {
-	r, err := authorise(rt.auth, row.access, r)
+	r, err := rt.admit(&row, w, r)
+	if err == nil && row.takes != nil {
+		err = plainBody(r)
+	}
 	if err == nil {
 		q := readQuery(row.params, r, rt.clock())
 		if row.lenient {
@@ -125,8 +138,36 @@ func (rt *router) serve(row route, w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err != nil {
+		rt.refused.change(r, caller(r), row.pattern, err)
 		rt.fail(w.(*answer), r, err)
 	}
+}
+
+// admit lets a request through to its route, or says why not. A token that is known
+// pays for what it is refused, too; one that is not is counted.
+func (rt *router) admit(row *route, w http.ResponseWriter, r *http.Request) (*http.Request, error) {
+	r, err := authorise(rt.auth, row.access, r)
+	now := rt.clock()
+	if errors.Is(err, errUnauthorized) {
+		if r.Header["Authorization"] != nil {
+			rt.refused.login(r)
+			err = cmp.Or(rt.limits.guess(r, now), err)
+		}
+		return r, err
+	}
+	by := caller(r)
+	return r, cmp.Or(rt.limits.take(w, r, row, &by, now), err)
+}
+
+// plainBody refuses a body that is compressed: what one becomes is not to be known
+// before it is unpacked, and what a request may carry is small.
+func plainBody(r *http.Request) error {
+	for _, e := range r.Header.Values("Content-Encoding") {
+		if !strings.EqualFold(e, "identity") {
+			return fmt.Errorf("content encoding %q is not supported, send the body as it is: %w", clip(e), errMediaType)
+		}
+	}
+	return nil
 }
 
 // fail answers with the problem that err is, unless an answer has begun.
@@ -141,6 +182,9 @@ func (rt *router) fail(w *answer, r *http.Request, err error) {
 	}
 	if c := challenge(err); c != "" {
 		w.Header().Set("WWW-Authenticate", c)
+	}
+	if e, ok := errors.AsType[*limitError](err); ok {
+		w.Header().Set("Retry-After", strconv.Itoa(e.seconds()))
 	}
 	writeProblem(w, p)
 }

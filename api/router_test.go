@@ -70,6 +70,11 @@ var decisions = map[string]access{
 	"GET /api/v1/instances/{id}/lifecycle":             reader,
 	"GET /api/v1/instances/{id}/ownership":             reader,
 	"POST /api/v1/instances/{id}/ownership":            administrator,
+	"GET /api/v1/instances/{id}/grants":                reader,
+	"POST /api/v1/instances/{id}/grants":               accountHolder,
+	"GET /api/v1/instances/{id}/grants/{user}":         reader,
+	"PUT /api/v1/instances/{id}/grants/{user}":         accountHolder,
+	"DELETE /api/v1/instances/{id}/grants/{user}":      accountHolder,
 	"GET /api/v1/events":                               reader,
 	"GET /api/v1/usage/stream":                         reader,
 	"POST /api/v1/events":                              writer,
@@ -381,7 +386,7 @@ func TestAbsentPartsAreNotFound(t *testing.T) {
 }
 
 func TestConfigureSetsEveryLimit(t *testing.T) {
-	s := Configure(http.NotFoundHandler(), nil)
+	s := StandardConnLimits.Configure(http.NotFoundHandler(), nil)
 	if s.ReadHeaderTimeout == 0 || s.ReadTimeout == 0 || s.WriteTimeout <= RequestTimeout || s.IdleTimeout == 0 || s.MaxHeaderBytes == 0 {
 		t.Errorf("got %+v, want every limit set and the write limit above %s", s, RequestTimeout)
 	}

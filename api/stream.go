@@ -69,19 +69,19 @@ func (s *server) streamRoutes() []route {
 // streams counts those of each token.
 type streams struct {
 	mu   sync.Mutex
-	open map[string]int
+	open map[holderID]int
 }
 
 // enter notes one of a caller's, and returns what notes its end.
 func (s *streams) enter(c odometer.Caller) (leave func(), err error) {
-	who := cmp.Or(string(c.ID), c.Name)
+	who := holderID{c.ID, c.Bound, c.Name}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open[who] >= StreamsPerToken {
-		return nil, fmt.Errorf("the token has %d streams already: %w", StreamsPerToken, odometer.ErrUnavailable)
+		return nil, fmt.Errorf("the token has %d streams already: %w", StreamsPerToken, &limitError{RetryAfter})
 	}
 	if s.open == nil {
-		s.open = map[string]int{}
+		s.open = map[holderID]int{}
 	}
 	s.open[who]++
 	return func() {
@@ -165,7 +165,7 @@ func (st *stream) still() error {
 	if err != nil {
 		return err
 	}
-	if was, is := seen(st.r), seen(again); was.All() != is.All() || was.User() != is.User() || !slices.Equal(was.Orgs(), is.Orgs()) {
+	if was, is := seen(st.r), seen(again); was.All() != is.All() || was.User() != is.User() || !slices.Equal(was.Orgs(), is.Orgs()) || !slices.Equal(was.Granted(), is.Granted()) {
 		return errLost
 	}
 	return nil

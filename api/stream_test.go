@@ -85,7 +85,7 @@ type stage struct {
 
 func newStage() *stage {
 	s := &stage{InMemory: NewInMemory(), pipes: make(pipes), guest: &guest{caller: odometer.Caller{ID: "tok_a", Scopes: []odometer.Scope{odometer.ScopeRead}}}}
-	srv := Configure(NewServer(Deps{Auth: s.guest, Usage: s, Entries: s, Stream: s}), nil)
+	srv := StandardConnLimits.Configure(NewServer(Deps{Auth: s.guest, Usage: s, Entries: s, Stream: s}), nil)
 	go srv.Serve(s.pipes)
 	s.close = func() { srv.Close() }
 	return s
@@ -287,8 +287,8 @@ func TestStreamsOfATokenAreFew(t *testing.T) {
 		}
 		c := s.pipes.dial(t, "/api/v1/usage/stream")
 		line, err := bufio.NewReader(c).ReadString('\n')
-		if err != nil || !strings.HasPrefix(line, "HTTP/1.1 503") {
-			t.Errorf("one more: got %q, %v, want 503", line, err)
+		if err != nil || !strings.HasPrefix(line, "HTTP/1.1 429") {
+			t.Errorf("one more: got %q, %v, want 429", line, err)
 		}
 		c.Close()
 		s.guest.become(func(g *guest) { g.caller.ID = "tok_other" })

@@ -390,9 +390,9 @@ func sampled[T any](list []T, n int) []T {
 
 // Sizes of the samples in the quick form.
 const (
-	sampleJournal = 1500
-	sampleState   = 1500
-	sampleFile    = 800
+	sampleJournal = 500
+	sampleState   = 400
+	sampleFile    = 250
 )
 
 func TestEveryBitOfTheJournal(t *testing.T) {

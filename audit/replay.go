@@ -281,7 +281,7 @@ func (p *replay) outcome(r *row, index int, outcome, reason, detail string, plai
 	p.counts["received"]++
 	p.counts[outcome]++
 	p.place(r, index, ev)
-	if ev != nil {
+	if ev != nil && reason != "sender" { // one that another agent sent begins and tells nothing
 		p.happened(ev)
 		if w := p.epoch(epochOf(r, ev)); w.opened == (identity{}) {
 			w.opened = identityOf(r, ev)

@@ -18,7 +18,7 @@ import (
 // order, and expects an honest ledger to pass: a checker that cries wolf is
 // worth nothing.
 func TestRandomStories(t *testing.T) {
-	stories := 12
+	stories := 8
 	if testing.Short() {
 		stories = 3
 	}

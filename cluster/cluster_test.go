@@ -80,7 +80,7 @@ func TestAClusterThatFailsLosesNothing(t *testing.T) {
 func TestTheEmbeddedQueueForgets(t *testing.T) {
 	t.Parallel()
 	o := quickly(t, 3)
-	o.Rounds = 50
+	o.Rounds = 20
 	f, err := forget(t.Context(), o)
 	report(t, f, amnesias, err)
 }
@@ -89,7 +89,7 @@ func TestTheEmbeddedQueueForgets(t *testing.T) {
 // away, with what gathered meanwhile.
 func TestAHerdComesBack(t *testing.T) {
 	t.Parallel()
-	h, err := stampede(t.Context(), quickly(t, 4), 2000)
+	h, err := stampede(t.Context(), quickly(t, 4), 1000)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -75,10 +75,15 @@ type Options struct {
 	Ledger   Ledger
 	Receipts Receipts
 	Logger   *slog.Logger
-	// IsHost reports whether an agent is or was enrolled as a host: what it sends has
-	// to name it as the agent of every event. It waits for nothing; nil for nobody. Who
-	// comes with the administrator's token may replay what others measured.
+	// IsHost reports whether an agent is or was enrolled as a host: an event that it
+	// sends and that another agent measured goes to quarantine. It waits for nothing; nil
+	// for nobody. Who comes with the administrator's token may replay what others
+	// measured.
 	IsHost func(odometer.AgentID) bool
+	// Elsewhere returns another agent with which an instance is known to run, "" for
+	// none: what a host sends of it goes to quarantine until it has moved. It waits for
+	// nothing; nil where it is not known.
+	Elsewhere func(odometer.InstanceID, odometer.AgentID) odometer.AgentID
 	// Sleep waits between two tries; by the real clock where it is nil.
 	Sleep func(context.Context, time.Duration) error
 }
@@ -90,6 +95,7 @@ type Ingest struct {
 	receipts Receipts
 	logger   *slog.Logger
 	isHost   func(odometer.AgentID) bool
+	runs     func(odometer.InstanceID, odometer.AgentID) odometer.AgentID // elsewhere
 	sleep    func(context.Context, time.Duration) error
 	items    chan item
 	ended    chan struct{} // closed when Run has ended
@@ -126,7 +132,10 @@ func New(o Options) *Ingest {
 	if o.IsHost == nil {
 		o.IsHost = func(odometer.AgentID) bool { return false }
 	}
-	return &Ingest{ledger: o.Ledger, receipts: o.Receipts, logger: o.Logger, isHost: o.IsHost, sleep: o.Sleep, items: make(chan item, maxBatchFrames), ended: make(chan struct{})}
+	if o.Elsewhere == nil {
+		o.Elsewhere = func(odometer.InstanceID, odometer.AgentID) odometer.AgentID { return "" }
+	}
+	return &Ingest{ledger: o.Ledger, receipts: o.Receipts, logger: o.Logger, isHost: o.IsHost, runs: o.Elsewhere, sleep: o.Sleep, items: make(chan item, maxBatchFrames), ended: make(chan struct{})}
 }
 
 // Run moves deliveries into the ledger until ctx is done, and then returns
@@ -173,8 +182,7 @@ func (in *Ingest) receive(ctx context.Context, from Receiver) error {
 }
 
 // open decodes a delivery. A frame that says it comes from somebody else than
-// the queue knows is broken, and so is one of a host that has another agent's
-// events in it.
+// the queue knows is broken.
 func (in *Ingest) open(d *Delivery) item {
 	it := item{delivery: d}
 	if d.Respond != nil {
@@ -187,10 +195,10 @@ func (in *Ingest) open(d *Delivery) item {
 		if err == nil && f.Agent != d.Agent {
 			err = fmt.Errorf("the frame says it comes from %q, it was sent by %q: %w", f.Agent, d.Agent, odometer.ErrInvalid)
 		}
-		if err == nil && in.isHost(d.Agent) {
-			err = ownEvents(f)
-		}
 		if err == nil {
+			if in.isHost(d.Agent) {
+				in.refuseOthers(f)
+			}
 			it.frames = []odometer.Frame{*f}
 			return it
 		}
@@ -199,15 +207,21 @@ func (in *Ingest) open(d *Delivery) item {
 	return it
 }
 
-// ownEvents returns nil where no event of a frame names another agent than its
-// sender.
-func ownEvents(f *odometer.Frame) error {
+// refuseOthers marks the events of a host's frame whose word is not to be taken: those
+// that another agent measured, and those of instances that run with another one. The
+// rest of the frame is not held up.
+func (in *Ingest) refuseOthers(f *odometer.Frame) {
 	for i := range f.Records {
-		if e := f.Records[i].Event; e != nil && e.Agent != "" && e.Agent != f.Agent {
-			return fmt.Errorf("event %s says that %q measured it, and was sent by the host %q: %w", e.ID(), e.Agent, f.Agent, odometer.ErrInvalid)
+		r := &f.Records[i]
+		if r.Event == nil || r.Event.Agent == "" {
+			continue
+		}
+		if e := r.Event; e.Agent != f.Agent {
+			r.Refused = &odometer.Refusal{Reason: odometer.RefusedSender, Detail: fmt.Sprintf("it says that %q measured it, and was sent by the host %q", e.Agent, f.Agent)}
+		} else if other := in.runs(e.Instance, f.Agent); other != "" {
+			r.Refused = &odometer.Refusal{Reason: odometer.RefusedForeign, Detail: fmt.Sprintf("%s runs with %q, as far as is known, and was sent by the host %q", e.Instance, other, f.Agent)}
 		}
 	}
-	return nil
 }
 
 // commit gathers what has arrived and commits it, again and again.

@@ -248,8 +248,8 @@ func TestWhatIsNoFrameGoesToQuarantine(t *testing.T) {
 }
 
 // TestAHostSendsItsOwnEventsAlone: what a host sends in the name of another agent is
-// put aside as it came, and touches nothing of that agent's; who replays what others
-// measured is no host.
+// put aside, and touches nothing of that agent's nor holds up what is its own; who
+// replays what others measured is no host.
 func TestAHostSendsItsOwnEventsAlone(t *testing.T) {
 	forged := func(sender odometer.AgentID) []byte {
 		f := odometer.Frame{Agent: sender, Spool: spool, First: 1, Last: 2, Records: []odometer.Record{
@@ -277,10 +277,17 @@ func TestAHostSendsItsOwnEventsAlone(t *testing.T) {
 	put("host-1", forged("host-1"))
 	rows, err := led.Quarantine(t.Context(), 10)
 	if err != nil || len(rows) != 1 || rows[0].Sender != "host-1" || !strings.Contains(rows[0].Detail, `says that "victim" measured it, and was sent by the host "host-1"`) {
-		t.Fatalf("got %+v, %v, want the frame in quarantine with the reason", rows, err)
+		t.Fatalf("got %+v, %v, want the event in quarantine with the reason", rows, err)
 	}
-	if got := count(t, led, "recorded"); got != 0 {
-		t.Errorf("recorded: got %d, want nothing of it", got)
+	if got := count(t, led, "recorded"); got != 1 {
+		t.Errorf("recorded: got %d, want what is its own", got)
+	}
+	if got := l.last().Position; got != 2 {
+		t.Errorf("receipt: got position %d, want the whole frame, which would come again for ever", got)
+	}
+	put("host-1", forged("host-1"))
+	if rows, err := led.Quarantine(t.Context(), 10); err != nil || len(rows) != 1 {
+		t.Errorf("got %+v, %v, want what comes again to be known", rows, err)
 	}
 	put("host-1", frame(t, "host-1", 1, 3))
 	if got := count(t, led, "recorded"); got != 3 {
@@ -289,6 +296,49 @@ func TestAHostSendsItsOwnEventsAlone(t *testing.T) {
 	put("replay-1", forged("replay-1"))
 	if got := count(t, led, "recorded"); got != 5 {
 		t.Errorf("recorded: got %d, want what is replayed too", got)
+	}
+}
+
+// TestWhatRunsElsewhereHoldsNothingUp: what a host sends of an instance that runs with
+// another waits, and the rest of the frame is booked.
+func TestWhatRunsElsewhereHoldsNothingUp(t *testing.T) {
+	led, err := ledger.Open(t.Context(), ledger.Options{Path: filepath.Join(t.TempDir(), "ledger.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer led.Close()
+	l := newLine()
+	in := New(Options{
+		Ledger: led, Receipts: l, IsHost: func(a odometer.AgentID) bool { return a == "host-1" },
+		Elsewhere: func(instance odometer.InstanceID, agent odometer.AgentID) odometer.AgentID {
+			if instance == "vm-7" && agent != "host-2" {
+				return "host-2"
+			}
+			return ""
+		},
+	})
+	for _, sender := range []odometer.AgentID{"host-1", "replay-1"} {
+		f := odometer.Frame{Agent: sender, Spool: spool, First: 1, Last: 3, Records: []odometer.Record{
+			{First: 1, Position: 1, Event: event("vm-7", sender, 1)}, {First: 2, Position: 2, Event: event("vm-8", sender, 1)},
+			{First: 3, Position: 3, Checkpoint: json.RawMessage(`{"instance":"vm-7"}`)},
+		}}
+		b, err := f.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := in.Settle(t.Context(), []Delivery{{Agent: sender, Data: b, Ack: func() error { return nil }}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := l.last().Position; got != 3 {
+			t.Errorf("%s: got a receipt of position %d, want all of it", sender, got)
+		}
+	}
+	if got := count(t, led, "recorded"); got != 1+2 {
+		t.Errorf("recorded: got %d, want what runs here, and all of who is no host", got)
+	}
+	rows, err := led.Quarantine(t.Context(), 10)
+	if err != nil || len(rows) != 1 || rows[0].Reason != "foreign_host" || rows[0].Instance != "vm-7" || rows[0].Sender != "host-1" || !strings.Contains(rows[0].Detail, `runs with "host-2"`) {
+		t.Errorf("got %+v, %v, want what runs elsewhere in quarantine", rows, err)
 	}
 }
 

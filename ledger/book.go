@@ -21,6 +21,9 @@ const (
 	reasonHole       = "hole"        // held: an earlier event is missing
 	reasonAhead      = "clock_ahead" // held: it lies in the future
 	reasonUnset      = "clock_unset" // held: it comes from a clock that was never set
+
+	reasonForeign = odometer.RefusedForeign
+	reasonSender  = odometer.RefusedSender
 )
 
 // maxAhead is how far an event may lie ahead of the server's clock: time

@@ -126,7 +126,14 @@ func repack(fr *odometer.Frame) (*odometer.Frame, error) {
 	if err != nil {
 		return nil, err
 	}
-	return odometer.DecodeFrame(body)
+	part, err := odometer.DecodeFrame(body)
+	if err != nil {
+		return nil, err
+	}
+	for i := range fr.Records {
+		part.Records[i].Refused = fr.Records[i].Refused
+	}
+	return part, nil
 }
 
 // split returns the indexes of the frame's records by partition, and the

@@ -78,7 +78,11 @@ func (x *usageExport) of(from, to int64, prepare func(*usageQuery)) (*usageQuery
 	if prepare != nil {
 		prepare(u)
 	}
-	if err := u.run(); err != nil {
+	err := u.run()
+	if err == nil {
+		err = u.runGranted()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("usage: %w", err)
 	}
 	return u, nil
@@ -136,6 +140,10 @@ func (x *usageExport) byInstance() error {
 	slices.SortFunc(edges, compareInstances)
 	all := newUsageQuery(x.ctx, x.tx, x.q)
 	from := cmp.Or(all.epochs, `epochs`)
+	if list := grantedList(x.q.View); list != "" && x.q.Instance == "" {
+		from = `(SELECT instance FROM ` + from + ` UNION SELECT instance FROM epochs WHERE instance` + ofList + `)`
+		all.args = append(all.args, list)
+	}
 	for after := odometer.InstanceID(""); ; {
 		ids, err := instanceIDs(x.ctx, x.tx, `SELECT DISTINCT instance FROM `+from+` WHERE instance > ? ORDER BY instance LIMIT ?`, append(all.args, string(after), instancesAtOnce)...)
 		if err != nil {
@@ -183,7 +191,7 @@ func (x *usageExport) instances(ids []odometer.InstanceID, from, to int64, edges
 			return err
 		}
 		u, err := x.of(from, to, func(u *usageQuery) {
-			u.epochs, u.args = `(SELECT partition, epoch_no, instance FROM epochs WHERE instance`+ofList+`)`, []any{string(names)}
+			u.epochs, u.args, u.within = epochsOfList, []any{string(names)}, ids
 		})
 		if err != nil {
 			return err

@@ -28,6 +28,7 @@ type fold struct {
 	homes  map[spoolKey]uint64 // of each spool, how far the records of its agent's partition have come
 	counts map[countKey]int64
 	held   map[epochKey]int // epochs with held events
+	waits  map[epochKey]int // epochs with events in quarantine that are foreign: see foreign.go
 	known  map[int]int64    // by partition: up to which epoch the owners are entered
 	// Epochs that were offered to agents, and the same by who would go on there.
 	handed    map[epochKey][]handover
@@ -36,6 +37,11 @@ type fold struct {
 	someOwned bool   // it is recorded of some instance who owned it
 	opened    int64  // the earliest hour opened since the upkeep began to seal
 	booked    uint64 // entries booked since opening, to see news
+
+	// Who named another owner than is recorded: see disagreement.go.
+	disagreed disagreements
+	decided   map[odometer.InstanceID]int64 // when it was last decided whose it is, since opening
+	since     int64                         // opening
 
 	// Cache of the tables epochs and state: what is not here is read from there.
 	epochs map[epochKey]*epoch
@@ -53,6 +59,7 @@ type fold struct {
 	given       charges   // whom a record is charged to that is folded again; nil for one that is new
 	paying      []payer   // for the booking at work
 	buf         []byte    // of the row being written
+	disagreeing []Disagreement
 	stale       bool
 	db          *sql.DB
 }
@@ -81,7 +88,7 @@ type countKey struct {
 }
 
 func newFold(ctx context.Context, db *sql.DB, b Bounds) (*fold, error) {
-	f := &fold{bounds: b, db: db, stale: true}
+	f := &fold{bounds: b, db: db, stale: true, decided: map[odometer.InstanceID]int64{}}
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, err
@@ -99,6 +106,7 @@ func (f *fold) begin(ctx context.Context, tx *sql.Tx) error {
 	f.ctx, f.tx = ctx, tx
 	f.stmts = map[string]*sql.Stmt{}
 	f.dirtyEpochs = f.dirtyEpochs[:0]
+	f.disagreeing = f.disagreeing[:0]
 	f.bookedIn = nil
 	f.dirtyCounts = map[countKey]bool{}
 	f.dirtySpools = map[spoolKey]int64{}
@@ -108,7 +116,7 @@ func (f *fold) begin(ctx context.Context, tx *sql.Tx) error {
 	f.heads = map[int]*head{}
 	f.spools, f.homes = map[spoolKey]uint64{}, map[spoolKey]uint64{}
 	f.counts = map[countKey]int64{}
-	f.held = map[epochKey]int{}
+	f.held, f.waits = map[epochKey]int{}, map[epochKey]int{}
 	f.known = map[int]int64{}
 	f.handed, f.awaited = map[epochKey][]handover{}, map[successor]epochKey{}
 	f.from, f.newFrom = 0, false
@@ -132,6 +140,7 @@ func (f *fold) committed() {
 			f.uncache(e)
 		}
 	}
+	f.disagreed.add(f.disagreeing)
 	f.tx = nil
 }
 
@@ -218,6 +227,7 @@ type work struct {
 
 	next      run  // what book says of the event it booked
 	releasing bool // events of earlier records are being released
+	disagreed bool // it is noted that the event at work names another owner than is recorded
 }
 
 // frame folds one frame into the tables. rec has everything but its result
@@ -287,6 +297,7 @@ func errorText(err error) string {
 
 // record folds one record of the frame.
 func (f *fold) record(w *work, index int, r *odometer.Record) error {
+	w.disagreed = false
 	if r.Event == nil && r.Err == nil {
 		w.res.add(run{N: 1, Outcome: outcomeCheckpoint})
 		w.results = append(w.results, odometer.Result{Outcome: outcomeCheckpoint})
@@ -299,6 +310,9 @@ func (f *fold) record(w *work, index int, r *odometer.Record) error {
 			reason = reasonVersion
 		}
 		return f.settle(w, index, r, refuse(reason, "%s", r.Err))
+	}
+	if r.Refused != nil && r.Refused.Reason == reasonSender {
+		return f.imposed(w, index, r)
 	}
 	if err := f.happened(w, r.Event); err != nil {
 		return err
@@ -331,6 +345,9 @@ func (f *fold) integral(w *work, index int, r *odometer.Record) error {
 		if err != nil {
 			return err
 		}
+		return f.settle(w, index, r, v)
+	}
+	if v, yes := f.foreign(e, r); yes {
 		return f.settle(w, index, r, v)
 	}
 	if v, yes := f.superseded(e, ev); yes {
@@ -440,12 +457,15 @@ func (f *fold) charge(w *work, e *epoch, ev *odometer.Event, k *booking, plain b
 	whole := len(payers) == 1
 	at, reading := k.span.Start, k.readings.Start
 	for _, p := range payers {
-		piece := k
+		piece, from := k, at
 		if !whole {
 			piece = k.piece(at, p.until, reading)
 			at, reading = p.until, piece.readings.End
 		}
 		entry := f.entry(w, e, ev, piece)
+		if p.owner != entry.Event.Owner {
+			f.disagrees(w, ev, from, p.owner)
+		}
 		if !whole || p.owner != entry.Event.Owner {
 			c := charge{Entry: entry.ID.Number, N: 1, User: p.owner.User, Org: p.owner.Org}
 			if piece.more {
@@ -566,7 +586,10 @@ func (f *fold) settle(w *work, index int, r *odometer.Record, v verdict) error {
 			return err
 		}
 		if again {
-			res = odometer.Result{EventID: res.EventID, Outcome: odometer.Duplicate}
+			res.Outcome = odometer.Duplicate
+			if v.reason != reasonForeign && v.reason != reasonSender { // which do not follow from the event
+				res.Reason, res.Detail = "", ""
+			}
 		}
 	}
 	w.res.add(run{N: 1, Outcome: string(res.Outcome), Reason: res.Reason, Detail: res.Detail})

@@ -202,6 +202,8 @@ type decision struct {
 	Epoch    odometer.Epoch `json:"epoch,omitempty"`
 	No       int64          `json:"no,omitempty"` // of the quarantine
 	Actor    string         `json:"actor,omitempty"`
+	// Bounded says that what is released has to be possible: nobody looked at it.
+	Bounded bool `json:"bounded,omitempty"`
 	// Entry that is reversed, whole but for members that nobody knows, and why.
 	Entry json.RawMessage `json:"entry,omitempty"`
 	Cause string          `json:"cause,omitempty"`
@@ -240,7 +242,7 @@ func (f *fold) decide(rec *record) (odometer.Result, error) {
 	}
 	w := &work{rec: rec, releasing: true}
 	if d.Decision == decideReleased {
-		res, err := f.releaseQuarantined(w, d.No)
+		res, err := f.releaseQuarantined(w, &d)
 		if err != nil {
 			return res, err
 		}

@@ -15,7 +15,7 @@ type InstanceQuery struct {
 	Instance odometer.InstanceID
 	User     odometer.UserID // who was ever charged for it; or it is too new to know
 	Org      odometer.OrgID
-	View     *odometer.View // where it is not nil, who was ever charged is somebody that it sees; as with User
+	View     *odometer.View // where it is not nil, who was ever charged is somebody that it sees, or it is granted; as with User
 }
 
 // InstanceRow is what is booked of an instance: by whom it was measured last,
@@ -45,12 +45,15 @@ func (l *Ledger) Instances(ctx context.Context, q InstanceQuery) ([]InstanceRow,
 func instancesOf(ctx context.Context, tx queryer, q InstanceQuery) ([]InstanceRow, error) {
 	u := newUsageQuery(ctx, tx, odometer.UsageQuery{Instance: q.Instance, User: q.User, Org: q.Org, View: q.View})
 	from := u.epochs
+	args := u.args
 	if from == "" {
 		from = `epochs`
+	} else if list := grantedList(q.View); list != "" && q.Instance == "" {
+		from, args = `(SELECT instance FROM `+from+` UNION SELECT instance FROM `+epochsOfList+`)`, append(args, list)
 	}
 	rows, err := tx.QueryContext(ctx, `SELECT `+epochColumns+` FROM `+epochTables+` WHERE e.instance IN (
 		SELECT DISTINCT instance FROM `+from+` WHERE instance > ? ORDER BY instance LIMIT ?) ORDER BY e.instance`,
-		append(u.args, string(q.After), q.Limit)...)
+		append(args, string(q.After), q.Limit)...)
 	if err != nil {
 		return nil, err
 	}

@@ -150,6 +150,7 @@ func open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	if l.fold, err = newFold(ctx, write, o.Bounds); err != nil {
 		return nil, err
 	}
+	l.fold.since = l.clock().UnixMicro()
 	return l, l.nextGeneration(ctx)
 }
 

@@ -67,7 +67,7 @@ func (l *Ledger) Lifecycle(ctx context.Context, q odometer.LifecycleQuery) ([]od
 }
 
 // hoursSeen returns, as a JSON array, the hours since 1970 in which an instance
-// was charged to owners that v sees and to no other; "" for none. Who was charged
+// was charged to owners whose use of it v sees and to no other; "" for none. Who was charged
 // and has had all of it taken back was not. What happened in
 // an hour that was divided is told to nobody who does not see both: the log does
 // not say whose it was.
@@ -83,7 +83,7 @@ func (l *Ledger) hoursSeen(ctx context.Context, instance odometer.InstanceID, v 
 		start, seen, charged := rows[i].Start, true, false
 		for ; i < len(rows) && rows[i].Start == start; i++ {
 			if rows[i].Totals != (odometer.UsageRow{}).Totals {
-				seen = seen && v.Sees(odometer.Owner{User: rows[i].User, Org: rows[i].Org})
+				seen = seen && v.SeesUse(instance, odometer.Owner{User: rows[i].User, Org: rows[i].Org}, start)
 				charged = true
 			}
 		}

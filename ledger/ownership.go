@@ -193,6 +193,7 @@ func (f *fold) owned(w *work, d *decision) error {
 		}
 	}
 	f.someOwned = true
+	f.decided[o.Instance] = max(f.decided[o.Instance], w.rec.at)
 	for _, e := range f.epochs {
 		if e.instance == o.Instance {
 			e.owners, e.ownersKnown = h, true

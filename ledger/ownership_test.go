@@ -50,7 +50,6 @@ func (d *desk) charged() map[odometer.Owner]int64 {
 
 // TestWhoIsCharged tells who owns a machine before and after it is used.
 func TestWhoIsCharged(t *testing.T) {
-	const minute = 60 * sec
 	for _, c := range []struct {
 		name  string
 		tell  func(d *desk, m *meter)

@@ -49,6 +49,19 @@ func placesOf(ctx context.Context, tx queryer, q *odometer.EntryQuery, from, upt
 	if err != nil {
 		return p, err
 	}
+	granted, err := u.grantedParts()
+	if err != nil {
+		return p, err
+	}
+	for _, g := range granted {
+		more, err := g.stretches()
+		if err != nil {
+			return p, err
+		}
+		for partition, list := range more {
+			used[partition] = append(used[partition], list...)
+		}
+	}
 	p.narrow, p.listed = true, true
 	var partitions []string
 	for _, partition := range slices.Sorted(maps.Keys(used)) {
@@ -260,7 +273,7 @@ func (u *usageQuery) openHours(add func(partition int, from, length int64)) erro
 			return fmt.Errorf("state of epochs from %d on of partition %d: %w", first, partition, err)
 		}
 		for _, e := range epochs {
-			if e == nil || e.open.empty() || u.User != "" && e.open.owner.User != u.User || u.Org != "" && e.open.owner.Org != u.Org || u.View != nil && !u.View.Sees(e.open.owner) {
+			if e == nil || e.open.empty() || u.User != "" && e.open.owner.User != u.User || u.Org != "" && e.open.owner.Org != u.Org || u.View != nil && u.granted == nil && !u.View.Sees(e.open.owner) {
 				continue
 			}
 			add(partition, e.open.hour, odometer.HourMicros)

@@ -43,6 +43,9 @@ func (f *fold) quarantineAt(w *work, at place, r *odometer.Record, v verdict) (a
 	if err != nil {
 		return false, fmt.Errorf("put event %s in quarantine: %w", id, err)
 	}
+	if v.reason == reasonForeign {
+		f.waits[epochKey{w.rec.partition, odometer.Epoch(epoch)}]++
+	}
 	return false, nil
 }
 
@@ -71,13 +74,17 @@ func (f *fold) inQuarantine(e *epoch, first, last uint64) (bool, error) {
 // releaseQuarantined books an event that a person has released, without the
 // bounds of what is possible and without waiting for what is missing before
 // it. What still contradicts the watermark is refused.
-func (f *fold) releaseQuarantined(w *work, no int64) (odometer.Result, error) {
+func (f *fold) releaseQuarantined(w *work, d *decision) (odometer.Result, error) {
+	no := d.No
 	fail := func(err error) (odometer.Result, error) {
 		return odometer.Result{}, fmt.Errorf("release %d-%d from quarantine: %w", w.rec.partition, no, err)
 	}
 	var at place
 	var released int64
-	err := f.queryRow(`SELECT position, idx, released_us FROM quarantine WHERE partition = ? AND no = ?`, []any{w.rec.partition, no}, &at.position, &at.index, &released)
+	var epoch odometer.Epoch
+	var reason string
+	err := f.queryRow(`SELECT position, idx, released_us, epoch, reason FROM quarantine WHERE partition = ? AND no = ?`, []any{w.rec.partition, no},
+		&at.position, &at.index, &released, &epoch, &reason)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return fail(odometer.ErrNotFound)
@@ -85,6 +92,13 @@ func (f *fold) releaseQuarantined(w *work, no int64) (odometer.Result, error) {
 		return fail(err)
 	case released != 0:
 		return fail(fmt.Errorf("it was released at %s: %w", time.UnixMicro(released).UTC().Format(time.RFC3339), odometer.ErrConflict))
+	}
+	if reason == reasonForeign {
+		res, err := f.admit(w, epochKey{w.rec.partition, epoch}, d)
+		if err != nil {
+			return fail(err)
+		}
+		return res, nil
 	}
 	r, err := f.eventAt(w, w.rec.partition, at)
 	if err != nil {
@@ -133,9 +147,14 @@ func (f *fold) releaseQuarantined(w *work, no int64) (odometer.Result, error) {
 // Release books an event from quarantine on the word of a person, named by
 // actor; that is a record of the journal too. It returns what became of the
 // event, or an error wrapping [odometer.ErrNotFound] or
-// [odometer.ErrConflict].
+// [odometer.ErrConflict]. With an event that is there because its instance was
+// known to run elsewhere those go that are there with it, of its epoch.
 func (l *Ledger) Release(ctx context.Context, partition int, no int64, actor string) (odometer.Result, error) {
-	body, err := json.Marshal(decision{Decision: decideReleased, No: no, Actor: actor})
+	return l.release(ctx, partition, decision{Decision: decideReleased, No: no, Actor: actor})
+}
+
+func (l *Ledger) release(ctx context.Context, partition int, d decision) (odometer.Result, error) {
+	body, err := json.Marshal(&d)
 	if err != nil {
 		return odometer.Result{}, err
 	}

@@ -38,6 +38,9 @@ func (l *Ledger) Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer.U
 	if err := u.run(); err != nil {
 		return nil, fmt.Errorf("usage: %w", err)
 	}
+	if err := u.runGranted(); err != nil {
+		return nil, fmt.Errorf("usage: %w", err)
+	}
 	return u.result(), nil
 }
 
@@ -54,6 +57,9 @@ type usageQuery struct {
 	lastRow *odometer.UsageRow
 	room    []odometer.UsageRow // for rows to come
 	gone    pruned              // what the journal no longer has
+	granted granted             // what is asked for beside what the view's own is; nil for that
+	// within are the only instances of which what is granted is asked for, in order; nil for all.
+	within []odometer.InstanceID
 }
 
 // rowKey is what usage is grouped by.
@@ -94,7 +100,7 @@ func (u *usageQuery) ofOwner(table string) (cond string, args []any) {
 		cond += ` AND ` + table + `.org = ?`
 		args = append(args, string(u.Org))
 	}
-	if u.View != nil && !u.View.All() {
+	if u.View != nil && !u.View.All() && u.granted == nil {
 		seen, orgs := seenBy(u.View, table)
 		cond, args = cond+` AND `+seen, append(args, string(u.View.User()), orgs)
 	}
@@ -161,7 +167,7 @@ func ceilHour(us int64) int64 {
 // row returns the row to which what owner used of instance in the hour or on
 // the day belongs, nil where it was not asked for.
 func (u *usageQuery) row(instance odometer.InstanceID, owner odometer.Owner, start int64) *odometer.UsageRow {
-	if u.User != "" && owner.User != u.User || u.Org != "" && owner.Org != u.Org || u.Instance != "" && instance != u.Instance || u.View != nil && !u.View.Sees(owner) {
+	if u.User != "" && owner.User != u.User || u.Org != "" && owner.Org != u.Org || u.Instance != "" && instance != u.Instance || !u.sees(instance, owner) {
 		return nil
 	}
 	var k rowKey
@@ -287,7 +293,7 @@ func (u *usageQuery) packed(v level, from, to int64) error {
 	if from >= to {
 		return nil
 	}
-	ofOwners := u.Instance == "" && !u.by[odometer.ByInstance]
+	ofOwners := u.Instance == "" && !u.by[odometer.ByInstance] && u.granted == nil
 	if ofOwners {
 		v.table = "owner_" + v.table
 	}
@@ -424,7 +430,7 @@ func (u *usageQuery) open(from, to int64) error {
 // instances returns of which instance the epochs are that are asked for and may
 // have an hour open before to; nil where nobody asks.
 func (u *usageQuery) instances(to int64) (map[epochNumber]odometer.InstanceID, error) {
-	if u.Instance == "" && !u.by[odometer.ByInstance] {
+	if u.Instance == "" && !u.by[odometer.ByInstance] && u.granted == nil {
 		return nil, nil
 	}
 	query, args := `SELECT partition, epoch_no, instance FROM `+u.epochs, u.args

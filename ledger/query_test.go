@@ -272,6 +272,9 @@ func drawQuery(rt *rapid.T) odometer.UsageQuery {
 		View:     rapid.SampledFrom([]*odometer.View{nil, nil, nil, &odometer.Everything, new(odometer.View), viewOf("u-ada"), viewOf("u-bob", "o-acme"), viewOf("", "o-other")}).Draw(rt, "seen by"),
 		From:     1, To: 1 << 60,
 	}
+	if rapid.IntRange(0, 2).Draw(rt, "granted") == 0 {
+		q.View = drawGrants(rt)
+	}
 	if rapid.IntRange(0, 4).Draw(rt, "all time") > 0 {
 		q.From = drawTime(rt, "from", 1, 1<<60-1)
 		q.To = drawTime(rt, "to", q.From+1, 1<<60)
@@ -285,6 +288,22 @@ func drawQuery(rt *rapid.T) odometer.UsageQuery {
 		q.GroupBy = append(q.GroupBy, by)
 	}
 	return q
+}
+
+// drawGrants is what a user sees who owns some of it, or nothing, and holds grants.
+func drawGrants(rt *rapid.T) *odometer.View {
+	c := odometer.Caller{Bound: odometer.Bound{User: rapid.SampledFrom([]odometer.UserID{"u-ada", "u-none"}).Draw(rt, "granted to")}}
+	for _, instance := range []odometer.InstanceID{"vm-0", "vm-1", "vm-none"} {
+		if rapid.Bool().Draw(rt, "granted "+string(instance)) {
+			c.Grants = append(c.Grants, odometer.Grant{
+				Instance: instance, User: c.User,
+				Of:    rapid.SampledFrom([]odometer.Owner{{}, {User: "u-ada", Org: "o-acme"}, {User: "u-bob", Org: "o-acme"}, {User: odometer.Unassigned}}).Draw(rt, "in the name of"),
+				Since: time.UnixMicro(odometer.Hour(drawTime(rt, "since", 1, 1<<59))),
+			})
+		}
+	}
+	v := c.View()
+	return &v
 }
 
 type usageKey struct {
@@ -317,10 +336,13 @@ func slowUsageOf(entries []odometer.Entry, recovered map[odometer.EntryID]bool, 
 	rows := map[usageKey]*odometer.UsageRow{}
 	for i := range entries {
 		ev := &entries[i].Event
-		if q.Instance != "" && ev.Instance != q.Instance || q.User != "" && ev.Owner.User != q.User || q.Org != "" && ev.Owner.Org != q.Org || q.View != nil && !q.View.Sees(ev.Owner) {
+		if q.Instance != "" && ev.Instance != q.Instance || q.User != "" && ev.Owner.User != q.User || q.Org != "" && ev.Owner.Org != q.Org {
 			continue
 		}
 		for hour := odometer.Hour(ev.Span.Start); hour < ev.Span.End; hour += odometer.HourMicros {
+			if q.View != nil && !q.View.SeesUse(ev.Instance, ev.Owner, hour) {
+				continue
+			}
 			part := ev.Usage.Between(ev.Span, max(hour, q.From), min(hour+odometer.HourMicros, q.To))
 			row := odometer.UsageRow{}
 			for _, by := range q.GroupBy {

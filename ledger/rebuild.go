@@ -163,8 +163,9 @@ func (f *fold) again(old *record, report *Report) error {
 		first: old.first, last: old.last, body: old.body,
 	}
 	f.start(r)
-	var res struct { // whose bookings are made again
+	var res struct { // whose bookings are made again, and what was known of who sent it
 		Owners charges `json:"owners"`
+		Runs   []run   `json:"runs"`
 	}
 	if err := json.Unmarshal(old.result, &res); err != nil {
 		return fmt.Errorf("journal record %d-%d: what was decided: %w", old.partition, old.position, err)
@@ -176,6 +177,7 @@ func (f *fold) again(old *record, report *Report) error {
 	case kindFrame:
 		var fr *odometer.Frame
 		if fr, err = odometer.DecodeFrame(r.body); err == nil {
+			refuseAgain(fr, res.Runs)
 			_, err = f.frame(r, fr)
 		}
 	case kindBroken:

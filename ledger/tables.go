@@ -130,6 +130,9 @@ func (f *fold) loadMirrors() error {
 	if err != nil {
 		return fmt.Errorf("read the held events: %w", err)
 	}
+	if err := f.loadForeign(); err != nil {
+		return err
+	}
 	if err := f.tx.QueryRowContext(f.ctx, `SELECT EXISTS (SELECT 1 FROM ownership)`).Scan(&f.someOwned); err != nil {
 		return fmt.Errorf("read whether instances have owners: %w", err)
 	}

@@ -23,6 +23,13 @@ func viewOf(user odometer.UserID, orgs ...odometer.OrgID) *odometer.View {
 	return &v
 }
 
+// grantedTo returns what a user sees who owns nothing, and was given a grant on vm-1.
+func grantedTo(of odometer.Owner, since int64) *odometer.View {
+	c := odometer.Caller{Bound: odometer.Bound{User: "u-guest"}, Grants: []odometer.Grant{{Instance: "vm-1", Of: of, Since: time.UnixMicro(since)}}}
+	v := c.View()
+	return &v
+}
+
 // TestAViewIsAConditionOfEveryQuestion has a machine change hands in the middle of
 // an hour: whoever asks is answered what is his, page by page, and of what is not
 // as of what there is not.
@@ -60,6 +67,10 @@ func TestAViewIsAConditionOfEveryQuestion(t *testing.T) {
 		{"who sees both", viewOf("u-ada", "o-other"), 4, "[vm-1]", []odometer.ChangeKind{odometer.ChangeStarted, odometer.ChangePaused, odometer.ChangeResumed, odometer.ChangeResized}},
 		{"a stranger", viewOf("u-eve", "o-none"), 0, "[]", nil},
 		{"nobody", new(odometer.View), 0, "[]", nil},
+		{"whom the first gave a grant", grantedTo(odometer.Owner{User: "u-ada", Org: "o-acme"}, base), 2, "[vm-1]", []odometer.ChangeKind{odometer.ChangeStarted}},
+		{"whom he gave one later", grantedTo(odometer.Owner{User: "u-ada", Org: "o-acme"}, base+odometer.HourMicros), 1, "[vm-1]", nil},
+		{"whom the operator gave one", grantedTo(odometer.Owner{}, base+odometer.HourMicros), 3, "[vm-1]", []odometer.ChangeKind{odometer.ChangePaused, odometer.ChangeResumed, odometer.ChangeResized}},
+		{"whom somebody else gave one", grantedTo(odometer.Owner{User: "u-eve"}, base), 0, "[vm-1]", nil},
 	} {
 		for _, when := range []string{"open", "entered and sealed"} {
 			if when != "open" {

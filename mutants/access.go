@@ -129,19 +129,19 @@ var accessBugs = []bug{
 		`return odometer.AnyVersion, nil`,
 		"api.TestTranscripts"},
 	{"of one instance the sum is everybody's", "ledger/query.go",
-		` || u.View != nil && !u.View.Sees(owner)`,
+		` || !u.sees(instance, owner)`,
 		``,
 		"ledger.TestUsageIsTheFoldOfTheEntries"},
 	{"the ledger's entries are everybody's", "query.go",
-		` && (q.View == nil || q.View.Sees(ev.Owner))`,
+		` && (q.View == nil || q.View.SeesUse(ev.Instance, ev.Owner, ev.Span.Start))`,
 		``,
 		"ledger.TestAViewIsAConditionOfEveryQuestion"},
 	{"what happened in an hour that was divided is told to one of both", "ledger/lifecycle.go",
-		`seen = seen && v.Sees(`,
-		`seen = v.Sees(`,
+		`seen = seen && v.SeesUse(`,
+		`seen = v.SeesUse(`,
 		"ledger.TestAViewIsAConditionOfEveryQuestion"},
 	{"the fleet shows anybody one instance", "cmd/odometer/fleet.go",
-		`k.Agent == "" || !seen.Sees(ownerOf(&k.Instance))`,
+		`k.Agent == "" || !f.sees(seen, &k)`,
 		`k.Agent == ""`,
 		"cmd/odometer.TestFleetJoinsWhatIsKnown"},
 	{"the token of a deleted user is accepted where the answer of the disk was lost", "account/tokens.go",
@@ -149,8 +149,9 @@ var accessBugs = []bug{
 		`if h == nil || !there && h.saved < 0 ||`,
 		"account.TestEveryCommitOfPeopleFails"},
 	{"who was removed is a member until the next start", "account/people.go",
-		`			a.people.users[user] = list
-`, `			_ = list
+		`			a.people.users[user], a.people.grants[user] = list, holdGrants(granted, a.now())
+`, `			a.people.grants[user] = holdGrants(granted, a.now())
+			_ = list
 `,
 		"account.TestEveryCommitOfPeopleFails"},
 	{"who may have been removed is let in where that cannot be read", "account/people.go",

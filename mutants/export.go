@@ -53,8 +53,8 @@ var exportBugs = []bug{
 		return w`,
 		"api.TestSecretsAreNotCompressed"},
 	{"an ETag does not say who sees the answer", "api/etag.go",
-		`v.All(), v.User(), v.Orgs())`,
-		`true, "", "")`,
+		`v.All(), v.User(), v.Orgs(), v.Granted())`,
+		`true, "", "", "")`,
 		"api.TestAnAnswerThatStaysIsNotSentAgain"},
 	{"an ETag does not say what is open", "api/etag.go",
 		`		h.Write(b)

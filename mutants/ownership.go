@@ -104,7 +104,7 @@ var ownershipBugs = []bug{
 		`	if false && !`,
 		"audit.TestCorruption"},
 	{"somebody is shown whose an instance was before it was his", "api/ownership.go",
-		`		if view.Sees(list[i].Owner) {`,
-		`		if view.Sees(list[i].Owner) || true {`,
+		`sees && list[i].From < list[i].Until {`,
+		`(sees || true) && list[i].From < list[i].Until {`,
 		"api.TestForeignOwnershipIsNotTold"},
 }

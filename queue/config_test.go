@@ -102,7 +102,7 @@ func TestAnExternalServerHoldsEachToItsOwn(t *testing.T) {
 	for _, id := range ids[2:] {
 		tok := Token(string(id))
 		i := intrude(t, o.Server, byKey(keys[id]))
-		i.may([]string{"odometer.live." + tok, "odometer.receipt-request." + tok}, []string{"odometer.receipt." + tok, "_INBOX." + tok + ".>"}, slices.Concat(forbidden, []string{IngestSubject(testAgent)}))
+		i.may([]string{"odometer.live." + tok, "odometer.receipt-request." + tok}, []string{"odometer.receipt." + tok, "odometer.owners." + tok, "_INBOX." + tok + ".>"}, slices.Concat(forbidden, []string{IngestSubject(testAgent)}))
 	}
 	i := intrude(t, o.Server, byKey(all))
 	i.may(nil, []string{InboxPrefix(readerOfAll) + ".>"}, slices.Concat(forbidden, []string{"$JS.API.CONSUMER.MSG.NEXT.USAGE." + string(readerOfAcme)}))

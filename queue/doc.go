@@ -9,6 +9,7 @@
 //	odometer.receipt.AGENT                what the ledger has committed; not stored
 //	odometer.receipt-request.AGENT        asks for the last receipt; not stored
 //	odometer.live.AGENT                   the still open periods, and what the machines are; not stored
+//	odometer.owners.AGENT                 whose the agent's instances are; not stored
 //
 // INGEST is a work queue: a message is deleted when the [Receiver]
 // acknowledges it. Every message is synced to disk before the queue

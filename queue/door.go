@@ -61,7 +61,7 @@ type passage struct {
 // Each account's passages to $G, and back.
 var (
 	hostsTo   = []passage{{ingestPrefix + "*", server.Singleton}, {receiptRequestPrefix + "*", server.Singleton}, {livePrefix + "*", server.Singleton}}
-	hostsFrom = []string{receiptPrefix + "*", inboxPrefix + ">"}
+	hostsFrom = []string{receiptPrefix + "*", ownersPrefix + "*", inboxPrefix + ">"}
 	readersTo = []passage{{nextPrefix + "*", server.Streamed}, {consumerInfoPrefix + "*", server.Singleton}, {ackPrefix + ">", server.Singleton}, {accountInfo, server.Singleton}}
 )
 
@@ -190,11 +190,11 @@ func (d *door) expel(key odometer.Key) {
 }
 
 // agentPermissions says what an agent may do: send to its own subjects and
-// read its own receipts and answers.
+// read its own receipts, whose its own instances are, and its own answers.
 func agentPermissions(token string) *server.Permissions {
 	return &server.Permissions{
 		Publish:   &server.SubjectPermission{Allow: []string{ingestPrefix + token, receiptRequestPrefix + token, livePrefix + token}},
-		Subscribe: &server.SubjectPermission{Allow: []string{receiptPrefix + token, inboxPrefix + token + ".>"}},
+		Subscribe: &server.SubjectPermission{Allow: []string{receiptPrefix + token, ownersPrefix + token, inboxPrefix + token + ".>"}},
 	}
 }
 

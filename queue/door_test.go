@@ -156,7 +156,7 @@ func (i *intruder) may(publish, hear, neither []string) {
 // forbidden is what no agent and no consumer may send to or hear of.
 var forbidden = []string{
 	"odometer.ingest.other", "odometer.ingest.*", "odometer.ingest.>", "odometer.live.other", "odometer.live.*", "odometer.receipt-request.other",
-	"odometer.receipt.other", "odometer.receipt.*", "odometer.receipt.>", "odometer.>", "odometer.*.*", "*.*.*", ">", "*",
+	"odometer.owners.other", "odometer.owners.*", "odometer.owners.>", "odometer.receipt.other", "odometer.receipt.*", "odometer.receipt.>", "odometer.>", "odometer.*.*", "*.*.*", ">", "*",
 	"odometer.usage.>", "odometer.usage.o.u.i", "odometer.usage.*.*.*", "odometer.violation.o.u.i",
 	"_INBOX.>", "_INBOX.*", "_INBOX.*.>", "_INBOX.other.x", "_INBOX.other.>", "_INBOX.*.*.*",
 	"$JS.API.>", "$JS.>", "$JS.API.INFO", "$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.UPDATE.INGEST", "$JS.API.STREAM.DELETE.INGEST", "$JS.API.STREAM.DELETE.USAGE",
@@ -183,7 +183,7 @@ func TestAHostIsHeldToItsOwnSubjects(t *testing.T) {
 				t.Run(name, func(t *testing.T) {
 					i := intrude(t, s, how...)
 					mine := []string{"odometer.ingest." + tok, "odometer.live." + tok, "odometer.receipt-request." + tok}
-					heard := []string{"odometer.receipt." + tok, "_INBOX." + tok + ".x", "_INBOX." + tok + ".>"}
+					heard := []string{"odometer.receipt." + tok, "odometer.owners." + tok, "_INBOX." + tok + ".x", "_INBOX." + tok + ".>"}
 					// What it may send to it may not hear, and the other way round.
 					i.may(mine, heard, slices.Concat(forbidden, mine, heard))
 				})

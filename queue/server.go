@@ -263,6 +263,7 @@ func (s *Server) Shutdown() {
 // up and what made its store fail, which it tells in no other way. The server's notices are about its own start and are not for everyone.
 type serverLog struct {
 	logger *slog.Logger
+	often  often
 	failed chan struct{} // closed when why is set
 	mu     sync.Mutex
 	fatal  string
@@ -270,9 +271,52 @@ type serverLog struct {
 }
 
 func (l *serverLog) say(level slog.Level, format string, v []any) {
-	if l.logger.Enabled(context.Background(), level) {
-		l.logger.Log(context.Background(), level, "nats: "+fmt.Sprintf(format, v...))
+	if !l.logger.Enabled(context.Background(), level) {
+		return
 	}
+	left, ok := l.often.one(time.Now())
+	if !ok {
+		return
+	}
+	text := "nats: " + fmt.Sprintf(format, v...)
+	if left > 0 {
+		l.logger.Log(context.Background(), level, text, "left_out", left)
+		return
+	}
+	l.logger.Log(context.Background(), level, text)
+}
+
+// often lets logBurst lines through at once and logEvery another one: whoever is not let in
+// again and again makes a line each time, and is to fill no disk.
+type often struct {
+	mu   sync.Mutex
+	free int       // lines that may come at once
+	at   time.Time // when free was computed last
+	left int       // out, since the last line
+}
+
+const (
+	logBurst = 50
+	logEvery = time.Second
+)
+
+// one asks for a line, and is told how many were left out before it.
+func (o *often) one(now time.Time) (left int, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.at.IsZero() {
+		o.free, o.at = logBurst, now
+	}
+	if n := int(now.Sub(o.at) / logEvery); n > 0 {
+		o.free, o.at = min(logBurst, o.free+n), o.at.Add(time.Duration(n)*logEvery)
+	}
+	if o.free == 0 {
+		o.left++
+		return 0, false
+	}
+	o.free--
+	left, o.left = o.left, 0
+	return left, true
 }
 
 func (l *serverLog) Noticef(format string, v ...any) { l.say(slog.LevelDebug, format, v) }

@@ -17,6 +17,7 @@ const (
 	receiptPrefix        = "odometer.receipt."
 	receiptRequestPrefix = "odometer.receipt-request."
 	livePrefix           = "odometer.live."
+	ownersPrefix         = "odometer.owners."
 	inboxPrefix          = "_INBOX."
 )
 

@@ -58,6 +58,10 @@ type images struct {
 	since  int64               // boot time of the last round
 	news   atomic.Bool         // a file was seen for the first time, or is another one
 
+	// version counts the changes of what files occupy or count as: what a machine's
+	// come to is added up when there was one. It is 1 at first, so that 0 is none.
+	version atomic.Uint64
+
 	// shared are the images that several machines were laid over, the one that was
 	// found last at the end: when the others have gone it is still nobody's own,
 	// and so after a restart.
@@ -90,6 +94,7 @@ type imageFS struct {
 func (m *images) init(stat statFunc, layers blockLayers) {
 	m.stat, m.layers = stat, layers
 	m.byFS, m.wake = map[string]*imageFS{}, make(chan struct{}, 1)
+	m.version.Store(1)
 }
 
 // replace takes over which files there are, and where filesystems are mounted.
@@ -256,9 +261,11 @@ func (m *images) measure(f *diskFile) {
 	default:
 		err = fmt.Errorf("%s is neither a file nor a block device", f.path)
 	}
+	another := false
 	if err == nil {
 		// Before the bytes, which count only for the file that they are of.
 		if was := f.id.Load(); was == nil || *was != id {
+			another = true
 			f.id.Store(&id)
 			m.news.Store(true)
 		}
@@ -266,7 +273,9 @@ func (m *images) measure(f *diskFile) {
 	} else {
 		f.problem.Store(&err)
 	}
-	f.occupied.Store(bytes)
+	if f.occupied.Swap(bytes) != bytes || another {
+		m.version.Add(1)
+	}
 }
 
 // blocksOf returns the bytes that a file occupies.
@@ -384,6 +393,7 @@ func (s *VMs) share() {
 			p.counts = p.counts && p.local && !p.as.isDevice() && !uses[*p.as].several && !known[x]
 		}
 	}
+	s.images.version.Add(1)
 	if more := len(s.images.shared) - maxShared; more > 0 {
 		s.images.shared = slices.Delete(s.images.shared, 0, more)
 	}
@@ -396,6 +406,9 @@ func (s *VMs) Shared() []SharedImage {
 	defer s.mu.Unlock()
 	return slices.Clone(s.images.shared)
 }
+
+// setParts takes over which files the machine's disks are.
+func (v *vm) setParts(parts []diskPart) { v.parts, v.sized = parts, 0 }
 
 // occupied adds up what the machine's disks occupy, as far as that is known;
 // Unknown where it is of none.

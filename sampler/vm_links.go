@@ -26,11 +26,13 @@ type space struct {
 	ended func(linkInfo)
 
 	links  map[uint32]*hostLink
-	turn   uint64 // counts dumps
-	seen   int    // by this dump
-	newest uint32 // the greatest index that was ever there, once a dump was complete
-	whole  bool   // a dump was complete
-	news   bool   // an interface came that no machine's was looked for since
+	order  []*hostLink // as the last dump came to them, which the next will do again
+	at     int         // in order
+	turn   uint64      // counts dumps
+	seen   int         // by this dump
+	newest uint32      // the greatest index that was ever there, once a dump was complete
+	whole  bool        // a dump was complete
+	news   bool        // an interface came that no machine's was looked for since
 
 	problem error  // of the last dump
 	missed  mishap // messages that were lost
@@ -42,12 +44,12 @@ type space struct {
 // hostLink is an interface as the kernel counts it: the host's view.
 type hostLink struct {
 	index  uint32
+	young  bool // made since this process looks, so that its count began at 0 then
+	taken  bool // it was a machine's
+	gone   bool // deleted; rx and tx are what it came to
 	rx, tx uint64
 	turn   uint64    // of the dump that had it last
 	left   time.Time // when a dump first had it no more, while its end is not told; zero before
-	young  bool      // made since this process looks, so that its count began at 0 then
-	taken  bool      // it was a machine's
-	gone   bool      // deleted; rx and tx are what it came to
 
 	function *function // a virtual function stands for it, see [functions]; nil for an interface
 }
@@ -62,10 +64,10 @@ type nic struct {
 	leaves bool      // the machine has it no more; it is told once more
 	// What the machine received and sent, held through small steps back.
 	in, out ratchet
-	untold  uint64 // the dump after which the machine ended while its interface was being deleted
 	name    string // the incarnation: base, and "#n" behind it from the nth time on that the counters started anew
 	def     odometer.NIC
 
+	untold  uint64 // the dump after which the machine ended while its interface was being deleted
 	space   *space // nil while it is not known where
 	base    string // boot and index
 	anew    int
@@ -80,7 +82,7 @@ var (
 // openSpace opens the namespace at path, or this process's own.
 func openSpace(id uint64, own bool, path string, buf []byte) (*space, error) {
 	sp := &space{id: id, own: own, links: map[uint32]*hostLink{}}
-	sp.mark = func() { sp.turn, sp.seen = sp.turn+1, 0 }
+	sp.mark = func() { sp.turn, sp.seen, sp.at = sp.turn+1, 0, 0 }
 	sp.saw = sp.sawLink
 	sp.ended = sp.endLink
 	open := func() (err error) {
@@ -118,17 +120,35 @@ func (sp *space) close() {
 }
 
 func (sp *space) sawLink(index uint32, st linkStats) {
+	l := sp.next(index)
+	if l.turn != sp.turn {
+		l.turn, l.left = sp.turn, time.Time{}
+		sp.seen++
+	}
+	l.rx, l.tx = st.rxBytes, st.txBytes
+}
+
+// next returns the interface of an index that a dump has come to. Where it is the
+// one that the dump before had here, which is nearly always, it need not be looked
+// for.
+func (sp *space) next(index uint32) *hostLink {
+	i := sp.at
+	sp.at++
+	if i < len(sp.order) {
+		if l := sp.order[i]; l.index == index && !l.gone {
+			return l
+		}
+	} else {
+		sp.order = append(sp.order, nil)
+	}
 	l := sp.links[index]
 	if l == nil {
 		l = &hostLink{index: index, young: sp.whole && index > sp.newest}
 		sp.links[index] = l
 		sp.news = true
 	}
-	if l.turn != sp.turn {
-		l.turn, l.left = sp.turn, time.Time{}
-		sp.seen++
-	}
-	l.rx, l.tx = st.rxBytes, st.txBytes
+	sp.order[i] = l
+	return l
 }
 
 // read dumps all counters.
@@ -137,6 +157,13 @@ func (sp *space) read() {
 	if sp.problem = sp.stats.dump(sp.mark, sp.saw); sp.problem != nil {
 		return
 	}
+	sp.settle()
+}
+
+// settle takes in that a dump was complete.
+func (sp *space) settle() {
+	clear(sp.order[sp.at:])
+	sp.order = sp.order[:sp.at]
 	if sp.whole && sp.seen == len(sp.links) && !sp.news {
 		return
 	}

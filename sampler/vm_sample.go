@@ -55,7 +55,7 @@ func (s *VMs) Sample(emit func(*odometer.Reading)) error {
 	if left {
 		s.list = slices.DeleteFunc(s.list, func(v *vm) bool {
 			if v.over() {
-				delete(s.byID, v.def.Instance)
+				delete(s.byID, v.id)
 			}
 			return v.over()
 		})
@@ -129,11 +129,11 @@ func (s *VMs) sample(v *vm, at odometer.Moment, slept, everything bool, emit fun
 		s.readNICs(v.run)
 		s.reading.Counters = v.run.counters(s.reading.Counters[:0])
 		v.run.settle()
-		s.tell(v, at, v.state(), v.gauges(), slept, false, emit)
+		s.tell(v, at, v.state(), s.gauges(v), slept, false, emit)
 	case !v.listed && v.last == 0:
 	case v.problem == nil || !isGone(v.problem) || !v.listed:
 		s.reading.Counters = s.reading.Counters[:0]
-		s.tell(v, at, v.state(), v.gauges(), slept, !v.listed, emit)
+		s.tell(v, at, v.state(), s.gauges(v), slept, !v.listed, emit)
 	}
 }
 
@@ -164,11 +164,11 @@ func (s *VMs) tell(v *vm, at odometer.Moment, state odometer.State, g odometer.G
 		at = moment(at, v.last+1)
 	}
 	r := &s.reading
-	r.Instance, r.Agent, r.Owner, r.At = v.def.Instance, s.opt.Agent, v.def.Owner, at
+	r.Instance, r.Agent, r.Owner, r.At = v.id, s.opt.Agent, v.owner, at
 	r.State, r.Gauges, r.Final = state, g, final
 	if r.Changes = nil; len(s.noted) > 0 {
-		r.Changes = s.noted[v.def.Instance]
-		delete(s.noted, v.def.Instance)
+		r.Changes = s.noted[v.id]
+		delete(s.noted, v.id)
 	}
 	r.Unwatched = slept || v.last < s.opened
 	v.last = at.Boot
@@ -233,7 +233,7 @@ func (s *VMs) rehome(v *vm, at odometer.Moment) {
 	if own, err := s.processCPU(r); err == nil && r.cpu.begun {
 		r.cpu.max = r.atLeast(own)
 	}
-	e := edge{at: at, state: v.state(), gauges: v.gauges()}
+	e := edge{at: at, state: v.state(), gauges: s.gauges(v)}
 	if r.cpu.begun {
 		e.counters = []odometer.Counter{{Quantity: odometer.CPU, Incarnation: r.cpuName, Value: r.cpu.max}}
 	}

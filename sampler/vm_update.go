@@ -143,7 +143,7 @@ func (s *VMs) apply(vms []odometer.VM, found map[odometer.InstanceID]opening) (f
 	for _, v := range s.list {
 		if !v.listed {
 			changed = changed || len(v.parts) > 0
-			v.parts = nil
+			v.setParts(nil)
 		}
 	}
 	slices.SortFunc(s.list, func(a, b *vm) int { return cmp.Compare(a.def.Instance, b.def.Instance) })
@@ -169,7 +169,7 @@ func (s *VMs) sinceBoot(v *vm, now odometer.Moment) {
 	if _, ok := p.Readings[v.def.Instance]; !ok || p.BootID == s.bootID {
 		return
 	}
-	e := edge{at: moment(now, 1), state: odometer.Stopped, gauges: v.gauges()}
+	e := edge{at: moment(now, 1), state: odometer.Stopped, gauges: s.gauges(v)}
 	e.gauges.Memory = 0
 	e.counters = []odometer.Counter{{Quantity: odometer.CPU, Incarnation: s.bootID, Born: true}}
 	v.edges = slices.Insert(v.edges, 0, e)
@@ -180,9 +180,10 @@ func (s *VMs) sinceBoot(v *vm, now odometer.Moment) {
 func (s *VMs) update(v *vm, def *odometer.VM, now odometer.Moment) (disks bool) {
 	old := v.def
 	v.def, v.listed = *def, true
+	v.id, v.owner, v.declared, v.ballooned = def.Instance, def.Owner, def.State, def.Ballooned
 	v.def.Disks, v.def.NICs, v.def.GPUs = slices.Clone(def.Disks), slices.Clone(def.NICs), slices.Clone(def.GPUs)
 	v.given = odometer.Gauges{
-		Memory: odometer.Unknown, MemoryAllocated: def.Memory, Storage: odometer.Unknown, StorageProvisioned: v.provisioned(),
+		Memory: odometer.Unknown, MemoryAllocated: def.Memory, Storage: v.given.Storage, StorageProvisioned: v.provisioned(),
 		VCPUs: def.VCPUs, GPUs: odometer.Unknown,
 	}
 	if v.hadGPU = v.hadGPU || len(def.GPUs) > 0; v.hadGPU {
@@ -196,7 +197,7 @@ func (s *VMs) update(v *vm, def *odometer.VM, now odometer.Moment) (disks bool) 
 		s.tellEnd(v, false)
 	}
 	if disks = !slices.EqualFunc(old.Disks, v.def.Disks, odometer.Disk.Equal); disks {
-		v.parts = s.diskParts(v)
+		v.setParts(s.diskParts(v))
 	}
 	if v.run == nil {
 		return disks
@@ -208,7 +209,7 @@ func (s *VMs) update(v *vm, def *odometer.VM, now odometer.Moment) (disks bool) 
 		s.replaceNICs(v.run, v.def.NICs, false)
 	}
 	if v.last > 0 && (old.State != def.State || old.VCPUs != def.VCPUs || old.Memory != def.Memory || old.Ballooned != def.Ballooned || len(old.GPUs) != len(def.GPUs)) {
-		v.edges = append(v.edges, edge{at: now, state: v.state(), gauges: v.gauges()})
+		v.edges = append(v.edges, edge{at: now, state: v.state(), gauges: s.gauges(v)})
 	}
 	return disks
 }
@@ -243,7 +244,7 @@ func (s *VMs) begin(v *vm, o opening, now odometer.Moment) {
 	}
 	r.ioAt, r.memoryAt, r.compareAt = turn(s.ioEvery), turn(memoryEvery), turn(compareEvery)
 	if r.born {
-		e := edge{at: moment(now, r.began), state: v.state(), gauges: v.gauges()}
+		e := edge{at: moment(now, r.began), state: v.state(), gauges: s.gauges(v)}
 		cpu := odometer.Counter{Quantity: odometer.CPU, Incarnation: r.cpuName, Value: uint64(max(0, ahead)), Born: ahead <= 0}
 		if ahead < 0 {
 			cpu.Incarnation = r.device + "/before"

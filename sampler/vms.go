@@ -107,15 +107,23 @@ type VMs struct {
 
 // vm is a machine of the list.
 type vm struct {
+	// What every sample touches comes first, as in [run].
 	run    *run  // nil while it does not run
 	end    *edge // the last reading of a run, which waits to be told
 	last   int64 // boot time of the last reading, 0 before the first
 	edges  []edge
 	listed bool
 	hadGPU bool            // then none is 0 and not unknown
-	given  odometer.Gauges // what the definition says: all but memory and storage
-	parts  []diskPart
-	def    odometer.VM
+	sized  uint64          // images.version of which Storage is
+	given  odometer.Gauges // what the definition says, and Storage; memory is the run's
+	// Copies of what def says.
+	id        odometer.InstanceID
+	owner     odometer.Owner
+	declared  odometer.State
+	ballooned int64
+
+	parts []diskPart // set by setParts
+	def   odometer.VM
 
 	past    string // the name of the run before
 	pastPID int
@@ -247,20 +255,22 @@ func (v *vm) state() odometer.State {
 	if v.run == nil && v.def.PID > 0 && v.pastPID == v.def.PID && v.past == v.def.Run {
 		return odometer.Stopped // the inventory does not know yet that it has ended
 	}
-	return v.def.State
+	return v.declared
 }
 
 // gauges are the amounts that are in force.
-func (v *vm) gauges() odometer.Gauges {
+func (s *VMs) gauges(v *vm) odometer.Gauges {
+	if n := s.images.version.Load(); v.sized != n {
+		v.sized, v.given.Storage = n, v.occupied()
+	}
 	g := v.given
-	g.Storage = v.occupied()
 	switch {
 	case v.run != nil:
 		g.Memory = v.run.memory
 	case v.state() == odometer.Stopped:
 		g.Memory = 0
 	}
-	if b := v.def.Ballooned; b > 0 && g.MemoryAllocated > 0 && g.Memory >= 0 {
+	if b := v.ballooned; b > 0 && g.MemoryAllocated > 0 && g.Memory >= 0 {
 		// The machine tells it, which would pay for less: what the host keeps for
 		// it, in memory or on its swap, it has not given back.
 		kept := g.Memory
@@ -330,7 +340,7 @@ func (s *VMs) finishRun(v *vm, at odometer.Moment) {
 	}
 	v.end.counters = r.counters(nil)
 	s.release(v)
-	v.end.gauges = v.gauges()
+	v.end.gauges = s.gauges(v)
 	v.end.gauges.Memory = 0
 }
 

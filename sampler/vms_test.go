@@ -618,11 +618,11 @@ func TestABalloonHidesNothingThatIsResident(t *testing.T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.list[0].run.swapped = 32 << 20
-	if got := s.list[0].gauges(); got.MemoryAllocated != got.Memory+32<<20 {
+	if got := s.gauges(s.list[0]); got.MemoryAllocated != got.Memory+32<<20 {
 		t.Errorf("32 MiB are on the swap: got %+v, want them in the allocation", got)
 	}
 	s.list[0].run.memory = odometer.Unknown
-	if got := s.list[0].gauges(); got.MemoryAllocated != 1<<30 || got.Memory != odometer.Unknown {
+	if got := s.gauges(s.list[0]); got.MemoryAllocated != 1<<30 || got.Memory != odometer.Unknown {
 		t.Errorf("what is resident is not known: got %+v, want an allocation of 1 GiB", got)
 	}
 }
@@ -776,5 +776,35 @@ func TestVMTellsWhatHappened(t *testing.T) {
 	want("nothing is left", nil)
 	if len(s.noted) > 0 {
 		t.Errorf("kept for nobody: %v", s.noted)
+	}
+}
+
+// TestAnInterfaceIsFoundAgain has a dump come to interfaces in the order of the one
+// before, in another, without one, and to one that took the number of one that ended.
+func TestAnInterfaceIsFoundAgain(t *testing.T) {
+	sp := &space{links: map[uint32]*hostLink{}}
+	dump := func(list ...uint32) {
+		t.Helper()
+		sp.turn, sp.seen, sp.at = sp.turn+1, 0, 0
+		for _, index := range list {
+			sp.sawLink(index, linkStats{rxBytes: uint64(index) * sp.turn})
+		}
+		sp.settle()
+		for _, index := range list {
+			if l := sp.links[index]; l == nil || l.gone || l.rx != uint64(index)*sp.turn {
+				t.Errorf("dump %d of %v: interface %d is %+v", sp.turn, list, index, l)
+			}
+		}
+	}
+	dump(1, 2, 3)
+	dump(1, 2, 3)
+	dump(3, 1, 2, 4)
+	dump(1, 4)
+	dump(1, 2, 3, 4)
+	old := sp.links[3]
+	sp.endLink(linkInfo{index: 3, known: true})
+	dump(1, 2, 3, 4)
+	if !old.gone || sp.links[3] == old {
+		t.Error("the interface that took the number of another was taken for that")
 	}
 }

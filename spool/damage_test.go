@@ -100,7 +100,7 @@ func TestEveryBitFlip(t *testing.T) {
 		name  string
 		make  func(*testing.T) *memfs.FS
 		every int // of so many bits one is flipped, but in the long form
-	}{{"appended", appended, 1}, {"merged", merged, 23}} {
+	}{{"appended", appended, 1}, {"merged", merged, 97}} {
 		t.Run(c.name, func(t *testing.T) {
 			every := c.every
 			switch {

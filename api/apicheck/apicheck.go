@@ -225,7 +225,7 @@ func unpacked(x Exchange) ([]byte, error) {
 
 // everywhere are headers that any answer may have.
 var everywhere = []string{
-	"Cache-Control", "Content-Length", "Content-Security-Policy", "Content-Type", "Date", "Referrer-Policy", "Vary",
+	"Cache-Control", "Content-Length", "Content-Security-Policy", "Content-Type", "Date", "Ratelimit", "Ratelimit-Policy", "Referrer-Policy", "Vary",
 	"X-Content-Type-Options", "X-Request-Id", "Connection", "Transfer-Encoding", "Content-Encoding",
 }
 

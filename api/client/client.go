@@ -4,8 +4,9 @@
 // An error of the server is returned as an [*api.Problem], which wraps the kind
 // of failure ([odometer.ErrNotFound] and so on), so that errors.Is tells the
 // same on both ends. A server that cannot be reached is an
-// [*UnreachableError]. Nothing is repeated: every call but Submit, Release,
-// Reverse, CreateToken and the changes of people may be made again at will, and
+// [*UnreachableError]. Nothing is repeated but what the server refused, and did not
+// do, because it was asked too often: every call but Submit, Release, Reverse,
+// CreateToken and the changes of people may be made again at will, and
 // Submit too, since the ledger knows an event that it has. What was released,
 // reversed or changed before is refused; a token is created each time.
 package client
@@ -329,7 +330,7 @@ func (c *Client) ask(ctx context.Context, caller *http.Client, method, path stri
 	if c.Token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.Token)
 	}
-	resp, err := caller.Do(r)
+	resp, err := patiently(caller, r)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -340,6 +341,38 @@ func (c *Client) ask(ctx context.Context, caller *http.Client, method, path stri
 		return nil, &UnreachableError{Server: c.Server, Err: err}
 	}
 	return resp, nil
+}
+
+const (
+	// maxTries bounds how often a request is made that is refused for too many.
+	maxTries = 5
+	// maxPatience bounds each wait, whatever the server says.
+	maxPatience = 10 * time.Second
+)
+
+// patiently makes a request, and again when the server says that it may be where it
+// was refused for too many.
+func patiently(caller *http.Client, r *http.Request) (*http.Response, error) {
+	for try := 1; ; try++ {
+		resp, err := caller.Do(r)
+		if err != nil || resp.StatusCode != http.StatusTooManyRequests || try == maxTries {
+			return resp, err
+		}
+		seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+		wait := time.Duration(seconds) * time.Second
+		if err != nil || wait < 0 || wait > maxPatience {
+			return resp, nil
+		}
+		resp.Body.Close()
+		select {
+		case <-r.Context().Done():
+			return nil, context.Cause(r.Context())
+		case <-time.After(wait):
+		}
+		if r.Body, err = r.GetBody(); err != nil { // of bytes, which has no error
+			return nil, err
+		}
+	}
 }
 
 var defaultHTTP = &http.Client{Timeout: Timeout}

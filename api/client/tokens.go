@@ -51,11 +51,24 @@ func (c *Client) RevokeToken(ctx context.Context, id odometer.TokenID) (api.Toke
 	return a, err
 }
 
-// AuditLog returns one page of who did what, newest first. Limit 0 takes the
-// server's default.
-func (c *Client) AuditLog(ctx context.Context, after string, limit int) (api.AuditLogAnswer, error) {
+// AuditQuery selects lines of the audit log. Times are as [api.ParseTime] reads them,
+// and are read by the server's clock; Limit 0 takes the server's default.
+type AuditQuery struct {
+	Actor, Action, Object string
+	From, To              string
+	After                 string
+	Limit                 int
+}
+
+// AuditLog returns one page of who did what, newest first.
+func (c *Client) AuditLog(ctx context.Context, q AuditQuery) (api.AuditLogAnswer, error) {
+	most := ""
+	if q.Limit != 0 {
+		most = strconv.Itoa(q.Limit)
+	}
 	var a api.AuditLogAnswer
-	err := c.get(ctx, "/api/v1/audit-log", page(after, limit), &a)
+	err := c.get(ctx, "/api/v1/audit-log", values("actor", q.Actor, "action", q.Action, "object", q.Object,
+		"from", q.From, "to", q.To, "after", q.After, "limit", most), &a)
 	return a, err
 }
 

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/url"
 	"os"
 	"slices"
@@ -120,7 +119,7 @@ func (c *agentConfig) complete() (to remote, err error) {
 	}
 	errs = append(errs, checkID("id", c.ID, true), c.meterFlags.check())
 	if c.HTTP != "" {
-		errs = append(errs, c.listenFlags.check("http", c.HTTP))
+		errs = append(errs, c.listenFlags.check("http", c.HTTP), c.checkLimits())
 	}
 	if c.Enroll != "" && (c.Token != "" || c.TokenFile != "") {
 		errs = append(errs, errors.New("--enroll gives this host a key of its own; it needs no other token"))
@@ -197,7 +196,7 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 	if err != nil {
 		return misuse(err)
 	}
-	secure, err := c.listenFlags.config()
+	pair, err := c.listenFlags.pair(logger)
 	if err != nil {
 		return err
 	}
@@ -206,11 +205,13 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, dir.release()) }()
-	var listener net.Listener
+	var listener *api.Listener
 	if c.HTTP != "" {
-		if listener, err = listen("http", c.HTTP); err != nil {
+		l, err := listen("http", c.HTTP)
+		if err != nil {
 			return err
 		}
+		listener = c.conns.Listener(l)
 		defer listener.Close()
 	}
 	if err := dir.create("agent"); err != nil {
@@ -233,7 +234,7 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
 	up = newUplink(to, id, h.spool, logger)
-	up.identity, up.connected = who, h.tellLive
+	up.identity, up.connected = who, h.speak
 
 	run, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -242,15 +243,21 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 	sending.run("publisher", up.run)
 	h.run(intake)
 	if listener != nil {
-		p := &parts{host: h, publish: up.stats, conn: up.current, unconnected: up.why, interval: sampleEvery(c.Interval)}
+		p := &parts{host: h, publish: up.stats, conn: up.current, unconnected: up.why, interval: sampleEvery(c.Interval), tls: pair, listener: listener}
 		handler := api.NewAgentServer(api.AgentDeps{
 			Version: Version, Logger: logger, Auth: api.Tokens{api.HashToken("admin", to.token)}, Health: p, Machine: p, Stats: p.stats(),
+			Limits: api.Limits{Requests: float64(c.RequestRate), Guesses: api.StandardLimits.Guesses},
 		})
-		intake.run("api", func(ctx context.Context) error { return serveHTTP(ctx, listener, handler, secure, logger) })
+		intake.run("api", func(ctx context.Context) error {
+			return serveHTTP(ctx, listener, handler, pair.config(), c.conns, logger)
+		})
+		if pair != nil {
+			sending.run("certificate", pair.run)
+		}
 	}
 	where := "off"
 	if listener != nil {
-		where = httpURL(listener, secure)
+		where = httpURL(listener, pair.config())
 	}
 	cons.header(c.InstanceID, ownerText(c.owner()), tilde(dir.path, s.env), where, to.server)
 	intake.run("console", func(ctx context.Context) error { return cons.run(ctx, h.watch()) })

@@ -138,6 +138,8 @@ func TestLocalTokenGoesToTheLocalServerOnly(t *testing.T) {
 		{name: "another port of this machine", flags: serverFlags{Server: "http://127.0.0.1:1"}, wantServer: "http://127.0.0.1:1"},
 		{name: "a token is given", flags: serverFlags{Token: "mine"}, wantServer: "http://127.0.0.1:9999", wantToken: "mine"},
 		{name: "a token file is given", flags: serverFlags{TokenFile: other, Server: "http://elsewhere"}, wantServer: "http://elsewhere", wantToken: "other"},
+		{name: "a token in the address", flags: serverFlags{Server: "http://odm_x:y@elsewhere:8640"}, wantErr: "--server: the address of elsewhere:8640 has a secret in it; --token-file"},
+		{name: "a token in one of the addresses", flags: serverFlags{Server: "nats://a,nats://odm_x@b"}, wantErr: "the address of b has a secret"},
 		{name: "both are given", flags: serverFlags{Token: "mine", TokenFile: other}, wantErr: "one of them is enough"},
 		{name: "a token with a slip", flags: serverFlags{Token: token[:20]}, wantErr: "not complete"},
 		{name: "a token file that is not there", flags: serverFlags{TokenFile: other + "x"}, wantErr: "no such file"},

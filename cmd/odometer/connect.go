@@ -28,6 +28,8 @@ type serverFlags struct {
 	TokenFile string
 	DataDir   string // of the local server
 	trustFlags
+
+	settings func() error // reads those that are no flags, where that was not done
 }
 
 func (c *serverFlags) register(flags *pflag.FlagSet, env func(string) (string, bool)) {
@@ -35,6 +37,7 @@ func (c *serverFlags) register(flags *pflag.FlagSet, env func(string) (string, b
 	flags.StringVar(&c.Token, "token", "", "bearer token; other users can see it on a command line, so prefer ODOMETER_TOKEN or --token-file")
 	flags.StringVar(&c.TokenFile, "token-file", "", "file that holds the bearer token (default: admin.token of the local server)")
 	c.trustFlags.register(flags)
+	c.settings = func() error { return loadSettings(flags, env) }
 	if flags.Lookup("data-dir") == nil {
 		flags.StringVar(&c.DataDir, "data-dir", defaultDataDir(env, ""), "data directory of the local server, where its address and token are found")
 	}
@@ -69,6 +72,9 @@ func (c *serverFlags) resolve() (server, token string, err error) {
 	server = strings.TrimSuffix(c.Server, "/")
 	if server == "" {
 		server = local
+	}
+	if err := noSecretIn("server", server, "token-file"); err != nil {
+		return "", "", misuse(err)
 	}
 	switch {
 	case c.Token != "" && c.TokenFile != "":

@@ -22,6 +22,7 @@ import (
 //	ledger.key   the key that signs that, mode 0600
 //	nats/        JetStream's streams
 //	spool/       the agent's events that have no receipt yet
+//	owners.json  whose this host's machines are, as the server told it; may be lost
 //	images.json  images that several of this host's machines share; may be lost
 //	admin.token  the administrator's bearer token, mode 0600
 //	queue.key    the seed of the server's key for an external queue, mode 0600
@@ -42,6 +43,7 @@ const (
 	natsDir    = "nats"
 	spoolDir   = "spool"
 	imagesFile = "images.json"
+	ownersFile = "owners.json"
 	tokenFile  = "admin.token"
 
 	hostKeyFile   = "agent.key"

@@ -112,8 +112,7 @@ func (c *hostConfig) agentCommand(server string) string {
 
 // quoted is a word as a shell reads it.
 func quoted(word string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+=,"
-	if word != "" && strings.Trim(word, plain) == "" {
+	if word != "" && strings.Trim(word, plainInShells) == "" {
 		return word
 	}
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"

@@ -11,6 +11,7 @@ import (
 	"example.org/odometer"
 	"example.org/odometer/agent"
 	"example.org/odometer/api"
+	"example.org/odometer/directory"
 	"example.org/odometer/ingest"
 	"example.org/odometer/ledger"
 	"example.org/odometer/queue"
@@ -34,6 +35,12 @@ type parts struct {
 	feed    *queue.Feed
 	live    *liveView
 	fleet   *fleet
+	tls     *tlsPair // nil for no TLS
+	// listener is where the API answers, nil for nowhere.
+	listener *api.Listener
+	hints    *ownerMap           // nil without one
+	service  *directory.Follower // nil without an account service
+	maxAge   time.Duration       // of its answers
 	// interval between samples that are due.
 	interval time.Duration
 }
@@ -77,11 +84,18 @@ func (p *parts) Facts(ctx context.Context) api.Facts {
 	if p.conn != nil {
 		f.Queue = p.queueFacts(ctx)
 	}
+	f.TLS = p.tls.facts()
 	if p.ledger != nil {
 		f.Ledger = p.ledgerFacts(ctx)
 	}
 	if p.fleet != nil {
 		f.Instances = p.fleet.facts()
+		if p.hints != nil {
+			f.Instances.OwnerMap = reason(p.hints.err())
+		}
+	}
+	if p.service != nil {
+		f.Directory = directoryFacts(p.service, p.maxAge)
 	}
 	if p.feed != nil {
 		st := p.feed.Stats()
@@ -176,6 +190,12 @@ func (p *parts) stats() api.Stats {
 			return api.FeedStats{Published: st.Published, Behind: st.Lag, Errors: st.Errors}
 		}
 	}
+	if p.tls != nil {
+		s.TLS = p.tls.stats
+	}
+	if p.listener != nil {
+		s.Conns = p.listener.Stats
+	}
 	return s
 }
 
@@ -200,9 +220,12 @@ func (p *parts) ledgerStats() api.LedgerStats {
 	if err != nil {
 		return api.LedgerStats{}
 	}
-	in := p.ingest.Stats()
+	in, disagreements := p.ingest.Stats(), uint64(0)
+	for _, d := range p.ledger.Disagreements() {
+		disagreements += d.Events
+	}
 	return api.LedgerStats{
-		Entries: st.Entries, Instances: st.Instances, Epochs: st.Epochs, Held: st.Counts[string(odometer.Held)], Quarantine: st.Quarantine,
+		Entries: st.Entries, Instances: st.Instances, Epochs: st.Epochs, Held: st.Counts[string(odometer.Held)], Quarantine: st.Quarantine, Disagreements: disagreements,
 		Commits: uint64(in.Commits), CommitSeconds: in.CommitTime.Seconds(), LastCommit: st.LastCommit, Writable: st.Err == "",
 	}
 }
@@ -236,6 +259,13 @@ func (p *parts) Status(ctx context.Context) (api.Status, error) {
 			Held: st.Counts[string(odometer.Held)], Quarantine: st.Quarantine, Counts: st.Counts,
 		},
 		Agents: p.live.agents(), Conflicts: p.fleet.conflicts(), Pipeline: map[string]uint64{},
+	}
+	disagreeing := map[odometer.AgentID]uint64{}
+	for _, d := range p.ledger.Disagreements() {
+		disagreeing[d.Agent] = d.Events
+	}
+	for i := range out.Agents {
+		out.Agents[i].OwnerDisagreements = disagreeing[out.Agents[i].ID]
 	}
 	if p.fleet.directory != nil {
 		described := p.fleet.directory.Agents()

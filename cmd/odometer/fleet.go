@@ -36,8 +36,10 @@ func openDirectory(ctx context.Context, path string, o account.Options) (*accoun
 // fleet joins what is known of the instances: what agents describe, what is
 // open, and what is booked.
 type fleet struct {
-	directory *account.Directory // nil where it could not be opened
-	absent    error              // why not
+	directory *account.Directory           // nil where it could not be opened
+	absent    error                        // why not
+	owners    *ownerTeller                 // nil where agents are not told whose their instances are
+	described func([]odometer.Description) // is told what agents describe, and waits for nothing; may be nil
 	ledger    *ledger.Ledger
 	live      *liveView
 	now       func() time.Time
@@ -48,11 +50,17 @@ func (f *fleet) hear(m queue.LiveMessage) {
 	if f.directory == nil {
 		return
 	}
-	told, gone, err := machinesOf(m.Data)
+	said, err := machinesOf(m.Data)
 	if err != nil {
 		return // what came before the fault is told again too
 	}
-	f.directory.Describe(m.Agent, m.Received, told, gone)
+	f.directory.Describe(m.Agent, m.Received, said.told, said.gone)
+	if f.described != nil {
+		f.described(said.told)
+	}
+	if said.owners != nil && f.owners != nil {
+		f.owners.heard(m.Agent, *said.owners)
+	}
 }
 
 // usable returns nil where there is a directory.
@@ -84,7 +92,7 @@ func (f *fleet) Instances(ctx context.Context, seen odometer.View, q api.Instanc
 			if err != nil {
 				return nil, err
 			}
-			if matches(&k.Instance, &q) && seen.Sees(ownerOf(&k.Instance)) {
+			if matches(&k.Instance, &q) && f.sees(seen, &k) {
 				list = append(list, k)
 			}
 			if len(list) == q.Limit {
@@ -200,6 +208,11 @@ func ownerOf(i *api.Instance) (o odometer.Owner) {
 	return o
 }
 
+// sees reports whether what an instance uses now is seen.
+func (f *fleet) sees(seen odometer.View, k *api.KnownInstance) bool {
+	return seen.SeesUse(k.Description.Instance, ownerOf(&k.Instance), f.now().UnixMicro())
+}
+
 // Instance implements [api.InstanceReader].
 func (f *fleet) Instance(ctx context.Context, seen odometer.View, id odometer.InstanceID) (k api.KnownInstance, elsewhere []api.InstanceElsewhere, err error) {
 	if err := f.usable(); err != nil {
@@ -227,7 +240,7 @@ func (f *fleet) Instance(ctx context.Context, seen odometer.View, id odometer.In
 	if k, err = f.join(ctx, seen, id, described, nil, owned, both{directory: true}); err != nil {
 		return k, nil, err
 	}
-	if k.Agent == "" || !seen.Sees(ownerOf(&k.Instance)) {
+	if k.Agent == "" || !f.sees(seen, &k) {
 		return api.KnownInstance{}, nil, odometer.ErrNotFound
 	}
 	return k, elsewhere, nil
@@ -366,5 +379,9 @@ func (f *fleet) facts() *api.InstanceFacts {
 		return &api.InstanceFacts{Absent: f.absent.Error()}
 	}
 	st := f.directory.Stats()
-	return &api.InstanceFacts{Instances: st.Instances, Pending: st.Pending, Err: st.Err, Conflicts: f.conflicts()}
+	facts := &api.InstanceFacts{Instances: st.Instances, Pending: st.Pending, Err: st.Err, Conflicts: f.conflicts()}
+	for _, d := range f.ledger.Disagreements() {
+		facts.Disagreements = append(facts.Disagreements, api.OwnerDisagreement{Agent: d.Agent, Events: d.Events, Instance: d.Instance, At: d.At})
+	}
+	return facts
 }

@@ -103,6 +103,7 @@ type host struct {
 	machine *sampler.Machine // also where only virtual machines are metered: /get shows it
 	vms     *machines        // nil where they are not metered
 	self    *measured        // the machine as it is metered, nil where it is not
+	owners  *hostOwners
 	spool   *spool.Spool
 	agent   *agent.Agent
 	started time.Time
@@ -174,8 +175,9 @@ func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logg
 		h.self.name, _ = os.Hostname() // for people: it may be unknown
 		source = append(source, h.self)
 	}
+	h.owners = openOwners(dir.file(ownersFile), logger)
 	h.agent, err = agent.New(agent.Options{
-		Source: source,
+		Source: source, Owners: &h.owners.Owners,
 		Meter: meter.New(meter.Options{
 			Agent: id, Nonce: string(h.spool.ID()), Interval: dueAfter(c.Interval).Microseconds(), BootID: boot,
 		}),

@@ -101,8 +101,8 @@ func (i *identity) current() *queue.Key {
 }
 
 // queue asks the server once to let this host in, or whether it still does, and
-// returns where its queue is. While the server does not answer that is where it was
-// last.
+// returns where its queue is. While the server does not answer, or has too much to
+// do, that is where it was last.
 func (i *identity) queue(ctx context.Context, c *client.Client) (string, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -118,7 +118,7 @@ func (i *identity) queue(ctx context.Context, c *client.Client) (string, error) 
 		}
 		answer, err = i.ask(ctx, c, i.secret)
 	}
-	if _, away := errors.AsType[*client.UnreachableError](err); away && i.known() {
+	if errors.Is(err, odometer.ErrUnavailable) && i.known() {
 		return i.last.QueueURL, nil
 	}
 	if err != nil {

@@ -21,12 +21,13 @@ import (
 type instanceConfig struct {
 	serverFlags
 	client.InstanceQuery
-	JSON bool
+	JSON       bool
+	Unassigned bool
 }
 
 func newInstance(s streams) *cobra.Command {
 	parent := &cobra.Command{Use: "instance", Short: "The machines of all hosts", Args: cobra.ArbitraryArgs, RunE: group}
-	parent.AddCommand(newInstanceList(s), newInstanceShow(s), newInstanceHistory(s), newInstanceOwner(s), newInstanceImport(s))
+	parent.AddCommand(newInstanceList(s), newInstanceShow(s), newInstanceHistory(s), newInstanceOwner(s), newInstanceGrant(s), newInstanceImport(s))
 	return parent
 }
 
@@ -43,6 +44,9 @@ unobserved, where nothing is heard of its host; unknown, where nobody describes
 it. AGE is that of its last reading. What runs on two hosts at once is named
 below the table.
 
+--unassigned shows those that are nobody's, and what their hypervisor says of whose
+they are: "serve --owner-map" and "instance owner assign" make them somebody's.
+
 On a pipe amounts are exact, and what is not known is -.`,
 		Example: `  odometer instance list --state running --agent host-2
   odometer instance list --attribute openstack.project_id:3f1c --json`,
@@ -57,6 +61,12 @@ On a pipe amounts are exact, and what is not known is -.`,
 			if c.Limit < 0 {
 				return misuse(fmt.Errorf("--limit %d: a number from 1, or 0 for all", c.Limit))
 			}
+			if c.Unassigned && c.User != "" && c.User != string(odometer.Unassigned) {
+				return misuse(errors.New("--unassigned and --user are both given; one of them is enough"))
+			}
+			if c.Unassigned {
+				c.User = string(odometer.Unassigned)
+			}
 			server, err := c.client()
 			if err != nil {
 				return err
@@ -68,7 +78,7 @@ On a pipe amounts are exact, and what is not known is -.`,
 			if c.JSON {
 				return printJSON(s.out, answer)
 			}
-			return showInstances(s, answer)
+			return showInstances(s, answer, c.Unassigned)
 		},
 	}
 	flags := cmd.Flags()
@@ -79,6 +89,7 @@ On a pipe amounts are exact, and what is not known is -.`,
 	flags.StringVar(&c.Attribute, "attribute", "", "only those with this attribute, as key:value")
 	flags.StringVar(&c.User, "user", "", "only those of this user")
 	flags.StringVar(&c.Org, "org", "", "only those of this organisation")
+	flags.BoolVar(&c.Unassigned, "unassigned", false, "only those that are nobody's, with what their hypervisor says of whose they are")
 	flags.IntVar(&c.Limit, "limit", 0, "at most so many; 0 for all")
 	flags.BoolVar(&c.JSON, "json", false, "as JSON")
 	c.register(flags, s.env)
@@ -125,25 +136,6 @@ machine has the same.`,
 	cmd.Flags().BoolVar(&c.JSON, "json", false, "as JSON")
 	c.register(cmd.Flags(), s.env)
 	return cmd
-}
-
-// completeWithin bounds how long a shell waits for words.
-const completeWithin = 2 * time.Second
-
-// complete asks the server for words that a shell may complete. Where it does
-// not answer there are none.
-func (c *serverFlags) complete(ctx context.Context, ask func(context.Context, *client.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(ctx, completeWithin)
-	defer cancel()
-	server, err := c.client()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	words, err := ask(ctx, server)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return words, cobra.ShellCompDirectiveNoFileComp
 }
 
 // completeInstance completes the id of an instance.
@@ -204,7 +196,28 @@ var instanceColumns = []column{
 	{"NICS", "interfaces", true}, {"GPUS", "gpus", true}, {"USER", "user_id", false}, {"ORG", "org_id", false}, {"AGE", "age_s", true},
 }
 
-func showInstances(s streams, a api.InstancesAnswer) error {
+// hintAttributes are what hypervisors say of whose a machine is, the one that says most
+// of all first.
+var hintAttributes = []string{
+	"openstack.project_id", "openstack.user_id", "opennebula.group_id", "opennebula.user_id", "cloudstack.account_id", "kubevirt.namespace",
+}
+
+// hintsOf returns what is said of whose a machine is, "" for nothing.
+func hintsOf(attributes map[string]string) string {
+	var said []string
+	for _, name := range hintAttributes {
+		if value, ok := attributes[name]; ok {
+			said = append(said, name+"="+value)
+		}
+	}
+	return strings.Join(said, " ")
+}
+
+func showInstances(s streams, a api.InstancesAnswer, hints bool) error {
+	columns := instanceColumns
+	if hints {
+		columns = append(slices.Clip(columns), column{"HINT", "hint", false})
+	}
 	var rows [][]cell
 	for i := range a.Instances {
 		v := &a.Instances[i]
@@ -217,8 +230,11 @@ func showInstances(s streams, a api.InstancesAnswer) error {
 			number(v.VCPUs), bytesCell(v.Memory), disksCell(v.Disks), nicsCell(v.NICs), gpusCell(v.GPUs),
 			optional(v.User), optional(v.Org), ageCell(v.Age),
 		})
+		if hints {
+			rows[i] = append(rows[i], plain(hintsOf(v.Attributes)))
+		}
 	}
-	if err := printTable(s.out, s.outTTY, instanceColumns, rows); err != nil || !s.outTTY {
+	if err := printTable(s.out, s.outTTY, columns, rows); err != nil || !s.outTTY {
 		return err
 	}
 	fmt.Fprintf(s.out, "%s.", count(int64(len(a.Instances)), "instance", "instances"))

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -34,27 +35,46 @@ type listenFlags struct {
 	TLSCert  string // PEM files; "" for no TLS
 	TLSKey   string
 	Insecure bool // listen beyond loopback without TLS
+	// RequestRate is how many requests a second one token may make, 0 for any number.
+	RequestRate int
+	conns       api.ConnLimits
 }
 
 func (c *listenFlags) register(flags *pflag.FlagSet) {
-	flags.StringVar(&c.TLSCert, "tls-cert", "", "certificate (PEM) to answer with")
+	flags.StringVar(&c.TLSCert, "tls-cert", "", "certificate (PEM) to answer with; read again when it changes")
 	flags.StringVar(&c.TLSKey, "tls-key", "", "its private key (PEM)")
 	flags.BoolVar(&c.Insecure, "insecure", false, "listen on addresses beyond loopback without TLS: tokens and usage can then be read on the way")
+	c.conns = api.StandardConnLimits
+	flags.IntVar(&c.RequestRate, "request-rate", int(api.StandardLimits.Requests), "requests a second that one token may make, and ten times as many at once; 0 for any number")
+	flags.IntVar(&c.conns.Open, "max-connections", c.conns.Open, "connections to the API that may be open at a time")
+	flags.IntVar(&c.conns.OpenOfOne, "max-connections-per-address", c.conns.OpenOfOne, "of these, how many of one address")
 }
 
-// config returns what to serve TLS with, nil for none.
-func (c *listenFlags) config() (*tls.Config, error) {
+// checkLimits says what is wrong with the limits.
+func (c *listenFlags) checkLimits() error {
+	var errs []error
+	if c.RequestRate < 0 {
+		errs = append(errs, fmt.Errorf("--request-rate %d: a number from 1, or 0 for no limit", c.RequestRate))
+	}
+	if c.conns.OpenOfOne < 1 || c.conns.Open < c.conns.OpenOfOne {
+		errs = append(errs, fmt.Errorf("--max-connections %d, --max-connections-per-address %d: at least 1 of one address, and no more than in all", c.conns.Open, c.conns.OpenOfOne))
+	}
+	return errors.Join(errs...)
+}
+
+// pair returns what to serve TLS with, nil for none.
+func (c *listenFlags) pair(logger *slog.Logger) (*tlsPair, error) {
 	if c.TLSCert == "" && c.TLSKey == "" {
 		return nil, nil
 	}
 	if c.TLSCert == "" || c.TLSKey == "" {
 		return nil, misuse(errors.New("--tls-cert and --tls-key belong together; one of them is missing"))
 	}
-	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	p, err := openPair(c.TLSCert, c.TLSKey, logger)
 	if err != nil {
 		return nil, misuse(fmt.Errorf("--tls-cert, --tls-key: %w", err))
 	}
-	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, nil
+	return p, nil
 }
 
 // check refuses an address that is none, and one beyond loopback that nothing
@@ -69,6 +89,17 @@ func (c *listenFlags) check(flag, addr string) error {
 	}
 	if c.TLSCert == "" && !c.Insecure && !loopback(host) {
 		return fmt.Errorf("--%s %s would be open to other machines without protection; give --tls-cert and --tls-key, or --insecure where the network itself is trusted", flag, addr)
+	}
+	return nil
+}
+
+// noSecretIn refuses an address with a user or a password in it: everybody on the
+// machine sees the arguments of a process, and addresses are shown and logged.
+func noSecretIn(flag, addresses, instead string) error {
+	for a := range strings.SplitSeq(addresses, ",") {
+		if u, err := url.Parse(strings.TrimSpace(a)); err == nil && u.User != nil {
+			return fmt.Errorf("--%s: the address of %s has a secret in it; --%s names a file that holds it", flag, u.Host, instead)
+		}
 	}
 	return nil
 }
@@ -103,8 +134,8 @@ func probe(flag, addr string) error {
 const httpGrace = time.Second
 
 // serveHTTP answers on l until ctx is done, and lets what is under way finish.
-func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, secure *tls.Config, logger *slog.Logger) error {
-	srv := api.Configure(h, logger)
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, secure *tls.Config, limits api.ConnLimits, logger *slog.Logger) error {
+	srv := limits.Configure(h, logger)
 	if secure != nil {
 		l = tls.NewListener(l, secure)
 	}

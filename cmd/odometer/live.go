@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"example.org/odometer"
 	"example.org/odometer/api"
 	"example.org/odometer/ledger"
@@ -34,12 +36,24 @@ type liveMessage struct {
 	At       int64            `json:"at_us"` // microseconds of the agent's wall clock
 	Spool    odometer.SpoolID `json:"spool"`
 	Position uint64           `json:"position"`
+	// Owners names the list that the agent has of whose its instances are, "" for
+	// none; nil where it wants none, as agents of before.
+	Owners *string `json:"owners,omitempty"`
 	// Machines are descriptions of instances, each told when it changed and at
 	// least once a minute; Gone are those that were here a moment ago. Agents of
 	// before tell neither.
 	Machines []json.RawMessage     `json:"machines,omitempty"`
 	Gone     []odometer.InstanceID `json:"gone,omitempty"`
 	Open     []json.RawMessage     `json:"open"` // events, each with the sequence that it will get
+}
+
+// speak tells the server what is here and what is open, and hears from it whose that
+// is, until ctx is done.
+func (h *host) speak(ctx context.Context, conn *queue.Conn) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.owners.follow(ctx, conn) })
+	g.Go(func() error { return h.tellLive(ctx, conn) })
+	return g.Wait()
 }
 
 // tellLive tells what is here and what is open until ctx is done. What does not
@@ -59,7 +73,7 @@ func (h *host) tellLive(ctx context.Context, conn *queue.Conn) error {
 			}
 			// The position before the open periods: one that closes in
 			// between is then in neither, and not in both.
-			m := liveMessage{Agent: conn.Agent(), At: now.UnixMicro(), Spool: h.spool.ID(), Position: h.spool.Stats().Last}
+			m := liveMessage{Agent: conn.Agent(), At: now.UnixMicro(), Spool: h.spool.ID(), Position: h.spool.Stats().Last, Owners: new(h.owners.Revision())}
 			live := h.agent.Live()
 			if live.Sampled.Equal(told) {
 				continue
@@ -74,42 +88,51 @@ func (h *host) tellLive(ctx context.Context, conn *queue.Conn) error {
 	}
 }
 
+// saidOfMachines is what a live message says of machines.
+type saidOfMachines struct {
+	told   []odometer.Description
+	gone   []odometer.InstanceID
+	owners *string // see liveMessage
+}
+
 // machinesOf returns what a live message says of machines, and reads no further:
 // most messages say nothing of them and are large. A description that cannot be
 // read costs itself.
-func machinesOf(data []byte) (told []odometer.Description, gone []odometer.InstanceID, err error) {
+func machinesOf(data []byte) (said saidOfMachines, err error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return nil, nil, fmt.Errorf("no object: %w: %w", odometer.ErrInvalid, err)
+		return said, fmt.Errorf("no object: %w: %w", odometer.ErrInvalid, err)
 	}
 	for dec.More() {
 		name, err := dec.Token()
 		if err != nil {
-			return told, gone, err
+			return said, err
 		}
 		var skipped json.RawMessage
 		var machines []json.RawMessage
 		switch name {
 		case "open":
-			return told, gone, nil
+			return said, nil
 		case "machines":
 			err = dec.Decode(&machines)
 		case "gone":
-			err = dec.Decode(&gone)
+			err = dec.Decode(&said.gone)
+		case "owners":
+			err = dec.Decode(&said.owners)
 		default:
 			err = dec.Decode(&skipped)
 		}
 		if err != nil {
-			return told, gone, err
+			return said, err
 		}
 		for _, raw := range machines {
 			var d odometer.Description
 			if json.Unmarshal(raw, &d) == nil { // an invalid one is counted by whoever takes it
-				told = append(told, d)
+				said.told = append(said.told, d)
 			}
 		}
 	}
-	return told, gone, nil
+	return said, nil
 }
 
 // liveView shows what agents told last, as far as the ledger does not have it.
@@ -224,8 +247,9 @@ func (v *liveView) owned(open []api.OpenPeriod, seen odometer.View) []api.OpenPe
 		e := &o.Event
 		claimed, sees := e.Owner.OrUnassigned(), true
 		for at := e.Span.Start; at < e.Span.End; {
+			from := at
 			e.Owner, at = odometer.OwnerAt(recorded[e.Instance], at, claimed)
-			sees = sees && seen.Sees(e.Owner)
+			sees = sees && seen.SeesUse(e.Instance, e.Owner, from)
 		}
 		if sees {
 			kept = append(kept, o)

@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 
 // oneCommandAfterAnother are the sessions in which little happens at once. The race
 // detector, with which each start of the program takes a second, leaves them out.
-var oneCommandAfterAnother = []string{"instances", "owner", "people", "refused", "tls", "token", "token-locked"}
+var oneCommandAfterAnother = []string{"completion", "instances", "owner", "people", "refused", "secrets", "tls", "token", "token-locked"}
 
 // TestScript runs the sessions in testdata/script: the real program, real
 // processes, real ports.
@@ -92,6 +92,9 @@ func TestScript(t *testing.T) {
 			"unlock":        unlock,
 			"absent":        absent,
 			"neweraccounts": newerAccounts,
+			"nowhere":       nowhere,
+			"arguments":     lookAtArguments,
+			"misused":       misused,
 		},
 		RequireExplicitExec: true,
 	})
@@ -251,7 +254,7 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 2 {
 		r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(ts.ReadFile(args[1])))
 	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := trusting(ts).Do(r)
 	ts.Check(err)
 	defer resp.Body.Close()
 	_, err = io.Copy(ts.Stdout(), resp.Body)
@@ -270,6 +273,7 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	r, err := http.NewRequest(http.MethodGet, args[2], nil)
 	ts.Check(err)
+	asks := trusting(ts)
 	var body []byte
 	for deadline := time.Now().Add(time.Duration(seconds) * time.Second); !want.Match(body); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -280,7 +284,7 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 			r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 		}
 		var resp *http.Response
-		if resp, err = http.DefaultClient.Do(r); err == nil {
+		if resp, err = asks.Do(r); err == nil {
 			body, err = io.ReadAll(resp.Body)
 			resp.Body.Close()
 		}

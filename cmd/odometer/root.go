@@ -17,7 +17,6 @@ const envPrefix = "ODOMETER"
 
 // newRoot builds the tree of commands.
 func newRoot(s streams) *cobra.Command {
-	var file string
 	root := &cobra.Command{
 		Use:   "odometer",
 		Short: "Meter virtual machines for billing",
@@ -34,25 +33,34 @@ and a key of the YAML file that --config names, in this order of precedence.`,
 		Args:          cobra.ArbitraryArgs,
 		RunE:          group,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if cmd.Name() == "help" || strings.HasPrefix(cmd.CommandPath(), "odometer completion") {
+			switch name := cmd.Name(); {
+			case name == "help", name == cobra.ShellCompRequestCmd, name == cobra.ShellCompNoDescRequestCmd, strings.HasPrefix(cmd.CommandPath(), "odometer completion"):
 				return nil
 			}
-			if v, ok := s.env(config.Variable(envPrefix, "config")); ok && !cmd.Flags().Changed("config") {
-				file = v
-			}
-			return misuse(config.Load(cmd.Flags(), envPrefix, oneToken(cmd.Flags(), s.env), file, "help", "config"))
+			return misuse(loadSettings(cmd.Flags(), s.env))
 		},
 	}
-	root.PersistentFlags().StringVar(&file, "config", "", "YAML file of settings: the names of the flags are its keys")
+	root.PersistentFlags().String("config", "", "YAML file of settings: the names of the flags are its keys")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return misuse(fmt.Errorf("%s: %w; `%s --help` lists the flags", cmd.Name(), err, cmd.CommandPath()))
 	})
 	root.AddCommand(
 		newServe(s), newAgent(s), newReplay(s),
 		newUsage(s), newInstance(s), newEvent(s), newQuarantine(s), newOrg(s), newUser(s), newToken(s), newHosts(s), newConsumer(s), newNATS(s), newStatus(s), newTop(s),
-		newAudit(s), newRebuild(s), newBackup(s), newRestore(s), newDoctor(s), newVersion(s),
+		newAudit(s), newAuditLog(s), newRebuild(s), newBackup(s), newRestore(s), newDoctor(s), newVersion(s),
 	)
+	completing(root, s)
 	return root
+}
+
+// loadSettings reads the settings of a command that are no flags: from the environment,
+// and from the file that the flag --config names.
+func loadSettings(flags *pflag.FlagSet, env func(string) (string, bool)) error {
+	file := flags.Lookup("config").Value.String() // of the root
+	if v, ok := env(config.Variable(envPrefix, "config")); ok && !flags.Changed("config") {
+		file = v
+	}
+	return config.Load(flags, envPrefix, oneToken(flags, env), file, "help", "config")
 }
 
 // group runs a command that only has others below it: it shows them, and

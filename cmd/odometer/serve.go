@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"strings"
 	"time"
@@ -18,6 +16,7 @@ import (
 	"example.org/odometer"
 	"example.org/odometer/account"
 	"example.org/odometer/api"
+	"example.org/odometer/directory"
 	"example.org/odometer/ingest"
 	"example.org/odometer/ledger"
 	"example.org/odometer/queue"
@@ -35,7 +34,10 @@ type serveConfig struct {
 	NATSReplicas  int    // copies of each stream on an external cluster; 0 leaves them as they are
 	NoAgent       bool   // do not meter this machine
 	KeepJournal   string // such as 13mo; "" for ever
+	EventRate     int    // POST /api/v1/events a second of one token, 0 for any number
 	LogLevel      string
+	OwnerMap      string // file that maps hints of hypervisors to owners, "" for none
+	directoryFlags
 	listenFlags
 	trustFlags
 	meterFlags
@@ -66,8 +68,13 @@ Ctrl-C ends it within five seconds; nothing is lost.`,
 	flags.IntVar(&c.NATSReplicas, "nats-replicas", 0, "copies of each stream on an external cluster: 3 survive the loss of a server (default: 1 where a stream is created)")
 	flags.BoolVar(&c.NoAgent, "no-agent", false, "do not meter this machine")
 	flags.StringVar(&c.KeepJournal, "keep-journal", "", "how long the ledger's journal is kept, such as 13mo, 400d or 2y (default: for ever); sums are kept always")
+	flags.StringVar(&c.OwnerMap, "owner-map", "", "CSV file that maps what hypervisors say of whose a machine is (attribute,value,user,org) to its owner")
+	flags.StringVar(&c.DirectoryURL, "directory-url", "", "address of an account service that decides whose machines are: it answers GET URL/instances/ID")
+	flags.StringVar(&c.DirectoryTokenFile, "directory-token-file", "", "file that holds the bearer token of the account service")
+	flags.DurationVar(&c.DirectoryMaxAge, "directory-max-age", directory.DefaultMaxAge, "how old an answer of the account service may be before it is asked again")
 	c.meterFlags.register(flags)
 	c.listenFlags.register(flags)
+	flags.IntVar(&c.EventRate, "event-rate", int(api.StandardLimits.Events), "requests a second with events that one token may make, and ten times as many at once; 0 for any number")
 	c.trustFlags.register(flags)
 	flags.StringVar(&c.LogLevel, "log-level", defaultLogLevel, "debug, info, warn or error")
 	return cmd
@@ -93,6 +100,11 @@ func (c *serveConfig) complete() error {
 		add(err)
 	}
 	add(c.listenFlags.check("http", c.HTTP))
+	add(noSecretIn("nats", c.NATS, "nats-token-file"))
+	add(c.checkLimits())
+	if c.EventRate < 0 {
+		add(fmt.Errorf("--event-rate %d: a number from 1, or 0 for no limit", c.EventRate))
+	}
 	if !c.external() {
 		add(c.listenFlags.check("nats", c.NATS))
 		if c.NATSTokenFile != "" {
@@ -112,6 +124,7 @@ func (c *serveConfig) complete() error {
 		add(fmt.Errorf("--nats-replicas %d: a stream has 1 to %d copies", c.NATSReplicas, maxReplicas))
 	}
 	add(c.meterFlags.check())
+	add(c.directoryFlags.check())
 	_, err = parseKeep(c.KeepJournal)
 	add(err)
 	return misuse(errors.Join(errs...))
@@ -143,10 +156,10 @@ type server struct {
 	config  serveConfig
 	logger  *slog.Logger
 	console *console
-	tls     *tls.Config
+	tls     *tlsPair // nil for no TLS
 
 	dir      *dataDir
-	listener net.Listener
+	listener *api.Listener
 	ledger   *ledger.Ledger
 	accounts *account.Accounts
 	token    string             // the administrator's
@@ -159,8 +172,11 @@ type server struct {
 	feed     *queue.Feed
 	heard    *queue.Live
 	fleet    *fleet
+	hints    *attributor         // nil without an owner map
+	service  *directory.Follower // nil without an account service
 
 	admission *admission // of hosts and consumers
+	refused   *api.Refusals
 
 	agentConn *queue.Conn // as the agent; nil without one, like what follows
 	host      *host
@@ -205,16 +221,18 @@ func (sv *server) close() error {
 // directory that cannot be written, a ledger of a newer version.
 func (sv *server) open(ctx context.Context) (err error) {
 	c := &sv.config
-	if sv.tls, err = c.listenFlags.config(); err != nil {
+	if sv.tls, err = c.listenFlags.pair(sv.logger); err != nil {
 		return err
 	}
 	if sv.dir, err = lockDataDir(c.DataDir, "serve"); err != nil {
 		return err
 	}
 	sv.onClose(func() error { return sv.dir.release() })
-	if sv.listener, err = listen("http", c.HTTP); err != nil {
+	l, err := listen("http", c.HTTP)
+	if err != nil {
 		return err
 	}
+	sv.listener = c.conns.Listener(l)
 	sv.onClose(func() error { sv.listener.Close(); return nil }) // closed by its server already, as a rule
 	if !c.external() {
 		if err := probe("nats", c.NATS); err != nil {
@@ -250,7 +268,7 @@ func (sv *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	sv.admission = &admission{Accounts: sv.accounts, nats: sv.nats, conn: sv.conn, logger: sv.logger}
-	sv.ingest = ingest.New(ingest.Options{Ledger: sv.ledger, Receipts: sv.conn, IsHost: sv.accounts.IsHost, Logger: sv.logger})
+	sv.refused = api.NewRefusals(sv.accounts, nil, sv.logger)
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
 	sv.fleet = &fleet{ledger: sv.ledger, now: time.Now}
@@ -261,11 +279,34 @@ func (sv *server) open(ctx context.Context) (err error) {
 		sv.logger.Error("serving without the directory of instances", "err", sv.fleet.absent)
 	} else {
 		sv.onClose(sv.fleet.directory.Close)
+		sv.fleet.owners = newOwnerTeller(sv.fleet.directory, sv.ledger, sv.conn, sv.logger)
 	}
+	if err := sv.openOwners(); err != nil {
+		return err
+	}
+	sv.ingest = ingest.New(ingest.Options{
+		Ledger: sv.ledger, Receipts: sv.conn, IsHost: sv.accounts.IsHost, Elsewhere: sv.fleet.elsewhere, Logger: sv.logger,
+	})
 	if c.NoAgent {
 		return nil
 	}
 	return sv.openHost()
+}
+
+// openOwners opens what says whose machines are, apart from people.
+func (sv *server) openOwners() (err error) {
+	if sv.config.OwnerMap != "" {
+		m, err := openOwnerMap(sv.config.OwnerMap)
+		if err != nil {
+			return err
+		}
+		if sv.fleet.directory != nil {
+			sv.hints = newAttributor(sv.fleet, m, sv.logger)
+			sv.fleet.described = sv.hints.hear
+		}
+	}
+	sv.service, err = sv.openDirectoryService()
+	return err
 }
 
 // openQueue starts the embedded queue or connects to the external one, and
@@ -291,7 +332,7 @@ func (sv *server) openQueue(ctx context.Context) error {
 		}
 	} else {
 		sv.nats, err = queue.StartServer(queue.ServerOptions{
-			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, Peers: sv.accounts, TLS: sv.tls, Logger: sv.logger,
+			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, Peers: sv.accounts, TLS: sv.tls.config(), Logger: sv.logger,
 		})
 		if err != nil {
 			return err
@@ -363,13 +404,25 @@ func (sv *server) run(parent context.Context, s streams) error {
 	intake := newPhase(ctx, "the agent", fail)
 
 	p := sv.parts()
+	if sv.tls != nil {
+		service.run("certificate", sv.tls.run)
+	}
 	service.run("feed", sv.feed.Run)
 	service.run("consumers", sv.admission.run)
 	flow.run("live", sv.heard.Run)
 	if sv.fleet.directory != nil {
 		flow.run("directory", sv.fleet.directory.Run)
+		flow.run("owners", sv.fleet.owners.run)
+		flow.run("moves", func(ctx context.Context) error { return sv.fleet.admitMoved(ctx, sv.logger) })
+	}
+	if sv.hints != nil {
+		flow.run("owner map", sv.hints.run)
+	}
+	if sv.service != nil {
+		flow.run("account service", sv.service.Run)
 	}
 	flow.run("accounts", sv.accounts.Run)
+	flow.run("refusals", sv.refused.Run)
 	flow.run("receipts", func(ctx context.Context) error { return sv.conn.ServeReceipts(ctx, sv.receipt) })
 	flow.run("ingest", func(ctx context.Context) error { return sv.ingest.Run(ctx, deliveries{queue.NewReceiver(sv.conn)}) })
 	flow.run("upkeep", func(ctx context.Context) error {
@@ -382,10 +435,12 @@ func (sv *server) run(parent context.Context, s streams) error {
 	if sv.host != nil {
 		sending.run("publisher", sv.publish.Run)
 		sv.host.run(intake)
-		intake.run("live", func(ctx context.Context) error { return sv.host.tellLive(ctx, sv.agentConn) })
+		intake.run("live", func(ctx context.Context) error { return sv.host.speak(ctx, sv.agentConn) })
 	}
 	handler := api.NewServer(sv.deps(p))
-	intake.run("api", func(ctx context.Context) error { return serveHTTP(ctx, sv.listener, handler, sv.tls, sv.logger) })
+	intake.run("api", func(ctx context.Context) error {
+		return serveHTTP(ctx, sv.listener, handler, sv.tls.config(), sv.config.conns, sv.logger)
+	})
 	if err := sv.announce(s); err != nil {
 		fail(err)
 	}
@@ -412,7 +467,7 @@ func (sv *server) run(parent context.Context, s streams) error {
 // announce says where the server is: to clients of the same user, and to
 // whoever looks on.
 func (sv *server) announce(s streams) error {
-	info := serverInfo{PID: os.Getpid(), Version: Version, HTTP: httpURL(sv.listener, sv.tls), NATS: sv.queueURL(), StartedAt: time.Now().UTC()}
+	info := serverInfo{PID: os.Getpid(), Version: Version, HTTP: httpURL(sv.listener, sv.tls.config()), NATS: sv.queueURL(), StartedAt: time.Now().UTC()}
 	if err := sv.dir.writeServerInfo(info); err != nil {
 		return err
 	}
@@ -445,12 +500,16 @@ func (sv *server) parts() *parts {
 	p := &parts{
 		dataDir: sv.dir.path, host: sv.host, conn: func() *queue.Conn { return sv.conn },
 		ledger: sv.ledger, ingest: sv.ingest, entries: sv.entries, feed: sv.feed,
-		live: sv.fleet.live, fleet: sv.fleet,
+		live: sv.fleet.live, fleet: sv.fleet, tls: sv.tls, listener: sv.listener,
 		interval: sampleEvery(sv.config.Interval),
 	}
 	if sv.nats != nil {
 		p.store = sv.nats.Health
 	}
+	if sv.hints != nil {
+		p.hints = sv.hints.owners
+	}
+	p.service, p.maxAge = sv.service, sv.config.DirectoryMaxAge
 	if sv.host != nil {
 		p.publish = func() queue.PublisherStats { return sv.publish.Stats() }
 	}
@@ -461,12 +520,20 @@ func (sv *server) deps(p *parts) api.Deps {
 	d := api.Deps{
 		Version: Version, Logger: sv.logger, Auth: api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts},
 		Usage: seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Exports: seenLedger{sv.ledger}, Revisions: sv.ledger, Stream: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
-		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: sv.ledger, Tokens: sv.accounts, People: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
+		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: ownership{sv.ledger, sv.fleet}, Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
 	}
+	d.Refused, d.Limits = sv.refused, sv.config.limits()
 	if sv.host != nil {
 		d.Machine = p
 	}
 	return d
+}
+
+// limits are those of the API.
+func (c *serveConfig) limits() api.Limits {
+	l := api.StandardLimits
+	l.Requests, l.Events = float64(c.RequestRate), float64(c.EventRate)
+	return l
 }
 
 // watch is what the console looks at.

@@ -89,7 +89,11 @@ func showStatus(s streams, server string, st api.Status) error {
 		if a.Instances != nil {
 			described = ", " + count(int64(*a.Instances), "instance", "instances")
 		}
-		fmt.Fprintf(&b, "agent %s: %d records committed, %d periods open%s, last seen %s\n", printable(string(a.ID)), a.Position, a.Open, described, seen)
+		disagrees := ""
+		if a.OwnerDisagreements > 0 {
+			disagrees = ", named another owner than is recorded in " + count(int64(a.OwnerDisagreements), "event", "events")
+		}
+		fmt.Fprintf(&b, "agent %s: %d records committed, %d periods open%s, last seen %s%s\n", printable(string(a.ID)), a.Position, a.Open, described, seen, disagrees)
 	}
 	for i := range st.Conflicts {
 		fmt.Fprintln(&b, conflictText(&st.Conflicts[i]))

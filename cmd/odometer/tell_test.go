@@ -176,6 +176,7 @@ func TestMachinesOfALiveMessage(t *testing.T) {
 		fails      bool
 	}{
 		{"as it is sent", string(whole), 1, 1, false},
+		{"of an agent that says which owners it has", `{"owners":"r1","machines":[{"instance_id":"a","state":"running"}],"open":[]}`, 1, 0, false},
 		{"of an agent of before", `{"agent_id":"h1","at_us":1,"spool":"s","position":0,"open":[{}]}`, 0, 0, false},
 		{"what follows open is not read", `{"open":[not JSON`, 0, 0, false},
 		{"of an agent to come", `{"new":{"a":[1]},"machines":[{"instance_id":"a","state":"running","more":1}],"open":[]}`, 1, 0, false},
@@ -184,9 +185,13 @@ func TestMachinesOfALiveMessage(t *testing.T) {
 		{"cut off", `{"machines":[{"instance_id":"a"`, 0, 0, true},
 		{"another type", `{"machines":7,"open":[]}`, 0, 0, true},
 	} {
-		told, gone, err := machinesOf([]byte(c.data))
+		said, err := machinesOf([]byte(c.data))
+		told, gone := said.told, said.gone
 		if len(told) != c.told || len(gone) != c.gone || (err != nil) != c.fails {
 			t.Errorf("%s: got %d, %d, %v, want %d and %d, failing %v", c.name, len(told), len(gone), err, c.told, c.gone, c.fails)
+		}
+		if says := strings.Contains(c.data, `"owners":"r1"`); says != (said.owners != nil) || says && *said.owners != "r1" {
+			t.Errorf("%s: got the owners %v", c.name, said.owners)
 		}
 	}
 }
@@ -196,7 +201,8 @@ func TestMachinesOfALiveMessage(t *testing.T) {
 func FuzzMachinesOf(f *testing.F) {
 	f.Add([]byte(`{"agent_id":"h","machines":[{"instance_id":"a","state":"running","attributes":{"k":"v"},"vcpus":1,"disks":[{"provisioned_bytes":1}]}],"gone":["b"],"open":[]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		told, _, _ := machinesOf(data)
+		said, _ := machinesOf(data)
+		told := said.told
 		for _, d := range told {
 			if d.Valid() != nil {
 				continue

@@ -1,0 +1,73 @@
+package main
+
+// directoryBugs are about whose instances are: what agents are told, who tells of what
+// runs elsewhere, and what somebody else than a person decides.
+var directoryBugs = []bug{
+	{"an agent hears whose others' instances are", "queue/door.go",
+		`Allow: []string{receiptPrefix + token, ownersPrefix + token,`,
+		`Allow: []string{receiptPrefix + token, ownersPrefix + "*",`,
+		"queue.TestAHostIsHeldToItsOwnSubjects"},
+	{"a list of owners is taken of which a part is missing", "queue/owners.go",
+		`		if part.Part != next || part.Revision != coming.Revision {`,
+		`		if part.Revision != coming.Revision {`,
+		"queue.TestOwnersThatAreNotWholeAreLeftOut"},
+	{"what the host names goes before what the server decided", "agent/owners.go",
+		`	owner, _ := odometer.OwnerAt(list, us, named)
+	return owner.OrUnassigned()`,
+		`	if named.User != "" {
+		return named
+	}
+	owner, _ := odometer.OwnerAt(list, us, named)
+	return owner.OrUnassigned()`,
+		"agent.TestWhoseAnInstanceIs"},
+	{"an agent is told of what runs elsewhere", "account/directory_hosts.go",
+		`		if d.elsewhere(instance, agent, now) == "" {`,
+		`		if true {`,
+		"account.TestWhatAnAgentHas"},
+	{"who speaks first after a restart has an instance", "account/store.go",
+		`			c.running = time.UnixMicro(first)`,
+		`			_ = first`,
+		"account.TestWhatRunsElsewhere"},
+	{"what follows an event that waits is booked, and has it in it", "ledger/foreign.go",
+		`	case len(f.waits) > 0 && f.waits[e.epochKey] > 0:`,
+		`	case false:`,
+		"ledger.TestWhatRunsElsewhereWaits"},
+	{"what waits is forgotten at a restart", "ledger/foreign.go",
+		`		f.waits[k] = n
+		return err`,
+		`		_ = n
+		return err`,
+		"ledger.TestWhatRunsElsewhereWaits"},
+	{"a rebuild does not know what was known of the sender", "ledger/rebuild.go",
+		`			refuseAgain(fr, res.Runs)`,
+		`			_ = res.Runs`,
+		"ledger.TestWhatRunsElsewhereWaits"},
+	{"what nobody looked at may be impossible", "ledger/foreign.go",
+		`judge(e, ev, f.bounds, !bounded)`,
+		`judge(e, ev, f.bounds, true)`,
+		"ledger.TestWhatCannotBeIsNotAdmitted"},
+	{"an hour of what another host measured is booked once more", "cmd/odometer/moves.go",
+		`		if s.Start < s.Until-moveTakes.Microseconds() {`,
+		`		if false {`,
+		"cmd/odometer.TestAMoveIsKnownWhenTheOtherHostSaysSo"},
+	{"who may not have heard is counted", "ledger/disagreement.go",
+		`	if from < max(f.decided[ev.Instance], f.since)+heardWithin {`,
+		`	if false {`,
+		"ledger.TestDisagreements"},
+	{"a hint takes from somebody what is recorded", "cmd/odometer/attribute.go",
+		`	if err != nil || len(before) > 0 {`,
+		`	if err != nil {`,
+		"cmd/odometer.TestWhatIsMappedIsRecorded"},
+	{"a service's answer of another instance is taken", "directory/http.go",
+		`	case a.Instance != "" && a.Instance != instance:`,
+		`	case false:`,
+		"directory.TestWhatAServiceSays"},
+	{"a service's answer from the future is taken", "directory/follow.go",
+		`since.After(now.Add(aheadMost))`,
+		`since.IsZero()`,
+		"directory.TestAServiceIsFollowed"},
+	{"an account service leads elsewhere", "directory/http.go",
+		`error { return http.ErrUseLastResponse }`,
+		`error { return nil }`,
+		"directory.TestWhatAServiceSays"},
+}
