@@ -1,6 +1,10 @@
 package odometer
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+	"time"
+)
 
 // What becomes of an event that is received. Every event received has exactly
 // one of these; received = recorded + covered + duplicate + quarantined + held.
@@ -34,8 +38,8 @@ const (
 	ByUser     GroupBy = "user"
 	ByOrg      GroupBy = "org"
 	ByHour     GroupBy = "hour"  // UTC
-	ByDay      GroupBy = "day"   // UTC
-	ByMonth    GroupBy = "month" // UTC
+	ByDay      GroupBy = "day"   // of the query's time zone
+	ByMonth    GroupBy = "month" // of the query's time zone
 )
 
 // UsageQuery asks for recorded usage in [From, To), microseconds of the wall
@@ -46,13 +50,24 @@ type UsageQuery struct {
 	User     UserID
 	Org      OrgID
 	GroupBy  []GroupBy // several combine: one row for each combination
+	// Zone, where it is not nil, is whose days and months count. A UTC hour that an
+	// edge of a day of it cuts, as in a zone half an hour apart, is apportioned
+	// there by time, also where From or To is that edge; but an hour that From or To
+	// cuts elsewhere is cut as its entries say.
+	Zone *time.Location
 	// Top, where it is not 0, asks for the rows with the most of TopBy only: so
 	// many of them at most, in that order.
 	Top   int
 	TopBy Quantity
+	// Most, where it is not 0, refuses what takes more rows, Top or not, with
+	// [ErrTooManyRows].
+	Most int
 	// View, where it is not nil, leaves out what it does not see.
 	View *View
 }
+
+// ErrTooManyRows says that an answer would be longer than [UsageQuery].Most.
+var ErrTooManyRows = fmt.Errorf("%w: the answer has too many rows", ErrInvalid)
 
 // Rank returns the rows that q asks for, in order, from all of them, in the
 // order of an answer without Top. Rows with as much stay in that order.
@@ -76,6 +91,9 @@ type UsageRow struct {
 	// Recovered is the part of measured and estimated time whose events never
 	// arrived and whose usage was booked from the difference, microseconds.
 	Recovered Sum
+	// Apportioned says that an hour of it is cut by the edge of a day or month, and
+	// shared by time. All rows of an answer still add up to the unit.
+	Apportioned bool
 }
 
 // LifecycleQuery asks what happened to an instance: of more changes than Limit

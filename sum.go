@@ -88,8 +88,21 @@ func (s Sum) String() string {
 	if n, ok := s.Int64(); ok {
 		return strconv.FormatInt(n, 10)
 	}
+	return s.big().String()
+}
+
+// big returns s as a big integer.
+func (s Sum) big() *big.Int {
 	n := new(big.Int).Lsh(big.NewInt(s.hi), 64)
-	return n.Add(n, new(big.Int).SetUint64(s.lo)).String()
+	return n.Add(n, new(big.Int).SetUint64(s.lo))
+}
+
+// bigShare is [Share] of a sum that 64 bits do not hold.
+func (s Sum) bigShare(elapsed, span int64) Sum {
+	n := s.big()
+	n.Mul(n, big.NewInt(elapsed)).Quo(n, big.NewInt(span)) // toward 0, as Share rounds
+	hi := new(big.Int).Rsh(n, 64)
+	return Sum{hi.Int64(), new(big.Int).And(n, new(big.Int).SetUint64(1<<64-1)).Uint64()}
 }
 
 // Float64 returns s as a float, rounded; for showing, never for adding up.

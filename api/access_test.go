@@ -359,7 +359,7 @@ func TestTokensThatAreRefused(t *testing.T) {
 		})
 	}
 	for target, want := range map[string]string{
-		"/api/v1/tokens?limit=0&after=tok_1": "after", "/api/v1/tokens?after=tok_aaaaaaaaaaaaaaaa": "", "/api/v1/tokens?limit=1001": "limit", "/api/v1/tokens?x=1": "x",
+		"/api/v1/tokens?limit=0&after=tok_1": "after", "/api/v1/tokens?after=tok_aaaaaaaaaaaaaaaa": "after", "/api/v1/tokens?limit=1001": "limit", "/api/v1/tokens?x=1": "x",
 		"/api/v1/tokens/tok_": "id", "/api/v1/tokens/x?y=1": "y", "/api/v1/audit-log?after=0": "after", "/api/v1/audit-log?after=-1": "after",
 		"/api/v1/audit-log?after=01": "after", "/api/v1/audit-log?after=9223372036854775808": "after", "/api/v1/audit-log?limit=x": "limit", "/api/v1/audit-log?after=1&after=2": "after",
 		"/api/v1/me?x": "x",

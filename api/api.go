@@ -37,7 +37,7 @@
 //
 // # On a crash
 //
-// The package keeps nothing. A client that got no answer to a POST sends the
+// The package keeps nothing, cursors neither: cursor.go. A client that got no answer to a POST sends the
 // same events again and is told that they are duplicates.
 package api
 
@@ -180,6 +180,9 @@ type Deps struct {
 	Stats   Stats
 	// QueueURL is where agents reach the queue, "" where they cannot.
 	QueueURL func() string
+	// CursorKey makes cursors that nobody else can; nil for one that ends with the
+	// process.
+	CursorKey []byte
 }
 
 // AgentDeps is what the API of `odometer agent` stands on.
@@ -201,6 +204,7 @@ func NewServer(d Deps) http.Handler {
 	s := &server{Deps: d}
 	rt := newRouter(d.Version, d.Logger, d.Clock, d.Auth, d.Stats, s.routes)
 	rt.limits, rt.refused = newLimiter(d.Limits), d.Refused
+	rt.cursorKey = cursorKey(d.CursorKey)
 	return rt
 }
 
@@ -227,7 +231,7 @@ type server struct {
 
 func (s *server) routes(r *router) []route {
 	s.router = r
-	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(),
+	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(), s.currentRoutes(),
 		s.instanceRoutes(), s.ownershipRoutes(), s.grantRoutes(), s.eventRoutes(), s.streamRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(),
 		s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }

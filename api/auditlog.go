@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -47,8 +46,7 @@ func (s *server) auditRoutes() []route {
 			{name: "object", most: maxPathBytes, example: exampleToken, description: "only what was done to this"},
 			{name: "from", kind: asMoment, example: "-24h", description: "only what was done from then on"},
 			{name: "to", kind: asMoment, example: "2027-01-01", description: "only what was done before"},
-			{name: "after", valid: validLine, pattern: "^[1-9][0-9]*$", example: "1000", description: "cursor of an earlier answer"},
-			limitParam,
+			afterCursor, limitParam,
 		},
 		replies: []reply{answers(http.StatusOK, "One page.", AuditLogAnswer{}, nextPage)}, fails: missing,
 	}}
@@ -67,7 +65,7 @@ func (s *server) getAuditLog(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if after := p.text("after"); after != "" {
-		q.Before, _ = strconv.ParseInt(after, 10, 64) // as validLine has found
+		q.Before, _ = strconv.ParseInt(after, 10, 64) // as it was sealed
 	}
 	if s.Audit == nil {
 		return absent("accounts")
@@ -93,14 +91,6 @@ func (s *server) getAuditLog(w http.ResponseWriter, r *http.Request) error {
 
 // maxPathBytes is what the object of a line may have that is a path.
 const maxPathBytes = 256
-
-// validLine returns nil for the number of a line of the audit log.
-func validLine(s string) error {
-	if n, err := strconv.ParseInt(s, 10, 64); err != nil || n < 1 || strconv.FormatInt(n, 10) != s {
-		return fmt.Errorf("%q is no cursor of this log: %w", clip(s), odometer.ErrInvalid)
-	}
-	return nil
-}
 
 // note writes into the audit log what the ledger has done. The ledger's journal
 // says who decided it, too: where the log cannot be written the answer is still

@@ -73,17 +73,19 @@ func TestClientSpeaksToServer(t *testing.T) {
 	if r := usage.Open[0]; r.Totals[odometer.CPU] != odometer.SumOf(12_060_000) || *r.Age != 1 {
 		t.Errorf("usage: got open %+v, want 12.06 s, one second old", r)
 	}
-	current, err := c.Current(ctx, "vm-1")
+	current, err := c.Current(ctx, "vm-1", "")
 	if err != nil || len(current.Open) != 1 || current.Open[0].Period.Sequence != 3 || current.Day.Totals[odometer.CPU] != odometer.SumOf(24_120_000) {
 		t.Errorf("current: got %+v, %v, want the third period open and the day's sum", current, err)
 	}
-	history, err := c.History(ctx, "vm-1", "-24h", "now", "hour")
+	history, err := c.History(ctx, "vm-1", client.HistoryQuery{From: "-24h", To: "now", Interval: "hour"})
 	if err != nil || len(history.Rows) != 1 || history.Rows[0].Start != odometer.Hour(api.Now.UnixMicro())-odometer.HourMicros {
 		t.Errorf("history: got %+v, %v, want the hour from 14:00", history, err)
 	}
-	if _, err := c.History(ctx, "vm-9", "", "", ""); !errors.Is(err, odometer.ErrNotFound) {
+	if _, err := c.History(ctx, "vm-9", client.HistoryQuery{}); !errors.Is(err, odometer.ErrNotFound) {
 		t.Errorf("history of nobody: got %v, want ErrNotFound", err)
 	}
+
+	speaksOfUsage(t, c)
 
 	page, err := c.Events(ctx, client.EventQuery{Limit: 1})
 	if err != nil || len(page.Events) != 1 || page.Next == nil {
@@ -204,12 +206,49 @@ func streams(t *testing.T, c *client.Client) {
 	}
 }
 
+// speaksOfUsage calls what a client has of the usage of users and organisations, in a
+// time zone, and of those who used most.
+func speaksOfUsage(t *testing.T, c *client.Client) {
+	ctx := t.Context()
+	day := time.Date(2026, 1, 1, 18, 30, 0, 0, time.UTC)
+	usage, err := c.Usage(ctx, client.UsageQuery{
+		From: "2026-01-02", To: "2026-01-03", GroupBy: []string{"user", "org"}, Interval: "day", Timezone: "Asia/Kolkata", Sort: []string{"-cpu_us", "user"},
+	})
+	if err != nil || len(usage.Rows) != 1 || usage.Rows[0].Start != day.UnixMicro() || !usage.From.Equal(day) || usage.To.Sub(day) != 24*time.Hour || usage.Timezone != "Asia/Kolkata" || usage.Interval != api.IntervalDay {
+		t.Errorf("a day in Kolkata: got %+v, %v", usage, err)
+	}
+	top, err := c.Top(ctx, client.TopQuery{By: "memory", Of: "org", N: 2, From: "-24h", To: "now", Instance: "vm-1", User: "ada", Org: "acme", Timezone: "UTC"})
+	if err != nil || len(top.Rows) != 1 || top.Rows[0].Org != "acme" || top.Quantity != "memory_mib_s" {
+		t.Errorf("top: got %+v, %v, want acme", top, err)
+	}
+	user, err := c.UserCurrent(ctx, "ada", "Europe/Berlin")
+	if err != nil || user.User != "ada" || len(user.Open) != 1 || user.Day.Totals[odometer.CPU] != odometer.SumOf(24_120_000) || user.Timezone != "Europe/Berlin" {
+		t.Errorf("current of a user: got %+v, %v", user, err)
+	}
+	org, err := c.OrganisationCurrent(ctx, "acme", "")
+	if err != nil || org.Org != "acme" || len(org.Open) != 1 || org.Day.Totals[odometer.CPU] != odometer.SumOf(24_120_000) || org.Timezone != "UTC" {
+		t.Errorf("current of an organisation: got %+v, %v", org, err)
+	}
+	q := client.HistoryQuery{From: "2025-12-01", To: "now", Interval: "month", Timezone: "Asia/Kathmandu", Sort: []string{"-start"}}
+	ofUser, err := c.UserHistory(ctx, "ada", q)
+	if err != nil || ofUser.User != "ada" || len(ofUser.Rows) != 1 || ofUser.Rows[0].Start != time.Date(2025, 12, 31, 18, 15, 0, 0, time.UTC).UnixMicro() {
+		t.Errorf("history of a user: got %+v, %v, want January in Kathmandu", ofUser, err)
+	}
+	ofOrg, err := c.OrganisationHistory(ctx, "acme", client.HistoryQuery{Interval: "day"})
+	if err != nil || ofOrg.Org != "acme" || len(ofOrg.Rows) != 1 || len(ofOrg.Open) != 1 {
+		t.Errorf("history of an organisation: got %+v, %v", ofOrg, err)
+	}
+	if _, err := c.UserHistory(ctx, "nobody", client.HistoryQuery{}); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("history of nobody: got %v, want ErrNotFound", err)
+	}
+}
+
 // speaksOfInstances calls what a client has of instances.
 func speaksOfInstances(t *testing.T, f *api.Fixture, c *client.Client) {
 	ctx := t.Context()
 	f.Describe("vm-1", "host-1", odometer.Running, "web", "rack=r1")
 	list, err := c.Instances(ctx, client.InstanceQuery{
-		Agent: "host-1", State: "running", Name: "web", Attribute: "rack:r1", User: "ada", Org: "acme", After: "vm-0", Limit: 1,
+		Agent: "host-1", State: "running", Name: "web", Attribute: "rack:r1", User: "ada", Org: "acme", Sort: []string{"state", "-instance_id"}, Limit: 1,
 	})
 	if err != nil || len(list.Instances) != 1 || list.Instances[0].Description.Instance != "vm-1" || list.Next != nil {
 		t.Errorf("instances: got %+v, %v, want vm-1", list, err)
@@ -219,6 +258,18 @@ func speaksOfInstances(t *testing.T, f *api.Fixture, c *client.Client) {
 	}
 	if _, err := c.Instance(ctx, "vm-9"); !errors.Is(err, odometer.ErrNotFound) {
 		t.Errorf("an instance that there is not: got %v, want ErrNotFound", err)
+	}
+	metrics, err := c.CurrentMetrics(ctx, client.MetricsQuery{
+		Instance: "vm-1", User: "ada", Org: "acme", Host: "host-1", State: "running", Sort: []string{"-cpu_cores"}, Limit: 1,
+	})
+	if err != nil || len(metrics.Metrics) != 1 || metrics.Metrics[0].Instance != "vm-1" || metrics.Metrics[0].Name != "web" {
+		t.Errorf("metrics: got %+v, %v, want those of vm-1", metrics, err)
+	}
+	if m, err := c.InstanceMetrics(ctx, "vm-1"); err != nil || m.Instance != "vm-1" || m.Name != "web" {
+		t.Errorf("metrics of one: got %+v, %v", m, err)
+	}
+	if _, err := c.InstanceMetrics(ctx, "vm-9"); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("metrics of what there is not: got %v, want ErrNotFound", err)
 	}
 	if told, err := c.Lifecycle(ctx, "vm-1", "-24h", "now", 5); err != nil || told.Instance != "vm-1" || told.More {
 		t.Errorf("lifecycle: got %+v, %v, want that of vm-1", told, err)
@@ -273,8 +324,8 @@ func speaksOfTokens(t *testing.T, c *client.Client) {
 	if list, err := c.Tokens(ctx, "", 0); err != nil || len(list.Tokens) != 1 || list.Next != nil || list.Tokens[0].ID != created.ID {
 		t.Errorf("list: got %+v, %v", list, err)
 	}
-	if list, err := c.Tokens(ctx, string(created.ID), 5); err != nil || len(list.Tokens) != 0 {
-		t.Errorf("list after the last: got %+v, %v", list, err)
+	if list, err := c.Tokens(ctx, string(created.ID), 5); !errors.Is(err, odometer.ErrInvalid) {
+		t.Errorf("list after what is no cursor: got %+v, %v, want it refused", list, err)
 	}
 	if got, err := c.TokenOf(ctx, created.ID); err != nil || got.LastUsed == nil {
 		t.Errorf("show: got %+v, %v", got, err)
@@ -338,7 +389,7 @@ func speaksOfHosts(t *testing.T, c *client.Client) {
 	if list, err := c.Enrolments(ctx, 1); err != nil || len(list.Enrolments) != 1 || list.Enrolments[0].ID != spare.ID {
 		t.Errorf("enrolments: got %+v, %v, want the newest", list, err)
 	}
-	if list, err := c.Hosts(ctx, "host-6", 1); err != nil || len(list.Hosts) != 1 || list.Hosts[0].Agent != "host-7" || list.Next != nil {
+	if list, err := c.Hosts(ctx, "", 1); err != nil || len(list.Hosts) != 1 || list.Hosts[0].Agent != "host-7" || list.Next != nil {
 		t.Errorf("hosts: got %+v, %v, want host-7", list, err)
 	}
 	if h, err := c.Host(ctx, "host-7"); err != nil || h.State != "enrolled" || h.Enrolment != created.ID {
@@ -454,8 +505,12 @@ func keepsPeople(t *testing.T, c *client.Client) {
 	if _, err := c.EndGrant(ctx, odd, "u-bob", g.Version); err != nil {
 		t.Errorf("end a grant: got %v", err)
 	}
-	if list, err := c.Members(ctx, odd, "", 1); err != nil || len(list.Members) != 1 || list.Next == nil {
-		t.Errorf("members: got %+v, %v, want one and that there is more", list, err)
+	members, err := c.Members(ctx, odd, "", 1)
+	if err != nil || len(members.Members) != 1 || members.Next == nil {
+		t.Fatalf("members: got %+v, %v, want one and that there is more", members, err)
+	}
+	if rest, err := c.Members(ctx, odd, *members.Next, 0); err != nil || len(rest.Members) != 1 || rest.Members[0].User == members.Members[0].User || rest.Next != nil {
+		t.Errorf("members, the rest: got %+v, %v", rest, err)
 	}
 	if _, err := c.RemoveMember(ctx, odd, odd, odometer.AnyVersion); !errors.Is(err, odometer.ErrConflict) {
 		t.Errorf("remove the last owner: got %v", err)
@@ -469,7 +524,7 @@ func keepsPeople(t *testing.T, c *client.Client) {
 	if list, err := c.Organisations(ctx, "", 0); err != nil || len(list.Organisations) != 1 {
 		t.Errorf("organisations: got %+v, %v", list, err)
 	}
-	if list, err := c.Users(ctx, "u-bob", 0); err != nil || len(list.Users) != 1 || list.Users[0].ID != odd {
+	if list, err := c.Users(ctx, "", 0); err != nil || len(list.Users) != 2 || list.Users[1].ID != odd {
 		t.Errorf("users: got %+v, %v", list, err)
 	}
 	if o, err := c.DeleteOrganisation(ctx, odd, o.Version); err != nil || o.DeletedAt == nil {

@@ -147,7 +147,10 @@ func TestWhoIsSlowIsCutOff(t *testing.T) {
 			if n < 5 {
 				t.Errorf("got %d events taken meanwhile", n)
 			}
-			if received := f.counts["received"]; received != int64(n) {
+			f.mu.Lock()
+			received := f.counts["received"]
+			f.mu.Unlock()
+			if received != int64(n) {
 				t.Errorf("got %d events, want %d: none of those that were cut off", received, n)
 			}
 			return
@@ -243,7 +246,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 			return
 		}
 		if err := cut(c); err != nil || listener.Stats().Refused != before.Refused+1 {
-			t.Errorf("%s: got it not refused: %v, %+v", from, err, listener.Stats())
+			t.Fatalf("%s: got it not refused: %v, %+v", from, err, listener.Stats())
 		}
 	}
 	leave := func(from string) {

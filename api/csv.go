@@ -1,6 +1,7 @@
 package api
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,49 +51,51 @@ func appendTitles(b []byte, titles ...string) []byte {
 	return b
 }
 
-// appendUsageTitles appends the names of the cells of rows that are grouped by by.
-func appendUsageTitles(b []byte, by []odometer.GroupBy) []byte {
-	b = appendTitles(b, "state")
-	for _, g := range by {
-		if bucketOf([]odometer.GroupBy{g}) != odometer.ByNothing {
-			g = "start"
+// usageColumns calls each for every column of rows that are grouped by by: its title,
+// and what appends a row's cell. Of fields those that are named, nil for all.
+func usageColumns(by []odometer.GroupBy, fields []string, each func(title string, cell func(b []byte, r *Row) []byte)) {
+	column := func(title string, cell func(b []byte, r *Row) []byte, of ...string) {
+		if fields == nil || slices.ContainsFunc(append(of, title), func(f string) bool { return slices.Contains(fields, f) }) {
+			each(title, cell)
 		}
-		b = appendTitles(b, string(g))
 	}
-	for q := range amounts {
-		b = appendTitles(b, odometer.Quantity(q).String())
-	}
-	return appendTitles(b, "measured_us", "estimated_us", "recovered_us", "gap_us", "age_s")
-}
-
-// appendCSV appends the row's cells; the times are those of time_us.
-func (r *Row) appendCSV(b []byte) []byte {
-	for _, g := range r.By {
+	for _, g := range by {
 		switch g {
 		case odometer.ByInstance:
-			b = appendText(b, string(r.Instance))
+			column(string(g), func(b []byte, r *Row) []byte { return appendText(b, string(r.Instance)) })
 		case odometer.ByUser:
-			b = appendText(b, string(r.User))
+			column(string(g), func(b []byte, r *Row) []byte { return appendText(b, string(r.User)) })
 		case odometer.ByOrg:
-			b = appendText(b, string(r.Org))
+			column(string(g), func(b []byte, r *Row) []byte { return appendText(b, string(r.Org)) })
 		default:
-			b = appendInstant(b, r.Start)
+			column("start", func(b []byte, r *Row) []byte { return appendText(b, r.startText()) })
 		}
 	}
-	for q := range amounts {
-		if r.Known.Has(odometer.Quantity(q)) {
-			b = appendTotal(b, r.Totals[q])
-		} else {
-			b = append(b, ',')
+	for n := range amounts {
+		q := odometer.Quantity(n)
+		column(q.String(), func(b []byte, r *Row) []byte {
+			if !r.Known.Has(q) {
+				return append(b, ',')
+			}
+			return appendTotal(b, r.Totals[q])
+		})
+	}
+	column("measured_us", func(b []byte, r *Row) []byte { return appendTotal(b, r.Totals[odometer.MeasuredTime]) }, "measured_s", "time_us")
+	column("estimated_us", func(b []byte, r *Row) []byte { return appendTotal(b, r.Totals[odometer.EstimatedTime]) }, "estimated_s", "time_us")
+	column("recovered_us", func(b []byte, r *Row) []byte { return appendTotal(b, r.Recovered) }, "recovered_s", "time_us")
+	column("gap_us", func(b []byte, r *Row) []byte { return appendTotal(b, r.Totals[odometer.GapTime]) }, "gap_s", "time_us")
+	column("apportioned", func(b []byte, r *Row) []byte {
+		if r.Apportioned {
+			b = append(b, "true"...)
 		}
-	}
-	for _, sum := range []odometer.Sum{r.Totals[odometer.MeasuredTime], r.Totals[odometer.EstimatedTime], r.Recovered, r.Totals[odometer.GapTime]} {
-		b = appendTotal(b, sum)
-	}
-	if r.Age == nil {
 		return append(b, ',')
-	}
-	return appendCount(b, *r.Age)
+	})
+	column("age_s", func(b []byte, r *Row) []byte {
+		if r.Age == nil {
+			return append(b, ',')
+		}
+		return appendCount(b, *r.Age)
+	})
 }
 
 // appendEntryTitles appends the names of the cells of entries.

@@ -3,6 +3,8 @@ package api
 import (
 	"math"
 	"net/http"
+	"slices"
+	"strings"
 
 	"example.org/odometer"
 )
@@ -35,6 +37,25 @@ type parameter struct {
 	component string
 }
 
+// choices lists the words of a parameter for an error. Of what may have a minus sign
+// before it or not it has what has none.
+func (p *parameter) choices() string {
+	var names []string
+	signed := false
+	for _, word := range p.words {
+		if name, ok := strings.CutPrefix(word, "-"); ok && slices.Contains(p.words, name) {
+			signed = true
+			continue
+		}
+		names = append(names, word)
+	}
+	list := strings.Join(names, ", ")
+	if signed {
+		list += ", each with - before it or not"
+	}
+	return list
+}
+
 // place is where a parameter stands.
 type place int
 
@@ -56,6 +77,7 @@ const (
 	asWord                   // one of words
 	asWords                  // some of words, separated by commas, each once
 	asFlag                   // there or not, whatever its value
+	asCursor                 // where a list goes on, as an earlier answer had it
 )
 
 // content is a body in one of its forms.
@@ -138,6 +160,10 @@ var (
 	}
 	toParam = &parameter{
 		name: "to", kind: asMoment, example: "now", description: "where the time that is asked for ends; exclusive, and now where it is absent",
+	}
+	zoneParam = &parameter{
+		name: "timezone", most: maxText, valid: func(s string) error { _, err := odometer.LoadZone(s); return err }, example: "Europe/Berlin",
+		description: "of the IANA's database; where days and months begin, also those that from and to name without a time; UTC where it is absent",
 	}
 	instanceParam = &parameter{
 		name: "instance", most: odometer.MaxIDBytes, valid: identifier("instance"), example: "vm-1", description: "only this instance",

@@ -203,6 +203,9 @@ func (g *generator) operation(row *route) schema {
 		response := schema{"description": r.description}
 		if r.content != nil {
 			response["content"] = g.content(r.content)
+			if slices.ContainsFunc(row.params, func(p *parameter) bool { return p.name == "fields" }) {
+				g.partly(response["content"].(schema))
+			}
 		}
 		if len(r.headers) > 0 {
 			headers := schema{}
@@ -254,6 +257,43 @@ func (g *generator) content(forms []content) schema {
 		all[c.media] = schema{"schema": s}
 	}
 	return all
+}
+
+// partly lets the elements of an answer's lists have fewer members than they have
+// otherwise: what fields leaves of them.
+func (g *generator) partly(content schema) {
+	resolve := func(s any) schema {
+		ref, _ := s.(schema)["$ref"].(string)
+		component, _ := g.components[strings.TrimPrefix(ref, "#/components/schemas/")].(schema)
+		return component
+	}
+	for _, c := range content {
+		whole := c.(schema)["schema"].(schema)
+		answer := resolve(whole)
+		if answer == nil { // of another form
+			continue
+		}
+		part := clone(answer)
+		properties := schema{}
+		for name, p := range answer["properties"].(schema) {
+			properties[name] = p
+			items, ok := p.(schema)["items"]
+			if !ok {
+				continue
+			}
+			if element := resolve(items); element["type"] == "object" {
+				few := clone(element)
+				few["description"] = "What fields leaves."
+				few["maxProperties"] = len(element["required"].([]any)) - 1
+				delete(few, "required")
+				list := clone(p.(schema))
+				list["items"] = few
+				properties[name] = list
+			}
+		}
+		part["properties"], part["description"] = properties, "With fields."
+		c.(schema)["schema"] = schema{"anyOf": []any{whole, part}}
+	}
 }
 
 // parameter returns what the document says of a parameter.
@@ -350,7 +390,7 @@ func undeclared(row *route) map[string]bool {
 		wrong[p.name+" has no words"] = (p.kind == asWord || p.kind == asWords) != (len(p.words) > 0)
 		wrong[p.name+" has no bound"] = p.in != inHeader && p.kind == asText && p.valid == nil && p.most == 0
 		wrong[p.name+" has bounds that contain nothing"] = p.kind == asNumber && p.least > p.most
-		if p.in != inHeader {
+		if p.in != inHeader && p.kind != asCursor { // which nobody but the server makes
 			q := &query{now: Now}
 			q.read(p, &value{text: p.example})
 			wrong[fmt.Sprintf("%s has an example that is refused: %v", p.name, q.errs)] = q.errs != nil

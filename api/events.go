@@ -109,19 +109,6 @@ func (s *server) getEvents(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, answer)
 }
 
-// paged cuts a list that has one more than the limit where there are more, and
-// says where it goes on.
-func paged[T any, ID ~string](w http.ResponseWriter, r *http.Request, list []T, id func(T) ID) ([]T, *ID) {
-	limit := queryOf(r).limit()
-	if len(list) <= limit {
-		return list, nil
-	}
-	list = list[:limit]
-	next := id(list[limit-1])
-	w.Header().Add("Link", fmt.Sprintf("<%s>; rel=\"next\"", pageAfter(r.URL, string(next))))
-	return list, &next
-}
-
 // pageAfter returns the request's address with another cursor, relative to the
 // server so that it holds behind a proxy.
 func pageAfter(u *url.URL, cursor string) string {

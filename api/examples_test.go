@@ -138,7 +138,8 @@ func exampleRequests(doc schema) (list []exampleRequest) {
 				case "path":
 					x.target = strings.ReplaceAll(x.target, "{"+name+"}", url.PathEscape(text))
 				case "query":
-					if name != formatParam.name { // which the header Accept says
+					// The header Accept says the form, and no example is a cursor of this question.
+					if name != formatParam.name && p["schema"].(schema)["pattern"] != cursorPattern {
 						query.Set(name, text)
 					}
 				case "header":
@@ -368,7 +369,7 @@ func TestExamplesAreAnswered(t *testing.T) {
 func empty(t *testing.T, x exampleRequest, v any) {
 	members, _ := v.(map[string]any)
 	for name, m := range members {
-		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved", "grants"}, name) {
+		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "metrics", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved", "grants"}, name) {
 			t.Errorf("%s: the example has no %s", x.where, name)
 		}
 	}

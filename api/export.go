@@ -184,32 +184,53 @@ func (l *lines) end(err error) error {
 }
 
 // exportUsage answers with all rows.
-func (s *server) exportUsage(w http.ResponseWriter, r *http.Request, q odometer.UsageQuery, e *edition, f form, now time.Time) error {
+func (s *server) exportUsage(w http.ResponseWriter, r *http.Request, q odometer.UsageQuery, e *edition, f form) error {
 	if s.Exports == nil {
 		return absent("ledger")
 	}
 	ctx, cancel := long(w, r, ExportTimeout)
 	defer cancel()
 	out := newLines(w, r, f)
+	now, fields, words := queryOf(r).now, queryOf(r).words("fields"), queryOf(r).words("sort")
+	titles := appendTitles(nil, "state")
+	var cells []func([]byte, *Row) []byte
+	usageColumns(q.GroupBy, fields, func(title string, cell func([]byte, *Row) []byte) {
+		titles, cells = appendTitles(titles, title), append(cells, cell)
+	})
 	write := func(state string, row *Row) error {
 		return out.line(func(b []byte) []byte {
 			if f == asCSV {
-				return row.appendCSV(appendText(b, state))
+				b = appendText(b, state)
+				for _, cell := range cells {
+					b = cell(b, row)
+				}
+				return b
 			}
 			b = append(append(append(b, `{"state":"`...), state...), '"')
 			at := len(b)
 			b = row.appendJSON(b)
-			b[at] = ','
+			if fields != nil {
+				some, err := pick(b[at:], fields)
+				if err != nil {
+					panic(err) // it is what was written
+				}
+				b = append(b[:at], some...)
+			}
+			if b[at] = ','; b[at+1] == '}' { // nothing of it
+				b = append(b[:at], '}')
+			}
 			return b
 		})
 	}
 	if f == asCSV {
-		if err := out.line(func(b []byte) []byte { return appendUsageTitles(b, q.GroupBy) }); err != nil {
+		if err := out.line(func(b []byte) []byte { return append(b, titles...) }); err != nil {
 			return err
 		}
 	}
-	if q.Top != 0 { // few, and what is open goes with them
+	if q.Top != 0 || words != nil { // as many as an answer has, which are put in order
 		recorded, open, err := s.usage(r, q, now)
+		rowKeys.sort(recorded, words)
+		rowKeys.sort(open, words)
 		for i := 0; err == nil && i < len(recorded); i++ {
 			err = write("recorded", &recorded[i])
 		}
@@ -224,7 +245,7 @@ func (s *server) exportUsage(w http.ResponseWriter, r *http.Request, q odometer.
 	if still {
 		out.begin = func() { e.set(w, nil) }
 	}
-	row := Row{By: q.GroupBy}
+	row := Row{By: q.GroupBy, Zone: q.Zone}
 	err := s.Exports.EachUsage(ctx, seen(r), q, func(u *odometer.UsageRow) error {
 		row.UsageRow = *u
 		return write("recorded", &row)

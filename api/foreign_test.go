@@ -240,13 +240,23 @@ var probes = []probe{
 	{"instance", "GET", "/api/v1/usage?instance=%s", ""},
 	{"instance", "GET", "/api/v1/usage?instance=%s&group_by=user,org,hour", ""},
 	{"instance", "GET", "/api/v1/usage?instance=%s&group_by=instance&top=3", ""},
+	{"instance", "GET", "/api/v1/usage?instance=%s&interval=day&timezone=Asia/Kolkata&sort=-start&fields=cpu_us,start", ""},
+	{"instance", "GET", "/api/v1/usage/top?instance=%s&by=egress", ""},
 	{"instance", "GET", "/api/v1/events?instance=%s", ""},
 	{"instance", "GET", "/api/v1/events?instance=%s&from=2020-01-01&limit=1", ""},
+	{"instance", "GET", "/api/v1/metrics/instances/%s", ""},
+	{"instance", "GET", "/api/v1/metrics?instance=%s", ""},
+	{"owner", "GET", "/api/v1/metrics?user=%s&sort=-cpu_percent", ""},
+	{"tenant", "GET", "/api/v1/metrics?org=%s&fields=instance_id", ""},
+	{"name", "GET", "/api/v1/metrics?host=%s", ""},
 	{"name", "GET", "/api/v1/instances?name=%s", ""},
 	{"name", "GET", "/api/v1/instances?attribute=rack:%s", ""},
 	{"name", "GET", "/api/v1/instances?agent=%s", ""},
 	{"owner", "GET", "/api/v1/usage?user=%s", ""},
 	{"owner", "GET", "/api/v1/usage?user=%s&group_by=org,instance", ""},
+	{"owner", "GET", "/api/v1/usage/users/%s/current", ""},
+	{"owner", "GET", "/api/v1/usage/users/%s/history?interval=month&timezone=Asia/Kolkata", ""},
+	{"owner", "GET", "/api/v1/usage/top?user=%s", ""},
 	{"owner", "GET", "/api/v1/instances?user=%s", ""},
 	{"owner", "GET", "/api/v1/events?user=%s", ""},
 	{"tenant", "GET", "/api/v1/events?org=%s", ""},
@@ -259,6 +269,9 @@ var probes = []probe{
 	{"owner", "GET", "/api/v1/usage?format=csv&group_by=org,instance&user=%s", ""},
 	{"tenant", "GET", "/api/v1/usage?org=%s", ""},
 	{"tenant", "GET", "/api/v1/usage?org=%s&group_by=user,instance", ""},
+	{"tenant", "GET", "/api/v1/usage/organizations/%s/current", ""},
+	{"tenant", "GET", "/api/v1/usage/organizations/%s/history?interval=day&timezone=Asia/Kathmandu", ""},
+	{"tenant", "GET", "/api/v1/usage/top?of=user&org=%s", ""},
 	{"tenant", "GET", "/api/v1/instances?org=%s", ""},
 	{"org", "GET", "/api/v1/organizations/%s", ""},
 	{"org", "PUT", "/api/v1/organizations/%s", `{"name":"x"}`},
@@ -274,7 +287,6 @@ var probes = []probe{
 	{"user", "PUT", "/api/v1/users/%s", `{"name":"x"}`},
 	{"user", "DELETE", "/api/v1/users/%s", ""},
 	{"token", "GET", "/api/v1/tokens/%s", ""},
-	{"token", "GET", "/api/v1/tokens?after=%s", ""},
 	{"other token", "DELETE", "/api/v1/tokens/%s", ""},
 	{"addressee", "POST", "/api/v1/organizations/acme/members", `{"user_id":"%s","role":"member"}`},
 	{"addressee", "POST", "/api/v1/tokens", `{"name":"x","scopes":["read"],"user_id":"%s"}`},
@@ -483,6 +495,9 @@ func TestForeignIsAbsent(t *testing.T) {
 				continue
 			}
 			targets := []string{path, path + "?limit=2"}
+			if path == "/api/v1/usage/top" {
+				targets = []string{path, path + "?of=user&n=2&by=memory", path + "?of=org&from=2020-01-01"}
+			}
 			if path == "/api/v1/usage" {
 				targets = append(targets, path+"?group_by=instance", path+"?group_by=user,org", path+"?group_by=instance,hour&top=20", path+"?from=2020-01-01&group_by=month,org")
 			}
@@ -555,7 +570,7 @@ func (w *tenants) lists(a *asker, ask func(method, target, body string) *httptes
 	for _, c := range []struct {
 		kind, target string
 		canaries     bool
-	}{{"instance", "/api/v1/instances", true}, {"instance", "/api/v1/events", true}, {"org", "/api/v1/organizations", true}, {"user", "/api/v1/users", true}} {
+	}{{"instance", "/api/v1/instances", true}, {"instance", "/api/v1/metrics", true}, {"instance", "/api/v1/events", true}, {"org", "/api/v1/organizations", true}, {"user", "/api/v1/users", true}} {
 		r := ask("GET", c.target, "")
 		if r.Code != http.StatusOK {
 			if len(a.sees[c.kind]) > 0 && !a.blind {

@@ -59,8 +59,8 @@ type GrantChange struct {
 
 // GrantsAnswer is the body of GET /api/v1/instances/{id}/grants.
 type GrantsAnswer struct {
-	Grants []Grant          `json:"grants"` // in the order of the users' ids
-	Next   *odometer.UserID `json:"next"`   // cursor of the page that follows, null when there is none
+	Grants []Grant `json:"grants"` // in the order of the users' ids
+	Next   *string `json:"next"`   // cursor of the page that follows, null when there is none
 }
 
 func grantOf(g *odometer.Grant) Grant {
@@ -81,7 +81,7 @@ func (s *server) grantRoutes() []route {
 			id: "grants", tag: "instances", summary: "The grants on an instance that the caller sees",
 			description: "Who sees the instance as its owner, and owners and managers by a grant, see all; everybody his own. " +
 				"An instance on which none is seen has an empty list, whether it is there or not.",
-			params:  []*parameter{instancePath, afterID, limitParam},
+			params:  []*parameter{instancePath, afterCursor, limitParam},
 			replies: []reply{answers(http.StatusOK, "One page.", GrantsAnswer{}, nextPage)}, fails: missing,
 		},
 		{

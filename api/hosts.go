@@ -101,8 +101,8 @@ type Host struct {
 
 // HostsAnswer is the body of GET /api/v1/hosts.
 type HostsAnswer struct {
-	Hosts []Host            `json:"hosts"` // in order of their agents
-	Next  *odometer.AgentID `json:"next"`  // cursor of the page that follows, null when there is none
+	Hosts []Host  `json:"hosts"` // in order of their agents
+	Next  *string `json:"next"`  // cursor of the page that follows, null when there is none
 }
 
 var (
@@ -151,7 +151,7 @@ func (s *server) hostRoutes() []route {
 			id: "hosts", tag: "access", summary: "The hosts that were enrolled, in order of their agents",
 			description: "Those that were revoked too, each with its newest key. Agents that connect with a token are none of them.",
 			params: []*parameter{
-				{name: "after", most: odometer.MaxIDBytes, valid: identifier("agent"), example: "host-1", description: "cursor of an earlier answer"},
+				afterCursor,
 				limitParam,
 			},
 			replies: []reply{answers(http.StatusOK, "One page.", HostsAnswer{}, nextPage)}, fails: missing,

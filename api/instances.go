@@ -69,7 +69,7 @@ type InstanceAnswer struct {
 // InstancesAnswer is the body of GET /api/v1/instances.
 type InstancesAnswer struct {
 	At        time.Time  `json:"at"`
-	Instances []Instance `json:"instances"` // in order of their ids
+	Instances []Instance `json:"instances"` // in order of their ids, unless sort says otherwise
 	Next      *string    `json:"next"`      // cursor of the page that follows, null when there is none
 }
 
@@ -122,16 +122,15 @@ func (s *server) instanceRoutes() []route {
 	return []route{
 		{
 			pattern: "GET /api/v1/instances", access: reader, handle: s.getInstances,
-			id: "instances", tag: "instances", summary: "The instances, in order of their ids",
-			description: "Those that agents describe, and those of which something is booked.",
+			id: "instances", tag: "instances", summary: "The instances",
+			description: "Those that agents describe, and those of which something is booked. " + sortedOnce,
 			params: []*parameter{
 				{name: "agent", most: odometer.MaxIDBytes, valid: identifier("agent"), example: "host-1", description: "only those at this agent; of a conflict, at any of both"},
 				{name: "state", kind: asWord, words: InstanceStates, example: "running", description: "only those in this state"},
 				{name: "name", most: maxText, example: "web", description: "only those with this name"},
 				{name: "attribute", most: 2*maxText + 1, valid: validAttribute, example: "rack:r1", description: "only those with this attribute, as key:value"},
 				userParam, orgParam,
-				{name: "after", most: odometer.MaxIDBytes, valid: identifier("after"), example: "vm-0", description: "cursor of an earlier answer"},
-				limitParam,
+				afterCursor, limitParam, instancesSort, instancesFields,
 			},
 			replies: []reply{answers(http.StatusOK, "One page.", InstancesAnswer{}, nextPage)}, fails: missing,
 		},
@@ -155,10 +154,8 @@ func (s *server) instanceRoutes() []route {
 
 func (s *server) getInstances(w http.ResponseWriter, r *http.Request) error {
 	p := queryOf(r)
-	now := p.now
 	q := InstanceQuery{
 		After: odometer.InstanceID(p.text("after")),
-		Limit: p.limit(),
 		Agent: odometer.AgentID(p.text("agent")),
 		State: p.text("state"),
 		Name:  p.text("name"),
@@ -169,17 +166,11 @@ func (s *server) getInstances(w http.ResponseWriter, r *http.Request) error {
 	if s.Instances == nil {
 		return absent("directory of instances")
 	}
-	q.Limit++ // one more says whether there are more
-	list, err := s.Instances.Instances(r.Context(), seen(r), q)
+	list, next, err := chosen(s, w, r, q, "", (*KnownInstance).whole, instanceKeys)
 	if err != nil {
-		return fmt.Errorf("list instances: %w", err)
+		return err
 	}
-	list, next := paged(w, r, list, func(k KnownInstance) string { return string(k.Description.Instance) })
-	answer := InstancesAnswer{At: instant(now.UnixMicro()), Instances: make([]Instance, 0, len(list)), Next: next}
-	for i := range list {
-		answer.Instances = append(answer.Instances, list[i].whole(now))
-	}
-	return writeJSON(w, http.StatusOK, answer)
+	return writeList(w, r, InstancesAnswer{At: instant(p.now.UnixMicro()), Instances: list, Next: next}, "instances")
 }
 
 func (s *server) getInstance(w http.ResponseWriter, r *http.Request) error {

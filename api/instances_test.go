@@ -74,17 +74,7 @@ func (m *InMemory) Instances(ctx context.Context, seen odometer.View, q Instance
 	var list []KnownInstance
 	for id := range ids {
 		k, _ := m.known(seen, id)
-		user, org := odometer.UserID(""), odometer.OrgID("")
-		if k.User != nil {
-			user = *k.User
-		}
-		if k.Org != nil {
-			org = *k.Org
-		}
-		value, there := k.Attributes[q.Attribute]
-		if id > q.After && (q.Agent == "" || k.Agent == q.Agent || k.Conflict != nil && slices.Contains(k.Conflict.Agents, q.Agent)) &&
-			(q.State == "" || string(k.State) == q.State) && (q.Name == "" || k.Name == q.Name) && (q.User == "" || user == q.User) &&
-			(q.Org == "" || org == q.Org) && (q.Attribute == "" || there && value == q.Value) && seen.SeesUse(id, odometer.Owner{User: user, Org: org}, Now.UnixMicro()) {
+		if id > q.After && q.Matches(&k.Instance) && seen.SeesUse(id, ownerOf(&k.Instance), Now.UnixMicro()) {
 			list = append(list, k)
 		}
 	}
@@ -94,6 +84,16 @@ func (m *InMemory) Instances(ctx context.Context, seen odometer.View, q Instance
 	return list[:min(len(list), q.Limit)], nil
 }
 
+func ownerOf(i *Instance) (o odometer.Owner) {
+	if i.User != nil {
+		o.User = *i.User
+	}
+	if i.Org != nil {
+		o.Org = *i.Org
+	}
+	return o
+}
+
 func (m *InMemory) Instance(ctx context.Context, seen odometer.View, id odometer.InstanceID) (KnownInstance, []InstanceElsewhere, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -101,14 +101,7 @@ func (m *InMemory) Instance(ctx context.Context, seen odometer.View, id odometer
 		return KnownInstance{}, nil, err
 	}
 	k, elsewhere := m.known(seen, id)
-	owner := odometer.Owner{}
-	if k.User != nil {
-		owner.User = *k.User
-	}
-	if k.Org != nil {
-		owner.Org = *k.Org
-	}
-	if k.Agent == "" || !seen.SeesUse(id, owner, Now.UnixMicro()) {
+	if k.Agent == "" || !seen.SeesUse(id, ownerOf(&k.Instance), Now.UnixMicro()) {
 		return KnownInstance{}, nil, odometer.ErrNotFound
 	}
 	return k, elsewhere, nil

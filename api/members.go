@@ -31,8 +31,8 @@ type MemberChange struct {
 
 // MembersAnswer is the body of GET /api/v1/organizations/{id}/members.
 type MembersAnswer struct {
-	Members []Member         `json:"members"` // in the order of the users' ids
-	Next    *odometer.UserID `json:"next"`    // cursor of the page that follows, null when there is none
+	Members []Member `json:"members"` // in the order of the users' ids
+	Next    *string  `json:"next"`    // cursor of the page that follows, null when there is none
 }
 
 func memberOf(m *odometer.Membership) Member {
@@ -45,7 +45,7 @@ func (s *server) memberRoutes() []route {
 			pattern: "GET /api/v1/organizations/{id}/members", access: reader, handle: s.getMembers,
 			id: "members", tag: "people", summary: "The members of an organisation that the caller sees",
 			description: "Owners and admins see all, everybody himself.",
-			params:      []*parameter{orgPath, afterID, limitParam},
+			params:      []*parameter{orgPath, afterCursor, limitParam},
 			replies:     []reply{answers(http.StatusOK, "One page.", MembersAnswer{}, nextPage)}, fails: missing,
 		},
 		{

@@ -190,19 +190,22 @@ func (m *InMemory) Usage(ctx context.Context, seen odometer.View, q odometer.Usa
 		t int64
 	}
 	rows := map[key]*odometer.UsageRow{}
+	calendar := odometer.CalendarOf(q.GroupBy, q.Zone)
 	for _, entry := range m.entries {
 		e := entry.Event
 		if q.Instance != "" && e.Instance != q.Instance || q.User != "" && e.Owner.User != q.User || q.Org != "" && e.Owner.Org != q.Org {
 			continue
 		}
-		for h := odometer.Hour(e.Span.Start); h < e.Span.End; h += odometer.HourMicros {
-			from, to := max(h, q.From, e.Span.Start), min(h+odometer.HourMicros, q.To, e.Span.End)
-			if from >= to || !seen.SeesUse(e.Instance, e.Owner, h) {
-				continue
+		// Cut at the edges of the calendar and never shared: an entry of the tests
+		// lies on one side.
+		since, sees := seen.SeesFrom(e.Instance, e.Owner)
+		for from := max(q.From, e.Span.Start, since); sees && from < min(q.To, e.Span.End); {
+			k, to := key{}, min(q.To, e.Span.End)
+			if calendar.By != odometer.ByNothing {
+				k.t = calendar.Start(from)
+				to = min(to, calendar.Next(k.t))
 			}
-			var k key
 			for _, g := range q.GroupBy {
-				at := time.UnixMicro(h).UTC()
 				switch g {
 				case odometer.ByInstance:
 					k.i = e.Instance
@@ -210,12 +213,6 @@ func (m *InMemory) Usage(ctx context.Context, seen odometer.View, q odometer.Usa
 					k.u = e.Owner.User
 				case odometer.ByOrg:
 					k.o = e.Owner.Org
-				case odometer.ByHour:
-					k.t = h
-				case odometer.ByDay:
-					k.t = at.Truncate(24 * time.Hour).UnixMicro()
-				case odometer.ByMonth:
-					k.t = time.Date(at.Year(), at.Month(), 1, 0, 0, 0, 0, time.UTC).UnixMicro()
 				}
 			}
 			if rows[k] == nil {
@@ -226,7 +223,11 @@ func (m *InMemory) Usage(ctx context.Context, seen odometer.View, q odometer.Usa
 				rows[k].Totals[i].Add(n)
 			}
 			rows[k].Known |= part.Known
+			from = to
 		}
+	}
+	if q.Most != 0 && len(rows) > q.Most {
+		return nil, odometer.ErrTooManyRows
 	}
 	var all []odometer.UsageRow
 	for _, row := range rows {
@@ -558,7 +559,7 @@ func NewFixture(t *testing.T) *Fixture {
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
 		Usage: f.InMemory, Entries: f.InMemory, Exports: f.InMemory, Revisions: f.InMemory, Stream: f.InMemory, StreamLife: time.Millisecond, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
-		QueueURL: func() string { return "nats://127.0.0.1:4222" },
+		QueueURL: func() string { return "nats://127.0.0.1:4222" }, CursorKey: []byte("of the tests"),
 	}
 	return f
 }

@@ -34,8 +34,8 @@ type OrganisationChange struct {
 
 // OrganisationsAnswer is the body of GET /api/v1/organizations.
 type OrganisationsAnswer struct {
-	Organisations []Organisation  `json:"organizations"` // in the order of their ids
-	Next          *odometer.OrgID `json:"next"`          // cursor of the page that follows, null when there is none
+	Organisations []Organisation `json:"organizations"` // in the order of their ids
+	Next          *string        `json:"next"`          // cursor of the page that follows, null when there is none
 }
 
 func organisationOf(o *odometer.Organisation) Organisation {
@@ -48,7 +48,7 @@ func (s *server) organisationRoutes() []route {
 			pattern: "GET /api/v1/organizations", access: reader, handle: s.getOrganisations,
 			id: "organizations", tag: "people", summary: "The organisations that the caller sees",
 			description: "The administrator sees all, a user those that he is a member of, a service that is bound to one that. Those that are deleted are left out.",
-			params:      []*parameter{afterID, limitParam},
+			params:      []*parameter{afterCursor, limitParam},
 			replies:     []reply{answers(http.StatusOK, "One page.", OrganisationsAnswer{}, nextPage)}, fails: missing,
 		},
 		{

@@ -110,6 +110,7 @@ type query struct {
 	declared []*parameter
 	values   []value // of declared, in their order
 	now      time.Time
+	cursors  *cursors // nil where there are none
 	errs     []error
 }
 
@@ -122,9 +123,9 @@ type value struct {
 }
 
 // readQuery reads what r has of the declared parameters. One that is not
-// declared is wrong, as is one that is given twice.
-func readQuery(declared []*parameter, r *http.Request, now time.Time) *query {
-	q := &query{declared: declared, values: make([]value, len(declared)), now: now}
+// declared is wrong, as is one that is given twice, or a cursor of somebody else.
+func readQuery(declared []*parameter, r *http.Request, now time.Time, cursors *cursors) *query {
+	q := &query{declared: declared, values: make([]value, len(declared)), now: now, cursors: cursors}
 	var given url.Values
 	if r.URL.RawQuery != "" {
 		var err error
@@ -154,6 +155,7 @@ func readQuery(declared []*parameter, r *http.Request, now time.Time) *query {
 			q.fail(p.name, "is given %d times", len(list))
 		}
 	}
+	q.openCursors()
 	q.unknown(given)
 	return q
 }
@@ -182,18 +184,18 @@ func (q *query) read(p *parameter, v *value) {
 		v.micros = t.UnixMicro()
 	case asWord:
 		if !slices.Contains(p.words, v.text) {
-			wrong("%q is none of %s", clip(v.text), strings.Join(p.words, ", "))
+			wrong("%q is none of %s", clip(v.text), p.choices())
 		}
 	case asWords:
 		for at, w := range listed(v.text) {
 			switch {
 			case !slices.Contains(p.words, w):
-				wrong("%q is none of %s", clip(w), strings.Join(p.words, ", "))
+				wrong("%q is none of %s", clip(w), p.choices())
 			case slices.Contains(listed(v.text)[:at], w):
 				wrong("has %s twice", w)
 			}
 		}
-	case asText:
+	case asText, asCursor:
 		if p.valid == nil && int64(len(v.text)) > p.most {
 			wrong("is longer than %d bytes", p.most)
 		}
@@ -304,10 +306,44 @@ func (q *query) span(length time.Duration) (from, to int64) {
 	return from, to
 }
 
-// inOrder refuses a time that does not end after it begins.
+// zone returns the time zone that the request names, nil for UTC.
+func (q *query) zone() *time.Location {
+	name := q.text(zoneParam.name)
+	if name == "" {
+		return nil
+	}
+	zone, _ := odometer.LoadZone(name) // which the parameter's valid has done
+	if zone == time.UTC {
+		return nil
+	}
+	return zone
+}
+
+// spanIn is span in the time zone that the request names: there a day without a time
+// begins.
+func (q *query) spanIn(length time.Duration) (from, to int64, zone *time.Location) {
+	if zone = q.zone(); zone != nil {
+		for _, name := range []string{"from", "to"} {
+			v := q.value(name)
+			if t, err := time.Parse(time.DateOnly, v.text); err == nil {
+				v.micros = odometer.Midnight(t.Year(), t.Month(), t.Day(), zone).UnixMicro()
+			}
+		}
+	}
+	from, to = q.span(length)
+	return from, to, zone
+}
+
+// maxSpan is the longest time that may be asked for: longer than anything is kept.
+const maxSpan = 200 * 366 * 24 * time.Hour
+
+// inOrder refuses a time that does not end after it begins, or has no end.
 func (q *query) inOrder(from, to int64) {
-	if from >= to {
+	switch {
+	case from >= to:
 		q.fail("to", "must be later than from: from is %s, to is %s", formatMicros(from), formatMicros(to))
+	case to-from > maxSpan.Microseconds():
+		q.fail("to", "must be within %d days of from: from is %s, to is %s", maxSpan/(24*time.Hour), formatMicros(from), formatMicros(to))
 	}
 }
 

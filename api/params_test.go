@@ -91,7 +91,7 @@ func usageParams() []*parameter { return new(server).usageRoutes()[0].params }
 
 func TestQueryNamesEverythingThatIsWrong(t *testing.T) {
 	r := httptest.NewRequest("GET", "/x?from=soon&to=-1h&to=-2h&top=0&instance=a%2Fb&group_by=hour,day,moon,hour&extra=1&Extra=2", nil)
-	q := readQuery(usageParams(), r, Now)
+	q := readQuery(usageParams(), r, Now, nil)
 	q.span(time.Hour)
 	err := q.done()
 	var got []string
@@ -111,7 +111,7 @@ func TestQueryNamesEverythingThatIsWrong(t *testing.T) {
 
 func TestQueryDefaults(t *testing.T) {
 	params := []*parameter{fromParam, toParam, limitParam}
-	q := readQuery(params, httptest.NewRequest("GET", "/x", nil), Now)
+	q := readQuery(params, httptest.NewRequest("GET", "/x", nil), Now, nil)
 	from, to := q.span(time.Hour)
 	if n := q.limit(); n != 100 || to != Now.UnixMicro() || to-from != odometer.HourMicros {
 		t.Errorf("got limit %d, from %d, to %d, want 100 and the last hour", n, from, to)
@@ -119,7 +119,7 @@ func TestQueryDefaults(t *testing.T) {
 	if err := q.done(); err != nil {
 		t.Errorf("got %v, want no fault", err)
 	}
-	q = readQuery(params, httptest.NewRequest("GET", "/x?to=1970-01-01T00:00:10Z", nil), Now)
+	q = readQuery(params, httptest.NewRequest("GET", "/x?to=1970-01-01T00:00:10Z", nil), Now, nil)
 	if from, to := q.span(time.Hour); from != 0 || to != 10_000_000 {
 		t.Errorf("got from %d to %d, want from 0: nothing lies before 1970", from, to)
 	}
@@ -128,7 +128,7 @@ func TestQueryDefaults(t *testing.T) {
 func TestQueryThatIsNotWellFormed(t *testing.T) {
 	r := httptest.NewRequest("GET", "/x", nil)
 	r.URL.RawQuery = "from=%zz"
-	if err := readQuery(usageParams(), r, Now).done(); !errors.Is(err, odometer.ErrInvalid) {
+	if err := readQuery(usageParams(), r, Now, nil).done(); !errors.Is(err, odometer.ErrInvalid) {
 		t.Errorf("got %v, want ErrInvalid", err)
 	}
 }
@@ -139,5 +139,5 @@ func TestAParameterThatIsReadMustBeDeclared(t *testing.T) {
 			t.Error("got no panic")
 		}
 	}()
-	readQuery(usageParams(), httptest.NewRequest("GET", "/x", nil), Now).text("limit")
+	readQuery(usageParams(), httptest.NewRequest("GET", "/x", nil), Now, nil).text("limit")
 }

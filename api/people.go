@@ -45,9 +45,6 @@ var (
 	memberPath = &parameter{
 		name: "user", in: inPath, component: "MemberId", most: odometer.MaxIDBytes, valid: validUser, example: "u-ada", description: "the user who is a member",
 	}
-	afterID = &parameter{
-		name: "after", component: "AfterId", most: odometer.MaxIDBytes, valid: identifier("after"), example: "a", description: "cursor of an earlier answer",
-	}
 	ifMatchHeader = &parameter{
 		name: "If-Match", in: inHeader, example: "*", description: "the ETag of what is changed, or * for whatever there is; without it the answer is 428",
 	}

@@ -55,6 +55,8 @@ type router struct {
 	metrics *metrics
 	limits  *limiter
 	refused *Refusals // nil for none
+
+	cursorKey []byte
 }
 
 func newRouter(version string, logger *slog.Logger, clock func() time.Time, auth Authenticator, stats Stats, routes func(*router) []route) *router {
@@ -67,7 +69,7 @@ func newRouter(version string, logger *slog.Logger, clock func() time.Time, auth
 	rt := &router{
 		mux: http.NewServeMux(), table: make(map[string]route),
 		auth: auth, logger: logger, clock: clock, started: clock(),
-		metrics: newMetrics(version, stats), limits: newLimiter(Limits{}),
+		metrics: newMetrics(version, stats), limits: newLimiter(Limits{}), cursorKey: cursorKey(nil),
 	}
 	for _, row := range routes(rt) {
 		rt.table[row.pattern] = row
@@ -126,7 +128,7 @@ func (rt *router) serve(row route, w http.ResponseWriter, r *http.Request) {
 		err = plainBody(r)
 	}
 	if err == nil {
-		q := readQuery(row.params, r, rt.clock())
+		q := readQuery(row.params, r, rt.clock(), &cursors{rt.cursorKey, row.pattern, caller(r)})
 		if row.lenient {
 			q.errs = nil
 		}

@@ -22,10 +22,12 @@ import (
 //	gap_s                        whole seconds nobody measured
 //	time_us                      the same times to the microsecond, as the ledger has them:
 //	                             measured, estimated (apart from measured), recovered (part of both), gap
+//	apportioned                  true where an hour was cut by the edge of a day or month and shared by time, else absent
 //	age_s                        in open amounts: seconds since the agent was heard
 type Row struct {
 	odometer.UsageRow
-	By []odometer.GroupBy // the group keys to show
+	By   []odometer.GroupBy // the group keys to show
+	Zone *time.Location     // of which start is written; nil for UTC
 	// Age is how old an open amount is; nil for what is recorded.
 	Age *int64
 	// Period names the one open period that the row is; nil for sums.
@@ -86,7 +88,7 @@ func (r *Row) appendJSON(b []byte) []byte {
 		case odometer.ByOrg:
 			text("org", string(r.Org), r.Org == "")
 		case odometer.ByHour, odometer.ByDay, odometer.ByMonth:
-			text("start", formatMicros(r.Start), false)
+			text("start", r.startText(), false)
 		}
 	}
 	for q := range amounts {
@@ -118,11 +120,23 @@ func (r *Row) appendJSON(b []byte) []byte {
 	b = append(b, `,"gap":`...)
 	b = gap.AppendJSON(b)
 	b = append(b, '}')
+	if r.Apportioned {
+		member("apportioned")
+		b = append(b, "true"...)
+	}
 	if r.Age != nil {
 		member("age_s")
 		b = fmt.Appendf(b, "%d", *r.Age)
 	}
 	return append(b, '}')
+}
+
+// startText is the row's start with the offset of its zone then.
+func (r *Row) startText() string {
+	if r.Zone == nil {
+		return formatMicros(r.Start)
+	}
+	return time.UnixMicro(r.Start).In(r.Zone).Format(time.RFC3339Nano)
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote, for clients. Members that it
@@ -199,6 +213,9 @@ func (r *Row) UnmarshalJSON(data []byte) error {
 	r.Totals[odometer.MeasuredTime], r.Totals[odometer.EstimatedTime] = exact.Measured, exact.Estimated
 	r.Totals[odometer.GapTime], r.Recovered = exact.Gap, exact.Recovered
 	r.Known = r.Known.With(odometer.MeasuredTime).With(odometer.EstimatedTime).With(odometer.GapTime)
+	if _, err := read("apportioned", &r.Apportioned); err != nil {
+		return err
+	}
 	_, err := read("age_s", &r.Age)
 	return err
 }
@@ -229,7 +246,7 @@ func openRows(open []OpenPeriod, q odometer.UsageQuery, now time.Time) []Row {
 		start    int64
 	}
 	sums := make(map[key]*Row)
-	bucket := bucketOf(q.GroupBy)
+	calendar := odometer.CalendarOf(q.GroupBy, q.Zone)
 	for _, o := range open {
 		e := &o.Event
 		owner := e.Owner.OrUnassigned()
@@ -240,9 +257,9 @@ func openRows(open []OpenPeriod, q odometer.UsageQuery, now time.Time) []Row {
 		for from < to {
 			var k key
 			end := to
-			if bucket != odometer.ByNothing {
-				k.start = startOf(bucket, from)
-				end = min(to, nextAfter(bucket, k.start))
+			if calendar.By != odometer.ByNothing {
+				k.start = calendar.Start(from)
+				end = min(to, calendar.Next(k.start))
 			}
 			for _, g := range q.GroupBy {
 				switch g {
@@ -256,7 +273,7 @@ func openRows(open []OpenPeriod, q odometer.UsageQuery, now time.Time) []Row {
 			}
 			row := sums[k]
 			if row == nil {
-				row = &Row{By: q.GroupBy, Age: new(int64)}
+				row = &Row{By: q.GroupBy, Zone: q.Zone, Age: new(int64)}
 				row.Instance, row.User, row.Org, row.Start = k.instance, k.user, k.org, k.start
 				sums[k] = row
 			}
@@ -309,40 +326,4 @@ func ageOf(o OpenPeriod, now time.Time) int64 {
 func compareRows(a, b Row) int {
 	return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Org, b.Org),
 		cmp.Compare(a.User, b.User), cmp.Compare(a.Instance, b.Instance))
-}
-
-// bucketOf returns the length of time that is grouped by, or ByNothing.
-func bucketOf(by []odometer.GroupBy) odometer.GroupBy {
-	for _, g := range by {
-		if g == odometer.ByHour || g == odometer.ByDay || g == odometer.ByMonth {
-			return g
-		}
-	}
-	return odometer.ByNothing
-}
-
-// startOf returns the start of the UTC hour, day or month that contains us.
-func startOf(bucket odometer.GroupBy, us int64) int64 {
-	switch bucket {
-	case odometer.ByHour:
-		return odometer.Hour(us)
-	case odometer.ByDay:
-		return us - ((us%odometer.DayMicros)+odometer.DayMicros)%odometer.DayMicros
-	default:
-		t := time.UnixMicro(us).UTC()
-		return time.Date(t.Year(), t.Month(), 1, 0, 0, 0, 0, time.UTC).UnixMicro()
-	}
-}
-
-// nextAfter returns the start of the hour, day or month after that which
-// begins at start.
-func nextAfter(bucket odometer.GroupBy, start int64) int64 {
-	switch bucket {
-	case odometer.ByHour:
-		return start + odometer.HourMicros
-	case odometer.ByDay:
-		return start + odometer.DayMicros
-	default:
-		return time.UnixMicro(start).UTC().AddDate(0, 1, 0).UnixMicro()
-	}
 }

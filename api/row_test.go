@@ -70,6 +70,8 @@ func TestRowAsJSON(t *testing.T) {
 func TestRowReadsBack(t *testing.T) {
 	age := int64(3)
 	withAge := row(odometer.ByInstance)
+	shared := row(odometer.ByOrg, odometer.ByHour)
+	shared.Apportioned = true
 	withAge.Age = &age
 	period := row()
 	period.Age = &age
@@ -78,6 +80,7 @@ func TestRowReadsBack(t *testing.T) {
 		"ungrouped":                 row(),
 		"by instance, user, hour":   row(odometer.ByInstance, odometer.ByUser, odometer.ByHour),
 		"by no organisation":        row(odometer.ByOrg),
+		"shared by time":            shared,
 		"an open amount has an age": withAge,
 		"an open period":            period,
 	} {
@@ -95,7 +98,7 @@ func TestRowReadsBack(t *testing.T) {
 			}
 		})
 	}
-	for _, bad := range []string{`[]`, `{"cpu_us":1.5}`, `{"cpu_us":"x"}`, `{"start":"noon"}`, `{"instance":1}`, `{"time_us":[]}`, `{"age_s":"x"}`, `{"sequence":-1}`, `{"sequence":1,"start":7}`} {
+	for _, bad := range []string{`[]`, `{"cpu_us":1.5}`, `{"cpu_us":"x"}`, `{"start":"noon"}`, `{"instance":1}`, `{"time_us":[]}`, `{"age_s":"x"}`, `{"apportioned":1}`, `{"sequence":-1}`, `{"sequence":1,"start":7}`} {
 		var r Row
 		if err := json.Unmarshal([]byte(bad), &r); err == nil {
 			t.Errorf("%s: got %+v, want an error", bad, r)
@@ -138,6 +141,9 @@ func TestOpenPeriodsAddUpInGroups(t *testing.T) {
 		{"only the part within the times that are asked for", func(q *odometer.UsageQuery) {
 			q.From = time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC).UnixMicro()
 		}, []string{"/// 6030000 0"}},
+		{"by day of a zone: a period over its midnight is shared", func(q *odometer.UsageQuery) {
+			q.GroupBy, q.Zone, q.Instance = []odometer.GroupBy{odometer.ByDay}, time.FixedZone("", 9*60*60+10), "vm-4"
+		}, []string{"///2026-01-01T14:59:50Z 2010000 0", "///2026-01-02T14:59:50Z 10050000 0"}},
 		{"of one instance", func(q *odometer.UsageQuery) { q.Instance = "vm-2" }, []string{"/// 12060000 9"}},
 		{"of an organisation without any", func(q *odometer.UsageQuery) { q.Org = "nobody" }, nil},
 	} {
@@ -157,24 +163,5 @@ func TestOpenPeriodsAddUpInGroups(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
-	}
-}
-
-func TestBucketEdges(t *testing.T) {
-	at := func(s string) int64 { m, _ := time.Parse(time.RFC3339, s); return m.UnixMicro() }
-	for _, c := range []struct {
-		bucket         odometer.GroupBy
-		in, start, end string
-	}{
-		{odometer.ByHour, "2026-01-02T15:59:59Z", "2026-01-02T15:00:00Z", "2026-01-02T16:00:00Z"},
-		{odometer.ByDay, "2024-02-28T23:00:00Z", "2024-02-28T00:00:00Z", "2024-02-29T00:00:00Z"},
-		{odometer.ByMonth, "2024-02-29T12:00:00Z", "2024-02-01T00:00:00Z", "2024-03-01T00:00:00Z"},
-		{odometer.ByMonth, "2026-12-31T23:59:59Z", "2026-12-01T00:00:00Z", "2027-01-01T00:00:00Z"},
-		{odometer.ByDay, "1969-12-31T12:00:00Z", "1969-12-31T00:00:00Z", "1970-01-01T00:00:00Z"},
-	} {
-		start := startOf(c.bucket, at(c.in))
-		if start != at(c.start) || nextAfter(c.bucket, start) != at(c.end) {
-			t.Errorf("%s of %s: got %s to %s, want %s to %s", c.bucket, c.in, formatMicros(start), formatMicros(nextAfter(c.bucket, start)), c.start, c.end)
-		}
 	}
 }

@@ -77,7 +77,7 @@ var shapes = sync.OnceValue(func() map[string]schema {
 				"data":            refer("Entry"),
 			},
 		},
-		"UsageRow": rowOf("The sum of usage over one group; of the group's keys those are there that were grouped by.", groupKeys, nil),
+		"UsageRow": rowOf("The sum of usage over one group; of the group's keys those are there that were grouped by.", usageKeys(), nil),
 		"OpenRow": rowOf("The still open amounts of one group, which are not part of what is recorded.", groupKeys, schema{
 			"age_s": schema{"type": "integer", "minimum": 0, "description": "seconds since the agent was heard; of the longest silent agent in a sum"},
 		}),
@@ -104,7 +104,14 @@ var groupKeys = schema{
 	"instance": schema{"type": "string"},
 	"user":     schema{"type": "string", "description": "unassigned where nobody was named"},
 	"org":      schema{"type": []any{"string", "null"}, "description": "null for no organisation"},
-	"start":    schema{"type": "string", "format": "date-time", "description": "start of the UTC hour, day or month"},
+	"start":    schema{"type": "string", "format": "date-time", "description": "start of the UTC hour, or of the day or month of the time zone that was asked for, with its offset"},
+}
+
+// usageKeys are groupKeys and what else a row of recorded usage may have.
+func usageKeys() schema {
+	keys := maps.Clone(groupKeys)
+	keys["apportioned"] = schema{"const": true, "description": "there where an hour was cut by the edge of a day or month and shared by time"}
+	return keys
 }
 
 // rowOf returns the schema of a [Row] with members beside the amounts.

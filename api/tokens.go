@@ -129,7 +129,7 @@ func (s *server) tokenRoutes() []route {
 			id: "tokens", tag: "access", summary: "The tokens, in the order in which they were created",
 			description: "A user's are his own; the administrator sees all. Those that expired or were revoked too. The administrator's own, which lies in a file, is none of them.",
 			params: []*parameter{
-				{name: "after", most: odometer.MaxIDBytes, valid: odometer.ValidTokenID, pattern: tokenIDPattern, example: exampleToken, description: "cursor of an earlier answer"},
+				afterCursor,
 				limitParam,
 			},
 			replies: []reply{answers(http.StatusOK, "One page.", TokensAnswer{}, nextPage)}, fails: missing,

@@ -29,6 +29,7 @@ var update = flag.Bool("update", false, "write what is answered into the transcr
 //	@changed(vm-1 2)         is the same with another content
 //	@lived(vm-1 1)           tells what happened, too
 //
+// and in the place of an address @next is that of the page after the last one;
 // and these lines change the server between requests:
 //
 //	! hear vm-1 3            the third period of vm-1 is open
@@ -68,6 +69,7 @@ func replay(t *testing.T, text string) string {
 	server := serverOf(t, f.Deps)
 	agent := handlers(t, f)["agent"]
 	var out, request []string
+	next := "" // the address of the page after the last one
 	flush := func() {
 		if len(request) == 0 {
 			return
@@ -76,8 +78,14 @@ func replay(t *testing.T, text string) string {
 		if before, ok := strings.CutSuffix(request[0], " (agent)"); ok {
 			request[0], h = before, agent
 		}
-		out = append(out, exchange(t, h, request)...)
-		request = nil
+		request[0] = strings.Replace(request[0], "@next", next, 1)
+		answer := exchange(t, h, request)
+		for _, line := range answer {
+			if link, ok := strings.CutPrefix(line, "< Link: <"); ok {
+				next, _, _ = strings.Cut(link, ">")
+			}
+		}
+		out, request = append(out, answer...), nil
 	}
 	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
 		switch {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -12,32 +13,24 @@ import (
 
 // UsageAnswer is the body of GET /api/v1/usage.
 type UsageAnswer struct {
-	From    time.Time          `json:"from"`
-	To      time.Time          `json:"to"`
-	GroupBy []odometer.GroupBy `json:"group_by"`
-	Rows    []Row              `json:"rows"`                        // what is recorded
-	Open    []Row              `json:"open" schema:"items=OpenRow"` // what is still open and not part of rows, grouped alike
+	From     time.Time          `json:"from"`
+	To       time.Time          `json:"to"`
+	GroupBy  []odometer.GroupBy `json:"group_by"`
+	Interval Interval           `json:"interval"`
+	Timezone string             `json:"timezone"`                    // where days and months begin
+	Rows     []Row              `json:"rows"`                        // what is recorded
+	Open     []Row              `json:"open" schema:"items=OpenRow"` // what is still open and not part of rows, grouped alike
 }
 
-// CurrentAnswer is the body of GET /api/v1/usage/instances/{id}/current.
-type CurrentAnswer struct {
-	Instance odometer.InstanceID `json:"instance_id"`
-	At       time.Time           `json:"at"`
-	Open     []Row               `json:"open" schema:"items=OpenPeriod"` // one row for each period that is open now
-	Hour     Row                 `json:"this_hour"`                      // what is recorded of this UTC hour so far
-	Day      Row                 `json:"today"`                          // what is recorded of this UTC day so far
-}
+// Interval is the length of the time that a row is of.
+type Interval string
 
-// HistoryAnswer is the body of GET /api/v1/usage/instances/{id}/history: one
-// row for each interval in which something is recorded.
-type HistoryAnswer struct {
-	Instance odometer.InstanceID `json:"instance_id"`
-	From     time.Time           `json:"from"`
-	To       time.Time           `json:"to"`
-	Interval odometer.GroupBy    `json:"interval" schema:"enum=hour|day|month"`
-	Rows     []Row               `json:"rows"`                        // what is recorded
-	Open     []Row               `json:"open" schema:"items=OpenRow"` // what is still open and not part of rows, grouped alike
-}
+const (
+	IntervalHour  Interval = "hour"
+	IntervalDay   Interval = "day"
+	IntervalMonth Interval = "month"
+	IntervalTotal Interval = "total" // all of the time that is asked for
+)
 
 // What is shown when no time is asked for, by interval of the history.
 var defaultSpan = map[odometer.GroupBy]time.Duration{
@@ -47,49 +40,51 @@ var defaultSpan = map[odometer.GroupBy]time.Duration{
 	odometer.ByMonth:   365 * 24 * time.Hour,
 }
 
+// mostRows is how many rows an answer may have: a hundred megabytes of them. What is
+// more is asked for in parts.
+const mostRows = 250_000
+
+// mostRanked is how many may be looked at for those with the most: a million
+// instances.
+const mostRanked = 1_000_000
+
 // absent is the error of a route whose part this process does not have.
 func absent(what string) error {
 	return fmt.Errorf("this process has no %s: %w", what, odometer.ErrNotFound)
 }
 
+// Parameters of routes about usage.
+var (
+	groupByParam = &parameter{
+		name: "group_by", kind: asWords, words: []string{"instance", "user", "org", "hour", "day", "month"}, valid: oneBucket, example: "instance,day",
+		description: "what the rows are of, separated by commas; of hour, day and month one",
+	}
+	usageSort   = sortParam("UsageSort", "-cpu_us,instance", rowSortKeys)
+	usageFields = fieldsParam("UsageFields", "instance,start,cpu_us", rowFields)
+)
+
 func (s *server) usageRoutes() []route {
-	return []route{
+	return slices.Concat([]route{
 		{
 			pattern: "GET /api/v1/usage", access: reader, handle: s.getUsage,
 			id: "usage", tag: "usage", summary: "Recorded usage, and what is still open",
-			description: "By time of use. Without `from`: the 24 hours before `to`.",
+			description: "By time of use. Without `from`: the 24 hours before `to`. An hour (UTC) that a midnight of the time zone cuts is shared by time, and what has a part of it is marked as `apportioned`; the rows of an answer still add up to the unit. " +
+				fmt.Sprintf("An answer has %d rows at most.", mostRows),
 			params: []*parameter{
-				fromParam, toParam, instanceParam, userParam, orgParam,
+				fromParam, toParam, instanceParam, userParam, orgParam, groupByParam,
 				{
-					name: "group_by", kind: asWords, words: []string{"instance", "user", "org", "hour", "day", "month"}, valid: oneBucket, example: "instance,day",
-					description: "what the rows are of, separated by commas; of hour, day and month one",
+					name: "interval", component: "UsageInterval", kind: asWord, words: []string{"hour", "day", "month", "total"}, example: "day",
+					description: "length of a row's time, as in `group_by`, where it may stand as well; all of it where it is absent",
 				},
+				zoneParam,
 				{name: "top", kind: asNumber, least: 1, most: mostTop, example: "10", description: "only so many rows, those with the most of `top_by`, in that order"},
 				{name: "top_by", kind: asWord, words: quantities(), example: "cpu_us", description: "with `top`: the quantity that counts; `cpu_us` without"},
-				formatParam, matchParam,
+				usageSort, usageFields, formatParam, matchParam,
 			},
 			replies: append([]reply{{http.StatusOK, "Rows of recorded usage; the open amounts apart.", []header{attached, etagHeader},
 				append([]content{{odometer.ContentJSON, UsageAnswer{}}}, exported...)}}, cacheable...), fails: missing,
 		},
-		{
-			pattern: "GET /api/v1/usage/instances/{id}/current", access: reader, handle: s.getCurrent,
-			id: "current", tag: "usage", summary: "The open periods of an instance, and this hour and day",
-			description: "The open periods are not part of this_hour and today.",
-			params:      []*parameter{instancePath},
-			replies:     []reply{answers(http.StatusOK, "What it uses now.", CurrentAnswer{})}, fails: missing,
-		},
-		{
-			pattern: "GET /api/v1/usage/instances/{id}/history", access: reader, handle: s.getHistory,
-			id: "history", tag: "usage", summary: "Usage of an instance by hour, day or month",
-			description: "Without `from`: 24 hours, 30 days or 365 days before `to`, by interval.",
-			params: []*parameter{
-				instancePath, fromParam, toParam,
-				{name: "interval", kind: asWord, words: []string{"hour", "day", "month"}, example: "day", description: "length of a row's time, in UTC; hour where absent"},
-				matchParam,
-			},
-			replies: append([]reply{answers(http.StatusOK, "One row for each interval with usage.", HistoryAnswer{}, etagHeader)}, cacheable...), fails: missing,
-		},
-	}
+	}, s.ownUsageRoutes(), s.topRoutes())
 }
 
 // quantities are the wire names of all that is counted.
@@ -106,14 +101,13 @@ func (s *server) getUsage(w http.ResponseWriter, r *http.Request) error {
 		return absent("ledger")
 	}
 	p := queryOf(r)
-	now := p.now
 	q := odometer.UsageQuery{
 		Instance: odometer.InstanceID(p.text("instance")),
 		User:     odometer.UserID(p.text("user")),
 		Org:      odometer.OrgID(p.text("org")),
 		GroupBy:  p.groups(),
 	}
-	q.From, q.To = p.span(defaultSpan[odometer.ByNothing])
+	q.From, q.To, q.Zone = p.spanIn(defaultSpan[odometer.ByNothing])
 	q.Top, q.TopBy = p.top()
 	if err := p.done(); err != nil {
 		return err
@@ -121,99 +115,42 @@ func (s *server) getUsage(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Add("Vary", "Accept")
 	f := formOf(r)
 	e := s.edition(r, q.From, q.To, f)
-	if e.had(w, func() []Row { return s.openOf(r, q, now) }) {
+	if e.had(w, func() []Row { return s.openOf(r, q, p.now) }) {
 		return nil
 	}
 	if f != asDocument {
-		return s.exportUsage(w, r, q, e, f, now)
+		return s.exportUsage(w, r, q, e, f)
 	}
-	rows, open, err := s.usage(r, q, now)
+	rows, open, err := s.usage(r, q, p.now)
 	if err != nil {
 		return err
 	}
 	e.set(w, open)
-	return writeJSON(w, http.StatusOK, UsageAnswer{
-		From: instant(q.From), To: instant(q.To), GroupBy: q.GroupBy, Rows: rows, Open: open,
-	})
+	words := p.words("sort")
+	rowKeys.sort(rows, words)
+	rowKeys.sort(open, words)
+	return writeList(w, r, UsageAnswer{
+		From: instant(q.From), To: instant(q.To), GroupBy: q.GroupBy, Interval: intervalOf(q.GroupBy), Timezone: zoneName(q.Zone), Rows: rows, Open: open,
+	}, "rows", "open")
 }
 
-func (s *server) getHistory(w http.ResponseWriter, r *http.Request) error {
-	if s.Usage == nil {
-		return absent("ledger")
-	}
-	p := queryOf(r)
-	now := p.now
-	instance := odometer.InstanceID(p.text("id"))
-	interval := odometer.ByHour
-	if text := p.text("interval"); text != "" {
-		interval = odometer.GroupBy(text)
-	}
-	q := odometer.UsageQuery{Instance: instance, GroupBy: []odometer.GroupBy{interval}}
-	q.From, q.To = p.span(defaultSpan[interval])
-	if err := p.done(); err != nil {
-		return err
-	}
-	e := s.edition(r, q.From, q.To, asDocument)
-	if e.had(w, func() []Row { return s.openOf(r, q, now) }) {
-		return nil
-	}
-	rows, open, err := s.usage(r, q, now)
-	if err != nil {
-		return err
-	}
-	if len(rows) == 0 && len(open) == 0 {
-		if err := s.known(r, instance, now); err != nil {
-			return err
-		}
-	}
-	e.set(w, open)
-	return writeJSON(w, http.StatusOK, HistoryAnswer{
-		Instance: instance, From: instant(q.From), To: instant(q.To), Interval: interval, Rows: rows, Open: open,
-	})
+// intervalOf returns the length of a row's time.
+func intervalOf(by []odometer.GroupBy) Interval {
+	return cmp.Or(Interval(odometer.CalendarOf(by, nil).By), IntervalTotal)
 }
 
-func (s *server) getCurrent(w http.ResponseWriter, r *http.Request) error {
-	if s.Usage == nil {
-		return absent("ledger")
+// zoneName returns a zone's name; UTC for nil.
+func zoneName(zone *time.Location) string {
+	if zone == nil {
+		return time.UTC.String()
 	}
-	p := queryOf(r)
-	now := p.now
-	instance := odometer.InstanceID(p.text("id"))
-	answer := CurrentAnswer{Instance: instance, At: instant(now.UnixMicro())}
-	for bucket, row := range map[odometer.GroupBy]*Row{odometer.ByHour: &answer.Hour, odometer.ByDay: &answer.Day} {
-		from := startOf(bucket, now.UnixMicro())
-		rows, err := s.Usage.Usage(r.Context(), seen(r), odometer.UsageQuery{From: from, To: nextAfter(bucket, from), Instance: instance})
-		if err != nil {
-			return fmt.Errorf("read usage of %s: %w", instance, err)
-		}
-		if len(rows) > 0 {
-			row.UsageRow = rows[0]
-		}
-	}
-	// The open periods are read after what is recorded: one that closes in
-	// between is then missing for a moment instead of being counted twice.
-	if s.Live != nil {
-		answer.Open = openPeriods(s.Live.Open(seen(r), instance), now)
-	} else {
-		answer.Open = []Row{}
-	}
-	if len(answer.Open) == 0 && answer.Day.Known == 0 {
-		if err := s.known(r, instance, now); err != nil {
-			return err
-		}
-	}
-	return writeJSON(w, http.StatusOK, answer)
+	return zone.String()
 }
 
 // usage returns what is recorded and what is open for q.
 func (s *server) usage(r *http.Request, q odometer.UsageQuery, now time.Time) (rows, open []Row, err error) {
-	recorded, err := s.Usage.Usage(r.Context(), seen(r), q)
-	if err != nil {
-		return nil, nil, fmt.Errorf("read usage: %w", err)
-	}
-	rows = make([]Row, len(recorded))
-	for i, row := range recorded {
-		rows[i] = Row{UsageRow: row, By: q.GroupBy}
+	if rows, err = s.recorded(r, q); err != nil {
+		return nil, nil, err
 	}
 	open = []Row{}
 	if s.Live != nil { // after what is recorded, as in getCurrent
@@ -229,26 +166,38 @@ func (s *server) usage(r *http.Request, q odometer.UsageQuery, now time.Time) (r
 	return rows, open, nil
 }
 
-// known returns an error wrapping ErrNotFound when nothing was ever recorded
-// of the instance that the caller sees.
-func (s *server) known(r *http.Request, instance odometer.InstanceID, now time.Time) error {
-	rows, err := s.Usage.Usage(r.Context(), seen(r), odometer.UsageQuery{
-		To: now.UnixMicro() + odometer.DayMicros, Instance: instance, GroupBy: []odometer.GroupBy{odometer.ByInstance},
-	})
-	if err != nil {
-		return fmt.Errorf("read usage of %s: %w", instance, err)
+// recorded returns the rows that are recorded, as many as may be answered.
+func (s *server) recorded(r *http.Request, q odometer.UsageQuery) ([]Row, error) {
+	q.Most = mostRows
+	if q.Top != 0 {
+		q.Most = mostRanked
 	}
-	if len(rows) == 0 {
-		return fmt.Errorf("instance %s has no usage, recorded or open: %w", instance, odometer.ErrNotFound)
+	recorded, err := s.Usage.Usage(r.Context(), seen(r), q)
+	switch {
+	case errors.Is(err, odometer.ErrTooManyRows):
+		return nil, FieldError{"query", "from", fmt.Sprintf("the answer would have more than %d rows: ask for less time, longer intervals, or less at once", q.Most)}
+	case err != nil:
+		return nil, fmt.Errorf("read usage: %w", err)
 	}
-	return nil
+	rows := make([]Row, len(recorded))
+	for i, row := range recorded {
+		rows[i] = Row{UsageRow: row, By: q.GroupBy, Zone: q.Zone}
+	}
+	return rows, nil
 }
 
-// groups returns what is grouped by.
+// groups returns what is grouped by, the interval among it.
 func (q *query) groups() []odometer.GroupBy {
 	by := []odometer.GroupBy{}
 	for _, word := range q.words("group_by") {
 		by = append(by, odometer.GroupBy(word))
+	}
+	switch had, interval := odometer.CalendarOf(by, nil).By, Interval(q.text("interval")); {
+	case interval == "" || interval == Interval(had):
+	case had != odometer.ByNothing:
+		q.fail("interval", "is %s, and group_by has %s; choose one", interval, had)
+	case interval != IntervalTotal:
+		by = append(by, odometer.GroupBy(interval))
 	}
 	return by
 }
@@ -257,7 +206,7 @@ func (q *query) groups() []odometer.GroupBy {
 func oneBucket(words string) error {
 	var had odometer.GroupBy
 	for _, word := range listed(words) {
-		g := bucketOf([]odometer.GroupBy{odometer.GroupBy(word)})
+		g := odometer.CalendarOf([]odometer.GroupBy{odometer.GroupBy(word)}, nil).By
 		if g != odometer.ByNothing && had != odometer.ByNothing && g != had {
 			return fmt.Errorf("has both %s and %s; choose one: %w", had, g, odometer.ErrInvalid)
 		}
@@ -286,3 +235,33 @@ func (q *query) top() (int, odometer.Quantity) {
 
 // instant returns a time of the API's answers.
 func instant(us int64) time.Time { return time.UnixMicro(us).UTC() }
+
+// rowFields are the members that a [Row] may have.
+var rowFields = slices.Concat([]string{"instance", "user", "org", "start"}, quantities()[:amounts],
+	[]string{"measured_s", "recovered_s", "estimated_s", "gap_s", "time_us", "apportioned", "age_s"})
+
+// rowSortKeys are what rows may be sorted by.
+var rowSortKeys = slices.Concat([]string{"instance", "user", "org", "start"}, quantities()[:amounts], []string{"measured_s", "recovered_s", "estimated_s", "gap_s"})
+
+var rowKeys = func() keysOf[Row] {
+	keys := keysOf[Row]{
+		"instance": func(r *Row) sortKey { return sortKey{text: string(r.Instance)} },
+		"user":     func(r *Row) sortKey { return sortKey{text: string(r.User)} },
+		"org":      func(r *Row) sortKey { return sortKey{text: string(r.Org), unknown: r.Org == ""} },
+		"start":    func(r *Row) sortKey { return sortKey{sum: odometer.SumOf(r.Start)} },
+		"measured_s": func(r *Row) sortKey {
+			seen := r.Totals[odometer.MeasuredTime]
+			seen.AddSum(r.Totals[odometer.EstimatedTime])
+			seen.SubSum(r.Recovered)
+			return sortKey{sum: seen}
+		},
+		"recovered_s": func(r *Row) sortKey { return sortKey{sum: r.Recovered} },
+		"estimated_s": func(r *Row) sortKey { return sortKey{sum: r.Totals[odometer.EstimatedTime]} },
+		"gap_s":       func(r *Row) sortKey { return sortKey{sum: r.Totals[odometer.GapTime]} },
+	}
+	for n := range amounts {
+		q := odometer.Quantity(n)
+		keys[q.String()] = func(r *Row) sortKey { return sortKey{sum: r.Totals[q], unknown: !r.Known.Has(q)} }
+	}
+	return keys
+}()

@@ -34,8 +34,8 @@ type UserChange struct {
 
 // UsersAnswer is the body of GET /api/v1/users.
 type UsersAnswer struct {
-	Users []User           `json:"users"` // in the order of their ids
-	Next  *odometer.UserID `json:"next"`  // cursor of the page that follows, null when there is none
+	Users []User  `json:"users"` // in the order of their ids
+	Next  *string `json:"next"`  // cursor of the page that follows, null when there is none
 }
 
 func userOf(u *odometer.User) User {
@@ -53,7 +53,7 @@ func (s *server) userRoutes() []route {
 			pattern: "GET /api/v1/users", access: reader, handle: s.getUsers,
 			id: "users", tag: "people", summary: "The users that the caller sees",
 			description: "The administrator sees all, a user himself. Those that are deleted are left out.",
-			params:      []*parameter{afterID, limitParam},
+			params:      []*parameter{afterCursor, limitParam},
 			replies:     []reply{answers(http.StatusOK, "One page.", UsersAnswer{}, nextPage)}, fails: missing,
 		},
 		{

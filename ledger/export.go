@@ -46,6 +46,7 @@ func (l *Ledger) EachUsage(ctx context.Context, q odometer.UsageQuery, each func
 		return fmt.Errorf("usage: %w", err)
 	}
 	defer tx.end(context.WithoutCancel(ctx))
+	q.Most = 0
 	x := &usageExport{ctx, tx, q, each}
 	if slices.Contains(q.GroupBy, odometer.ByInstance) {
 		return x.byInstance()
@@ -96,7 +97,8 @@ func (x *usageExport) byTime() error {
 	case slices.Contains(x.q.GroupBy, odometer.ByHour):
 		next = func(at int64) int64 { return dayOf(at) + odometer.DayMicros }
 	case slices.Contains(x.q.GroupBy, odometer.ByDay):
-		next = func(at int64) int64 { month, _ := monthOf(dayOf(at)); return monthAfter(month) }
+		months := odometer.Calendar{By: odometer.ByMonth, Zone: x.q.Zone}
+		next = func(at int64) int64 { return months.Next(months.Start(at)) }
 	}
 	var first, last int64
 	err := x.tx.QueryRowContext(x.ctx, `SELECT (SELECT coalesce(min(day), 0) FROM days), (SELECT coalesce(max(day), 0) FROM days)`).Scan(&first, &last)
@@ -207,6 +209,7 @@ func (x *usageExport) instances(ids []odometer.InstanceID, from, to int64, edges
 			}
 			row.Recovered.AddSum(rows[i].Recovered)
 			row.Known |= rows[i].Known
+			row.Apportioned = row.Apportioned || rows[i].Apportioned
 		}
 		if err := x.each(&row); err != nil {
 			return err

@@ -58,6 +58,7 @@ func (u *usageQuery) runGranted() error {
 		if err := g.run(); err != nil {
 			return err
 		}
+		u.full = u.full || g.full
 	}
 	return nil
 }

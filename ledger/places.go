@@ -170,7 +170,7 @@ type epochDay struct {
 
 // packedDays returns the days of the epochs in which something is packed.
 func (u *usageQuery) packedDays() (days []epochDay, err error) {
-	starts, err := u.starts(level{"months", "month", "days", odometer.DayMicros}, u.From, u.To)
+	starts, err := u.starts(monthsOfDays, u.From, u.To)
 	if err != nil || starts == "" {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"example.org/odometer"
 )
@@ -20,7 +19,8 @@ import (
 // days, from pieces that are not compacted yet, and from the open hours. Where
 // From or To cuts an hour, the entries of that hour are read from the journal
 // and cut there, so that answers over adjoining times add up to the answer over
-// both, to the unit.
+// both, to the unit. Hours that the edge of a zone's day cuts are another
+// matter: see zone.go.
 //
 // What is asked without instances is answered from what is summed for each
 // owner; what is asked of one instance or owner is looked up and never
@@ -41,7 +41,11 @@ func (l *Ledger) Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer.U
 	if err := u.runGranted(); err != nil {
 		return nil, fmt.Errorf("usage: %w", err)
 	}
-	return u.result(), nil
+	list := u.result()
+	if u.full {
+		return nil, fmt.Errorf("usage: %w: they are more than %d", odometer.ErrTooManyRows, q.Most)
+	}
+	return list, nil
 }
 
 type usageQuery struct {
@@ -60,17 +64,28 @@ type usageQuery struct {
 	granted granted             // what is asked for beside what the view's own is; nil for that
 	// within are the only instances of which what is granted is asked for, in order; nil for all.
 	within []odometer.InstanceID
+	full   bool // there are more rows than may be
+
+	calendar odometer.Calendar
+	places   map[int64]slot // of hours and days; nil for UTC's
+	wholes   map[int64]bool // of days, beside places: whether they are cut
 }
 
-// rowKey is what usage is grouped by.
+// rowKey is what usage is grouped by. What lies in an hour that an edge of the
+// calendar cuts is gathered by itself, under the hour, and shared in the end.
 type rowKey struct {
 	instance odometer.InstanceID
 	owner    odometer.Owner
 	start    int64
+	cut      bool
 }
 
 func newUsageQuery(ctx context.Context, tx queryer, q odometer.UsageQuery) *usageQuery {
-	u := &usageQuery{UsageQuery: q, ctx: ctx, tx: tx, by: map[odometer.GroupBy]bool{}, rows: map[rowKey]*odometer.UsageRow{}}
+	u := &usageQuery{UsageQuery: q, ctx: ctx, tx: tx, by: map[odometer.GroupBy]bool{}, rows: map[rowKey]*odometer.UsageRow{},
+		calendar: odometer.CalendarOf(q.GroupBy, q.Zone)}
+	if q.Zone != nil {
+		u.places, u.wholes = map[int64]slot{}, map[int64]bool{}
+	}
 	for _, by := range q.GroupBy {
 		u.by[by] = true
 	}
@@ -124,16 +139,23 @@ func (u *usageQuery) run() error {
 	if u.gone, err = prunedOf(u.ctx, u.tx); err != nil {
 		return err
 	}
-	if odometer.Hour(to) != to {
+	whole, end := ceilHour(from), odometer.Hour(to)
+	if u.midnight(from) {
+		whole = odometer.Hour(from)
+	}
+	switch {
+	case u.midnight(to):
+		end = ceilHour(to)
+	case end != to && u.at(end).edges == nil:
 		last, err := u.last()
 		if err != nil {
 			return err
 		}
 		if to >= max(last, u.gone.maxUS) { // beyond all usage, an edge inside an hour cuts nothing
 			to = ceilHour(to)
+			end = to
 		}
 	}
-	whole, end := ceilHour(from), odometer.Hour(to)
 	if whole >= end { // within an hour or two
 		return u.cut(from, to, whole, end)
 	}
@@ -145,32 +167,13 @@ func (u *usageQuery) run() error {
 	return u.cut(from, to, whole, end)
 }
 
-// cut adds the pieces of hours at the edges of [from, to) that lie outside
-// the whole hours [whole, end).
-func (u *usageQuery) cut(from, to, whole, end int64) error {
-	if whole > end { // both edges cut the same hour
-		return u.entries(from, to)
-	}
-	if err := u.entries(from, min(whole, to)); err != nil {
-		return err
-	}
-	return u.entries(max(end, from), to)
-}
-
-func ceilHour(us int64) int64 {
-	if h := odometer.Hour(us); h != us {
-		return h + odometer.HourMicros
-	}
-	return us
-}
-
-// row returns the row to which what owner used of instance in the hour or on
-// the day belongs, nil where it was not asked for.
-func (u *usageQuery) row(instance odometer.InstanceID, owner odometer.Owner, start int64) *odometer.UsageRow {
+// row returns the row to which what owner used of instance at a place in time
+// belongs, nil where it was not asked for.
+func (u *usageQuery) row(instance odometer.InstanceID, owner odometer.Owner, at slot) *odometer.UsageRow {
 	if u.User != "" && owner.User != u.User || u.Org != "" && owner.Org != u.Org || u.Instance != "" && instance != u.Instance || !u.sees(instance, owner) {
 		return nil
 	}
-	var k rowKey
+	k := rowKey{start: at.start, cut: at.edges != nil}
 	if u.by[odometer.ByInstance] {
 		k.instance = instance
 	}
@@ -180,19 +183,14 @@ func (u *usageQuery) row(instance odometer.InstanceID, owner odometer.Owner, sta
 	if u.by[odometer.ByOrg] {
 		k.owner.Org = owner.Org
 	}
-	switch {
-	case u.by[odometer.ByHour]:
-		k.start = start
-	case u.by[odometer.ByDay]:
-		k.start = dayOf(start)
-	case u.by[odometer.ByMonth]:
-		k.start, _ = monthOf(dayOf(start))
-	}
 	if u.lastRow != nil && k == u.lastKey {
 		return u.lastRow
 	}
 	row := u.rows[k]
 	if row == nil {
+		if u.full = u.full || u.Most != 0 && len(u.rows) >= u.Most; u.full {
+			return nil
+		}
 		if len(u.room) == 0 {
 			u.room = make([]odometer.UsageRow, min(len(u.rows)+1, 256))
 		}
@@ -207,7 +205,11 @@ func (u *usageQuery) row(instance odometer.InstanceID, owner odometer.Owner, sta
 // add adds what owner used of instance in the hour or on the day that starts
 // at start.
 func (u *usageQuery) add(instance odometer.InstanceID, owner odometer.Owner, start int64, sums *odometer.Usage, recovered int64) {
-	row := u.row(instance, owner, start)
+	u.addAt(u.at(start), instance, owner, sums, recovered)
+}
+
+func (u *usageQuery) addAt(at slot, instance odometer.InstanceID, owner odometer.Owner, sums *odometer.Usage, recovered int64) {
+	row := u.row(instance, owner, at)
 	if row == nil {
 		return
 	}
@@ -220,7 +222,7 @@ func (u *usageQuery) add(instance odometer.InstanceID, owner odometer.Owner, sta
 
 // addAmount adds what owner used of all instances together.
 func (u *usageQuery) addAmount(owner odometer.Owner, start int64, a *amount) {
-	row := u.row("", owner, start)
+	row := u.row("", owner, u.at(start))
 	if row == nil {
 		return
 	}
@@ -236,22 +238,42 @@ func (u *usageQuery) addAmount(owner odometer.Owner, start int64, a *amount) {
 func (u *usageQuery) compacted(from, to int64) error {
 	first, end := dayOf(from+odometer.DayMicros-1), dayOf(to)
 	if u.by[odometer.ByHour] || first >= end {
-		return u.packed(level{"days", "day", "hours", odometer.HourMicros}, from, to)
+		return u.packed(daysOfHours, from, to)
 	}
-	if err := u.packed(level{"days", "day", "hours", odometer.HourMicros}, from, first); err != nil {
+	if err := u.packed(daysOfHours, from, first); err != nil {
 		return err
 	}
-	if err := u.packed(level{"months", "month", "days", odometer.DayMicros}, first, end); err != nil {
+	months := monthsOfDays
+	if u.places != nil { // a day that the calendar cuts is put together from its hours
+		hours := daysOfHours
+		hours.of = func(hour int64) bool { return !u.whole(dayOf(hour)) }
+		if err := u.packed(hours, first, end); err != nil {
+			return err
+		}
+		months.of = u.whole
+	}
+	if err := u.packed(months, first, end); err != nil {
 		return err
 	}
-	return u.packed(level{"days", "day", "hours", odometer.HourMicros}, end, to)
+	return u.packed(daysOfHours, end, to)
 }
 
 // level is one of the packed tables; a row starts at column time and has parts
-// of a length in column packed.
+// of a length in column packed. Of says which of the parts are wanted; nil for all.
 type level struct {
 	table, time, packed string
 	length              int64
+	of                  func(start int64) bool
+}
+
+var (
+	daysOfHours  = level{"days", "day", "hours", odometer.HourMicros, nil}
+	monthsOfDays = level{"months", "month", "days", odometer.DayMicros, nil}
+)
+
+// wants reports whether a part that starts at start is, of those in [from, to).
+func (v *level) wants(start, from, to int64) bool {
+	return start >= from && start < to && (v.of == nil || v.of(start))
 }
 
 // starts returns, as a JSON array, the rows' times that there are and that
@@ -272,7 +294,9 @@ func (u *usageQuery) starts(v level, from, to int64) (string, error) {
 	}
 	var list []string
 	for at := begin(max(from, first.Int64)); at < to && at <= last.Int64; at = next(at) {
-		list = append(list, strconv.FormatInt(at, 10))
+		if v.time == "month" || v.of == nil || v.of(at) {
+			list = append(list, strconv.FormatInt(at, 10))
+		}
 	}
 	return jsonArray(list), nil
 }
@@ -318,7 +342,7 @@ func (u *usageQuery) packed(v level, from, to int64) error {
 		return err
 	}
 	defer rows.Close()
-	for rows.Next() {
+	for rows.Next() && !u.full {
 		var at int64
 		var instance odometer.InstanceID
 		var owner odometer.Owner
@@ -327,7 +351,7 @@ func (u *usageQuery) packed(v level, from, to int64) error {
 			return err
 		}
 		err := cutParts(blob, func(n int, p *part) error {
-			if start := at + int64(n)*v.length; start >= from && start < to {
+			if start := at + int64(n)*v.length; v.wants(start, from, to) {
 				u.add(instance, owner, start, &p.sums, p.recovered)
 			}
 			return nil
@@ -347,7 +371,7 @@ func (u *usageQuery) packedOfOwners(v level, starts string, from, to int64) erro
 		return err
 	}
 	defer rows.Close()
-	for rows.Next() {
+	for rows.Next() && !u.full {
 		var at int64
 		var owner odometer.Owner
 		var blob sql.RawBytes
@@ -355,7 +379,7 @@ func (u *usageQuery) packedOfOwners(v level, starts string, from, to int64) erro
 			return err
 		}
 		err := cutAmounts(blob, func(n int, a *amount) error {
-			if start := at + int64(n)*v.length; start >= from && start < to {
+			if start := at + int64(n)*v.length; v.wants(start, from, to) {
 				u.addAmount(owner, start, a)
 			}
 			return nil
@@ -401,7 +425,7 @@ func (u *usageQuery) open(from, to int64) error {
 		return err
 	}
 	defer rows.Close()
-	for rows.Next() {
+	for rows.Next() && !u.full {
 		var id int64
 		var body sql.RawBytes
 		if err := rows.Scan(&id, &body); err != nil {
@@ -462,7 +486,7 @@ func (u *usageQuery) each(query string, args []any) error {
 		return err
 	}
 	defer rows.Close()
-	for rows.Next() {
+	for rows.Next() && !u.full {
 		var hour, recovered int64
 		var instance odometer.InstanceID
 		var owner odometer.Owner
@@ -481,103 +505,10 @@ func (u *usageQuery) each(query string, args []any) error {
 	return rows.Err()
 }
 
-// partitions returns, as a JSON array, those in which what is asked for may lie;
-// "" for none.
-func (u *usageQuery) partitions() (string, error) {
-	if u.epochs == "" {
-		list := make([]string, odometer.Partitions)
-		for p := range list {
-			list[p] = strconv.Itoa(p)
-		}
-		return jsonArray(list), nil
-	}
-	var list sql.NullString
-	err := u.tx.QueryRowContext(u.ctx, `SELECT '[' || group_concat(partition, ',') || ']' FROM (SELECT DISTINCT partition FROM `+u.epochs+`)`, u.args...).Scan(&list)
-	return list.String, err
-}
-
-// longRecord is what a record of the journal rarely covers: the indexes of the
-// journal by time tell the two kinds apart.
-const longRecord = 2 * odometer.HourMicros
-
-// The conditions of those indexes, as the schema has them.
-var (
-	shortRecords = fmt.Sprintf(`max_us - min_us <= %d`, longRecord)
-	longRecords  = fmt.Sprintf(`max_us - min_us > %d`, longRecord)
-)
-
-// last returns the end of the latest usage there is.
-func (u *usageQuery) last() (int64, error) {
-	partitions, err := u.partitions()
-	if err != nil || partitions == "" {
-		return 0, err
-	}
-	var last int64
-	err = u.tx.QueryRowContext(u.ctx, `SELECT coalesce(max(max(
-			coalesce((SELECT j.max_us FROM journal j WHERE `+shortRecords+` AND j.partition = k.partition ORDER BY j.max_us DESC LIMIT 1), 0),
-			coalesce((SELECT j.max_us FROM journal j WHERE `+longRecords+` AND j.partition = k.partition ORDER BY j.max_us DESC LIMIT 1), 0))), 0)
-		FROM owners_known k WHERE k.partition`+ofList, partitions).Scan(&last)
-	return last, err
-}
-
-// entries adds what the entries of the journal say of [from, to), cut at its
-// edges and at the hours within.
-func (u *usageQuery) entries(from, to int64) error {
-	if from >= to {
-		return nil
-	}
-	if from < u.gone.maxUS && to > odometer.Hour(u.gone.minUS) {
-		return fmt.Errorf("the journal before %s was pruned, and usage before that can only be asked for by whole hours (UTC), which %s to %s is not: %w",
-			time.UnixMicro(ceilHour(u.gone.maxUS)).UTC().Format(time.RFC3339), time.UnixMicro(from).UTC().Format(time.RFC3339Nano), time.UnixMicro(to).UTC().Format(time.RFC3339Nano), odometer.ErrInvalid)
-	}
-	partitions, err := u.partitions()
-	if err != nil || partitions == "" {
-		return err
-	}
-	in := `WHERE partition` + ofList + ` AND max_us > ? AND min_us < ? AND entries > 0 AND `
-	if err := u.cutRecords(from, to, in+shortRecords+` AND max_us < ?`, partitions, from, to, to+longRecord+1); err != nil {
-		return err
-	}
-	return u.cutRecords(from, to, in+longRecords, partitions, from, to)
-}
-
-func (u *usageQuery) cutRecords(from, to int64, where string, args ...any) error {
-	for r, err := range records(u.ctx, u.tx, where, args...) {
-		if err != nil {
-			return err
-		}
-		booked, err := r.booked()
-		if err != nil {
-			return err
-		}
-		for i := range booked {
-			ev := &booked[i].Event
-			if u.epoch != "" && ev.Epoch != u.epoch {
-				continue
-			}
-			recovery, err := timeIsRecovered(u.ctx, u.tx, &booked[i])
-			if err != nil {
-				return err
-			}
-			for a := max(from, odometer.Hour(max(from, ev.Span.Start))); a < min(to, ev.Span.End); a = odometer.Hour(a) + odometer.HourMicros {
-				part := ev.Usage.Between(ev.Span, max(a, from), min(odometer.Hour(a)+odometer.HourMicros, to))
-				if part.Vector == (odometer.Vector{}) {
-					continue
-				}
-				recovered := int64(0)
-				if recovery {
-					recovered = part.Vector[odometer.MeasuredTime] + part.Vector[odometer.EstimatedTime]
-				}
-				u.add(ev.Instance, ev.Owner, odometer.Hour(a), &part, recovered)
-			}
-		}
-	}
-	return nil
-}
-
 // result returns the rows in order of time, instance and owner, or the top ones
 // that were asked for.
 func (u *usageQuery) result() []odometer.UsageRow {
+	u.share()
 	rows := slices.Collect(maps.Values(u.rows))
 	slices.SortFunc(rows, func(a, b *odometer.UsageRow) int { // a row is large, and most differ in the first
 		if a.Start != b.Start {

@@ -43,6 +43,9 @@ func TestUsageIsTheFoldOfTheEntries(t *testing.T) {
 			compareTop(rt, top, d.usage(top), got)
 			// Adjoining ranges add up to the whole.
 			at := drawTime(rt, "cut", q.From+1, q.To-1)
+			if newLocalDays(q.Zone).cuts(at) && newLocalDays(q.Zone).inside(odometer.Hour(at)) != nil {
+				continue // an hour that is shared here, and cut as its entries say there
+			}
 			first, second := q, q
 			first.To, second.From = at, at
 			sum := map[usageKey]*odometer.UsageRow{}
@@ -253,13 +256,15 @@ func drawTime(rt *rapid.T, name string, least, most int64) int64 {
 		return least
 	}
 	at := rapid.Int64Range(first, last).Draw(rt, name)
-	switch rapid.IntRange(0, 4).Draw(rt, name+" at the edge of") {
+	switch rapid.IntRange(0, 5).Draw(rt, name+" at the edge of") {
 	case 0:
 		at = odometer.Hour(at)
 	case 1:
 		at = dayOf(at)
 	case 2:
 		at, _ = monthOf(dayOf(at))
+	case 3:
+		at = dayOf(at) + 18*odometer.HourMicros + odometer.HourMicros/2 // midnight in Kolkata
 	}
 	return min(max(at, least), most)
 }
@@ -271,6 +276,7 @@ func drawQuery(rt *rapid.T) odometer.UsageQuery {
 		Org:      rapid.SampledFrom([]odometer.OrgID{"", "", "o-acme", "o-other"}).Draw(rt, "of org"),
 		View:     rapid.SampledFrom([]*odometer.View{nil, nil, nil, &odometer.Everything, new(odometer.View), viewOf("u-ada"), viewOf("u-bob", "o-acme"), viewOf("", "o-other")}).Draw(rt, "seen by"),
 		From:     1, To: 1 << 60,
+		Zone: rapid.SampledFrom(zones).Draw(rt, "in zone"),
 	}
 	if rapid.IntRange(0, 2).Draw(rt, "granted") == 0 {
 		q.View = drawGrants(rt)
@@ -333,6 +339,9 @@ func slowUsage(entries []odometer.Entry, q odometer.UsageQuery) map[usageKey]*od
 
 // slowUsageOf is slowUsage where it is known whose time is recovered.
 func slowUsageOf(entries []odometer.Entry, recovered map[odometer.EntryID]bool, q odometer.UsageQuery) map[usageKey]*odometer.UsageRow {
+	if q.Zone != nil {
+		return slowZoned(entries, recovered, q)
+	}
 	rows := map[usageKey]*odometer.UsageRow{}
 	for i := range entries {
 		ev := &entries[i].Event

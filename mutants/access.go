@@ -98,19 +98,27 @@ var accessBugs = []bug{
 		`openRows(s.Live.Open(seen(r), q.Instance), q, now)`,
 		`openRows(s.Live.Open(odometer.Everything, q.Instance), q, now)`,
 		"api.TestForeignIsAbsent"},
-	{"that an instance of somebody else's is known is told", "api/usage.go",
-		`rows, err := s.Usage.Usage(r.Context(), seen(r), odometer.UsageQuery{
-		To:`,
-		`rows, err := s.Usage.Usage(r.Context(), odometer.Everything, odometer.UsageQuery{
-		To:`,
+	{"that an instance of somebody else's is known is told", "api/usage_own.go",
+		`	rows, err := s.recorded(r, q)
+	if err != nil || len(rows) > 0 {`,
+		`	rows, err := s.Usage.Usage(r.Context(), odometer.Everything, q)
+	if err != nil || len(rows) > 0 {`,
 		"api.TestForeignIsAbsent"},
 	{"who asks for events sees everybody's", "api/events.go",
 		`s.Entries.Entries(r.Context(), seen(r), q)`,
 		`s.Entries.Entries(r.Context(), odometer.Everything, q)`,
 		"api.TestForeignIsAbsent"},
-	{"who asks for instances sees everybody's", "api/instances.go",
-		`s.Instances.Instances(r.Context(), seen(r), q)`,
-		`s.Instances.Instances(r.Context(), odometer.Everything, q)`,
+	{"who asks for instances sees everybody's", "api/chosen.go",
+		`		known, err := s.Instances.Instances(r.Context(), seen(r), q)
+		if err != nil {
+			return nil, nil, fmt.Errorf("list instances: %w", err)
+		}
+		known, next`,
+		`		known, err := s.Instances.Instances(r.Context(), odometer.Everything, q)
+		if err != nil {
+			return nil, nil, fmt.Errorf("list instances: %w", err)
+		}
+		known, next`,
 		"api.TestForeignIsAbsent"},
 	{"who asks for one instance sees somebody else's", "api/instances.go",
 		`s.Instances.Instance(r.Context(), seen(r), id)`,

@@ -32,8 +32,8 @@ import (
 // so that the server's own answer is seen.
 const Timeout = api.RequestTimeout + 15*time.Second
 
-// maxAnswer bounds what is read of one answer: a year of hours of a thousand
-// instances is well below.
+// maxAnswer bounds what is read of one answer: the most rows that there are in one
+// are well below.
 const maxAnswer = 1 << 30
 
 // Client calls one server. It may be used by several goroutines at once.
@@ -57,50 +57,6 @@ func (e *UnreachableError) Error() string {
 // Unwrap makes it an [odometer.ErrUnavailable].
 func (e *UnreachableError) Unwrap() []error { return []error{odometer.ErrUnavailable, e.Err} }
 
-// UsageQuery selects usage. Times are as [api.ParseTime] reads them, and are
-// read by the server's clock; empty fields take the server's defaults.
-type UsageQuery struct {
-	From, To string
-	Instance string
-	User     string
-	Org      string
-	GroupBy  []string
-	Top      int    // 0 for all
-	TopBy    string // "" for cpu_us
-}
-
-// Usage returns what is recorded and what is still open.
-func (c *Client) Usage(ctx context.Context, q UsageQuery) (api.UsageAnswer, error) {
-	var a api.UsageAnswer
-	err := c.get(ctx, "/api/v1/usage", q.values(), &a)
-	return a, err
-}
-
-func (q *UsageQuery) values() url.Values {
-	top := ""
-	if q.Top != 0 {
-		top = strconv.Itoa(q.Top)
-	}
-	return values("top", top, "top_by", q.TopBy, "from", q.From, "to", q.To, "instance", q.Instance,
-		"user", q.User, "org", q.Org, "group_by", strings.Join(q.GroupBy, ","))
-}
-
-// Current returns the open periods of an instance and what is recorded of
-// this hour and day.
-func (c *Client) Current(ctx context.Context, instance odometer.InstanceID) (api.CurrentAnswer, error) {
-	var a api.CurrentAnswer
-	err := c.get(ctx, "/api/v1/usage/instances/"+url.PathEscape(string(instance))+"/current", nil, &a)
-	return a, err
-}
-
-// History returns an instance's usage by hour, day or month.
-func (c *Client) History(ctx context.Context, instance odometer.InstanceID, from, to, interval string) (api.HistoryAnswer, error) {
-	var a api.HistoryAnswer
-	err := c.get(ctx, "/api/v1/usage/instances/"+url.PathEscape(string(instance))+"/history",
-		values("from", from, "to", to, "interval", interval), &a)
-	return a, err
-}
-
 // EventQuery selects entries. Limit 0 takes the server's default.
 type EventQuery struct {
 	Instance string
@@ -120,30 +76,23 @@ func (c *Client) Events(ctx context.Context, q EventQuery) (api.EventsAnswer, er
 }
 
 func (q *EventQuery) values() url.Values {
-	limit := ""
-	if q.Limit != 0 {
-		limit = strconv.Itoa(q.Limit)
-	}
-	return values("instance", q.Instance, "user", q.User, "org", q.Org, "from", q.From, "to", q.To, "after", q.After, "limit", limit)
+	return values("instance", q.Instance, "user", q.User, "org", q.Org, "from", q.From, "to", q.To, "after", q.After, "limit", positive(q.Limit))
 }
 
 // InstanceQuery selects instances. Limit 0 takes the server's default.
 type InstanceQuery struct {
 	Agent, State, Name, User, Org string
-	Attribute                     string // key:value
+	Attribute                     string   // key:value
+	Sort                          []string // nil for the order of their ids, in which alone After goes on
 	After                         string
 	Limit                         int
 }
 
-// Instances returns one page of instances, in order of their ids.
+// Instances returns one page of instances.
 func (c *Client) Instances(ctx context.Context, q InstanceQuery) (api.InstancesAnswer, error) {
-	limit := ""
-	if q.Limit != 0 {
-		limit = strconv.Itoa(q.Limit)
-	}
 	var a api.InstancesAnswer
 	err := c.get(ctx, "/api/v1/instances", values("agent", q.Agent, "state", q.State, "name", q.Name, "attribute", q.Attribute,
-		"user", q.User, "org", q.Org, "after", q.After, "limit", limit), &a)
+		"user", q.User, "org", q.Org, "sort", strings.Join(q.Sort, ","), "after", q.After, "limit", positive(q.Limit)), &a)
 	return a, err
 }
 

@@ -23,8 +23,8 @@ func (c *Client) AddGrant(ctx context.Context, id odometer.InstanceID, ask api.G
 
 // Grants returns one page of the grants on an instance, in the order of their users'
 // ids. Limit 0 takes the server's default.
-func (c *Client) Grants(ctx context.Context, id odometer.InstanceID, after odometer.UserID, limit int) (a api.GrantsAnswer, err error) {
-	return a, c.get(ctx, grantsPath(id), page(string(after), limit), &a)
+func (c *Client) Grants(ctx context.Context, id odometer.InstanceID, after string, limit int) (a api.GrantsAnswer, err error) {
+	return a, c.get(ctx, grantsPath(id), page(after, limit), &a)
 }
 
 // Grant returns the grant that a user holds on an instance.

@@ -54,9 +54,9 @@ func (c *Client) Enrol(ctx context.Context, ask api.EnrolRequest) (api.Enrolled,
 
 // Hosts returns one page of hosts, in order of their agents. Limit 0 takes the
 // server's default.
-func (c *Client) Hosts(ctx context.Context, after odometer.AgentID, limit int) (api.HostsAnswer, error) {
+func (c *Client) Hosts(ctx context.Context, after string, limit int) (api.HostsAnswer, error) {
 	var a api.HostsAnswer
-	err := c.get(ctx, "/api/v1/hosts", page(string(after), limit), &a)
+	err := c.get(ctx, "/api/v1/hosts", page(after, limit), &a)
 	return a, err
 }
 

@@ -62,8 +62,8 @@ func (c *Client) CreateOrganisation(ctx context.Context, ask api.OrganisationReq
 
 // Organisations returns one page of organisations, in the order of their ids. Limit
 // 0 takes the server's default.
-func (c *Client) Organisations(ctx context.Context, after odometer.OrgID, limit int) (a api.OrganisationsAnswer, err error) {
-	return a, c.get(ctx, "/api/v1/organizations", page(string(after), limit), &a)
+func (c *Client) Organisations(ctx context.Context, after string, limit int) (a api.OrganisationsAnswer, err error) {
+	return a, c.get(ctx, "/api/v1/organizations", page(after, limit), &a)
 }
 
 // Organisation returns one organisation.
@@ -88,8 +88,8 @@ func (c *Client) AddMember(ctx context.Context, org odometer.OrgID, ask api.Memb
 
 // Members returns one page of an organisation's members, in the order of their
 // ids. Limit 0 takes the server's default.
-func (c *Client) Members(ctx context.Context, org odometer.OrgID, after odometer.UserID, limit int) (a api.MembersAnswer, err error) {
-	return a, c.get(ctx, organisationPath(org)+"/members", page(string(after), limit), &a)
+func (c *Client) Members(ctx context.Context, org odometer.OrgID, after string, limit int) (a api.MembersAnswer, err error) {
+	return a, c.get(ctx, organisationPath(org)+"/members", page(after, limit), &a)
 }
 
 // Member returns what a user is in an organisation.
@@ -114,8 +114,8 @@ func (c *Client) CreateUser(ctx context.Context, ask api.UserRequest) (api.User,
 
 // Users returns one page of users, in the order of their ids. Limit 0 takes the
 // server's default.
-func (c *Client) Users(ctx context.Context, after odometer.UserID, limit int) (a api.UsersAnswer, err error) {
-	return a, c.get(ctx, "/api/v1/users", page(string(after), limit), &a)
+func (c *Client) Users(ctx context.Context, after string, limit int) (a api.UsersAnswer, err error) {
+	return a, c.get(ctx, "/api/v1/users", page(after, limit), &a)
 }
 
 // User returns one user.

@@ -245,7 +245,7 @@ func runAgent(ctx context.Context, s streams, c agentConfig) (err error) {
 	if listener != nil {
 		p := &parts{host: h, publish: up.stats, conn: up.current, unconnected: up.why, interval: sampleEvery(c.Interval), tls: pair, listener: listener}
 		handler := api.NewAgentServer(api.AgentDeps{
-			Version: Version, Logger: logger, Auth: api.Tokens{api.HashToken("admin", to.token)}, Health: p, Machine: p, Stats: p.stats(),
+			Version: Version, Logger: logger, Auth: api.Tokens{api.HashToken("admin", to.token)}, Health: newLately(p), Machine: p, Stats: p.stats(),
 			Limits: api.Limits{Requests: float64(c.RequestRate), Guesses: api.StandardLimits.Guesses},
 		})
 		intake.run("api", func(ctx context.Context) error {

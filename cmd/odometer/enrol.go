@@ -189,7 +189,7 @@ them.`,
 
 // allHosts returns as many hosts as limit says, 0 for all.
 func allHosts(ctx context.Context, server *client.Client, limit int) (a api.HostsAnswer, err error) {
-	a.Hosts, a.Next, err = pagesOf(limit, func(after odometer.AgentID, most int) ([]api.Host, *odometer.AgentID, error) {
+	a.Hosts, a.Next, err = pagesOf(limit, func(after string, most int) ([]api.Host, *string, error) {
 		page, err := server.Hosts(ctx, after, most)
 		return page.Hosts, page.Next, err
 	})

@@ -92,7 +92,7 @@ func (f *fleet) Instances(ctx context.Context, seen odometer.View, q api.Instanc
 			if err != nil {
 				return nil, err
 			}
-			if matches(&k.Instance, &q) && f.sees(seen, &k) {
+			if q.Matches(&k.Instance) && f.sees(seen, &k) {
 				list = append(list, k)
 			}
 			if len(list) == q.Limit {
@@ -184,17 +184,6 @@ func (f *fleet) some(ctx context.Context, seen odometer.View, q api.InstanceQuer
 		c.ids = c.ids[:end]
 	}
 	return c, nil
-}
-
-// matches decides what depends on more than one of those that know.
-func matches(i *api.Instance, q *api.InstanceQuery) bool {
-	value, there := i.Attributes[q.Attribute]
-	return (q.State == "" || string(i.State) == q.State) &&
-		(q.Name == "" || i.Name == q.Name) &&
-		(q.Attribute == "" || there && value == q.Value) &&
-		(q.Agent == "" || i.Agent == q.Agent || i.Conflict != nil && slices.Contains(i.Conflict.Agents, q.Agent)) &&
-		(q.User == "" || i.User != nil && *i.User == q.User) &&
-		(q.Org == "" || i.Org != nil && *i.Org == q.Org)
 }
 
 // ownerOf returns whose an instance is now, the zero Owner where that is not known.

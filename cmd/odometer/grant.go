@@ -174,7 +174,7 @@ INSTANCE is its id.`,
 }
 
 func allGrants(ctx context.Context, server *client.Client, instance odometer.InstanceID, limit int) (a api.GrantsAnswer, err error) {
-	a.Grants, a.Next, err = pagesOf(limit, func(after odometer.UserID, most int) ([]api.Grant, *odometer.UserID, error) {
+	a.Grants, a.Next, err = pagesOf(limit, func(after string, most int) ([]api.Grant, *string, error) {
 		page, err := server.Grants(ctx, instance, after, most)
 		return page.Grants, page.Next, err
 	})

@@ -145,7 +145,7 @@ its owners and admins see all, everybody himself.`,
 }
 
 func allMembers(ctx context.Context, server *client.Client, org odometer.OrgID, limit int) (a api.MembersAnswer, err error) {
-	a.Members, a.Next, err = pagesOf(limit, func(after odometer.UserID, most int) ([]api.Member, *odometer.UserID, error) {
+	a.Members, a.Next, err = pagesOf(limit, func(after string, most int) ([]api.Member, *string, error) {
 		page, err := server.Members(ctx, org, after, most)
 		return page.Members, page.Next, err
 	})

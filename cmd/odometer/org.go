@@ -48,9 +48,9 @@ func show[T any](c *peopleConfig, s streams, v T, columns []column, cells []cell
 }
 
 // pagesOf returns as much of a list as limit says, 0 for all, and where it goes on.
-func pagesOf[T any, ID ~string](limit int, ask func(after ID, most int) ([]T, *ID, error)) ([]T, *ID, error) {
+func pagesOf[T any](limit int, ask func(after string, most int) ([]T, *string, error)) ([]T, *string, error) {
 	all := []T{}
-	for after := ID(""); ; {
+	for after := ""; ; {
 		most := api.MaxPage
 		if limit > 0 {
 			most = min(limit-len(all), api.MaxPage)
@@ -172,7 +172,7 @@ administrator's all, a user's those that he is a member of.`,
 }
 
 func allOrgs(ctx context.Context, server *client.Client, limit int) (a api.OrganisationsAnswer, err error) {
-	a.Organisations, a.Next, err = pagesOf(limit, func(after odometer.OrgID, most int) ([]api.Organisation, *odometer.OrgID, error) {
+	a.Organisations, a.Next, err = pagesOf(limit, func(after string, most int) ([]api.Organisation, *string, error) {
 		page, err := server.Organisations(ctx, after, most)
 		return page.Organisations, page.Next, err
 	})

@@ -12,13 +12,17 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestReadme follows the README's worked example word for word: what it says
-// to type is typed, and what it says is answered has to be answered. Only the
-// addresses and directories are this test's own.
+// TestReadme follows the README's worked example word for word, and then what
+// docs/usage.md asks of it: what it says to type is typed, and what it says is
+// answered has to be answered. Only the addresses and directories are this test's own.
 func TestReadme(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
-	if err != nil {
-		t.Fatal(err)
+	var text []byte
+	for _, name := range []string{"README.md", "docs/usage.md"} {
+		more, err := os.ReadFile(filepath.Join("..", "..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, more...)
 	}
 	readings, sessions := "", ""
 	script := "exec odometer serve --instance-id web-01 &serve&\nawait data/server.json\n"

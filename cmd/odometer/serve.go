@@ -519,8 +519,13 @@ func (sv *server) parts() *parts {
 func (sv *server) deps(p *parts) api.Deps {
 	d := api.Deps{
 		Version: Version, Logger: sv.logger, Auth: api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts},
-		Usage: seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Exports: seenLedger{sv.ledger}, Revisions: sv.ledger, Stream: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
-		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: ownership{sv.ledger, sv.fleet}, Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
+		CursorKey: api.CursorKey(sv.token),
+		Usage:     seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Exports: seenLedger{sv.ledger}, Revisions: sv.ledger, Stream: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live,
+		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: ownership{sv.ledger, sv.fleet},
+		Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger,
+		Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Audit: sv.accounts,
+		Hosts: sv.admission, Consumers: sv.admission,
+		Status: p, Health: newLately(p), Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	d.Refused, d.Limits = sv.refused, sv.config.limits()
 	if sv.host != nil {

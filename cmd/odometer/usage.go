@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"example.org/odometer"
 	"example.org/odometer/api"
@@ -16,13 +17,9 @@ import (
 // usageConfig is what `odometer usage list` is told.
 type usageConfig struct {
 	serverFlags
-	From, To            string // RFC 3339 or relative to the server's clock
-	Instance, User, Org string
-	GroupBy             []string
-	Top                 int // 0 for all
-	TopBy               string
-	JSON                bool
-	Output              string // ndjson or csv; "" for a table
+	client.UsageQuery
+	JSON   bool
+	Output string // ndjson or csv; "" for a table
 }
 
 // defaultFrom is what `usage list` shows unasked: a day is what people compare
@@ -42,13 +39,18 @@ func newUsage(s streams) *cobra.Command {
 Times are RFC 3339 (2026-01-02T15:04:05Z), days (2026-01-02) or relative (-24h,
 -7d). What is recorded and what is still open are listed apart.
 
+Days and months begin at midnight in --timezone. Where that is in the middle of an
+hour (UTC), as in Asia/Kolkata, the hour is shared by time, and a row with a part of
+one is marked as shared; all rows still add up to the unit.
+
 On a terminal the units are a person's: GiB-hours for memory and storage. On a
 pipe, and with --json, amounts are exact integers in the units that their names
 end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 		Example: `  odometer usage list --from -1h
   odometer usage list --from 2026-01-01 --to 2026-02-01 --group-by user --json
   odometer usage list --from -7d --group-by user --top 20 --top-by memory_mib_s
-  odometer usage list --from 2026-01-01 --to 2026-02-01 --group-by instance,day --output csv`,
+  odometer usage list --from 2026-01-01 --to 2026-02-01 --group-by instance,day --output csv
+  odometer usage list --from -7d --group-by org,user --interval day --timezone Europe/Berlin`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, g := range c.GroupBy {
@@ -59,22 +61,18 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 			if err := oneForm(c.Output, c.JSON); err != nil {
 				return err
 			}
-			api, err := c.client()
+			server, err := c.client()
 			if err != nil {
 				return err
 			}
-			q := client.UsageQuery{
-				From: c.From, To: c.To, Instance: c.Instance, User: c.User, Org: c.Org, GroupBy: c.GroupBy,
-				Top: c.Top, TopBy: c.TopBy,
-			}
 			if c.Output != "" {
-				x, err := api.ExportUsage(cmd.Context(), q, c.Output)
+				x, err := server.ExportUsage(cmd.Context(), c.UsageQuery, c.Output)
 				if err != nil {
 					return err
 				}
 				return writeExport(s, x)
 			}
-			answer, err := api.Usage(cmd.Context(), q)
+			answer, err := server.Usage(cmd.Context(), c.UsageQuery)
 			if err != nil {
 				return err
 			}
@@ -86,12 +84,13 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 	}
 	flags := list.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&c.From, "from", defaultFrom, "beginning of the time, included")
-	flags.StringVar(&c.To, "to", "now", "end of the time, not included")
+	spanFlags(flags, &c.From, &c.To, &c.Timezone)
 	flags.StringVar(&c.Instance, "instance", "", "only this instance")
 	flags.StringVar(&c.User, "user", "", "only what this user is charged")
 	flags.StringVar(&c.Org, "org", "", "only what this organisation is charged")
 	flags.StringSliceVar(&c.GroupBy, "group-by", []string{string(odometer.ByInstance)}, "one row for each "+joinWords(groups))
+	flags.StringVar(&c.Interval, "interval", "", "one row for each hour, day or month, as in --group-by, or total")
+	flags.StringSliceVar(&c.Sort, "sort", nil, "sort by these, as --json names them; with - before one downwards")
 	flags.IntVar(&c.Top, "top", 0, "only so many rows, those with the most of --top-by; 0 for all")
 	flags.StringVar(&c.TopBy, "top-by", "", "what --top goes by, as --json names it (default cpu_us)")
 	flags.BoolVar(&c.JSON, "json", false, "as JSON")
@@ -100,8 +99,15 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 	list.RegisterFlagCompletionFunc("group-by", cobra.FixedCompletions(words(groups), cobra.ShellCompDirectiveNoFileComp))
 
 	parent := &cobra.Command{Use: "usage", Short: "What was used", Args: cobra.ArbitraryArgs, RunE: group}
-	parent.AddCommand(list)
+	parent.AddCommand(list, newUsageTop(s))
 	return parent
+}
+
+// spanFlags declares the time that is asked for.
+func spanFlags(flags *pflag.FlagSet, from, to, timezone *string) {
+	flags.StringVar(from, "from", defaultFrom, "beginning of the time, included")
+	flags.StringVar(to, "to", "now", "end of the time, not included")
+	flags.StringVar(timezone, "timezone", "", "where days and months begin, such as Europe/Berlin (default UTC)")
 }
 
 func words[T ~string](list []T) []string {
@@ -129,6 +135,14 @@ var usageColumns = []struct {
 	{"GPU", odometer.GPU},
 }
 
+// amountColumns are those of the amounts and times of a row.
+func amountColumns() (columns []column) {
+	for _, c := range usageColumns {
+		columns = append(columns, column{Title: c.title, Name: c.quantity.String(), Number: true})
+	}
+	return append(columns, column{"MEASURED", "measured_s", true}, column{"RECOVERED", "recovered_s", true}, column{"GAP", "gap_s", true})
+}
+
 // showUsage prints the recorded rows and the open ones.
 func showUsage(s streams, a api.UsageAnswer) error {
 	columns := []column{{Title: "", Name: "state"}}
@@ -139,17 +153,20 @@ func showUsage(s streams, a api.UsageAnswer) error {
 		}
 		columns = append(columns, column{Title: strings.ToUpper(string(g)), Name: name})
 	}
-	for _, c := range usageColumns {
-		columns = append(columns, column{Title: c.title, Name: c.quantity.String(), Number: true})
+	columns = append(columns, amountColumns()...)
+	zone, err := odometer.LoadZone(a.Timezone)
+	if err != nil { // one that is newer than this program
+		zone = time.UTC
 	}
-	columns = append(columns, column{"MEASURED", "measured_s", true}, column{"RECOVERED", "recovered_s", true}, column{"GAP", "gap_s", true})
-
-	rows := usageRows("recorded", a.GroupBy, a.Rows)
-	rows = append(rows, usageRows("open", a.GroupBy, a.Open)...)
+	if zone != time.UTC {
+		columns = append(columns, column{"SHARED", "apportioned", false})
+	}
+	rows := usageRows("recorded", a.GroupBy, zone, a.Rows)
+	rows = append(rows, usageRows("open", a.GroupBy, zone, a.Open)...)
 	if err := printTable(s.out, s.outTTY, columns, rows); err != nil || !s.outTTY {
 		return err
 	}
-	_, err := fmt.Fprintf(s.out, "%s to %s UTC. ", a.From.UTC().Format(time.DateTime), a.To.UTC().Format(time.DateTime))
+	_, err = fmt.Fprintf(s.out, "%s to %s %s. ", a.From.In(zone).Format(time.DateTime), a.To.In(zone).Format(time.DateTime), zone)
 	switch {
 	case len(a.Rows) == 0 && len(a.Open) == 0:
 		fmt.Fprintln(s.out, "Nothing was used, or nobody measured it: odometer status")
@@ -161,10 +178,15 @@ func showUsage(s streams, a api.UsageAnswer) error {
 	return err
 }
 
-func usageRows(state string, by []odometer.GroupBy, rows []api.Row) [][]cell {
+// usageRows are the lines of a table of usage, which ends with what is shared unless
+// the zone is UTC. A state of "" stands for a table without one.
+func usageRows(state string, by []odometer.GroupBy, zone *time.Location, rows []api.Row) [][]cell {
 	var out [][]cell
 	for _, r := range rows {
-		line := []cell{plain(state)}
+		var line []cell
+		if state != "" {
+			line = append(line, plain(state))
+		}
 		for _, g := range by {
 			switch g {
 			case odometer.ByInstance:
@@ -174,7 +196,8 @@ func usageRows(state string, by []odometer.GroupBy, rows []api.Row) [][]cell {
 			case odometer.ByOrg:
 				line = append(line, plain(string(r.Org)))
 			default:
-				line = append(line, instant(time.UnixMicro(r.Start)))
+				start := time.UnixMicro(r.Start).In(zone)
+				line = append(line, cell{start.Format(time.DateTime), start.Format(time.RFC3339Nano)})
 			}
 		}
 		for _, c := range usageColumns {
@@ -191,9 +214,20 @@ func usageRows(state string, by []odometer.GroupBy, rows []api.Row) [][]cell {
 		for _, sum := range []odometer.Sum{measured, r.Recovered, r.Totals[odometer.GapTime]} {
 			line = append(line, cell{humanTime(sum.Float64()), wholeSeconds(sum)})
 		}
+		if zone != time.UTC {
+			line = append(line, yes(r.Apportioned))
+		}
 		out = append(out, line)
 	}
 	return out
+}
+
+// yes is what a table has for something that is so, and nothing otherwise.
+func yes(is bool) cell {
+	if is {
+		return cell{"yes", "true"}
+	}
+	return plain("")
 }
 
 // wholeSeconds cuts a time in microseconds to seconds, as the API's JSON does.

@@ -95,7 +95,7 @@ all, a user's himself.`,
 }
 
 func allUsers(ctx context.Context, server *client.Client, limit int) (a api.UsersAnswer, err error) {
-	a.Users, a.Next, err = pagesOf(limit, func(after odometer.UserID, most int) ([]api.User, *odometer.UserID, error) {
+	a.Users, a.Next, err = pagesOf(limit, func(after string, most int) ([]api.User, *string, error) {
 		page, err := server.Users(ctx, after, most)
 		return page.Users, page.Next, err
 	})
