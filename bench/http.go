@@ -53,7 +53,7 @@ func httpUsage(b *bench) error {
 	if err != nil {
 		return err
 	}
-	server := api.Configure(api.NewServer(api.Deps{Auth: accounts, Usage: seenUsage{led}, People: accounts}), nil)
+	server := api.StandardConnLimits.Configure(api.NewServer(api.Deps{Auth: accounts, Usage: seenUsage{led}, People: accounts}), nil)
 	go server.Serve(listener) // ends with Close
 	defer server.Close()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: tenants}}

@@ -41,7 +41,7 @@ var figures = slices.Concat([]figure{
 	{"sample_1000", sampleCost},
 	{"tick_1000", tickTime},
 	{"agent_1000", agentMemory},
-}, questionFigures(), []figure{{"http_usage", httpUsage}})
+}, exportFigures(), questionFigures(), []figure{{"http_usage", httpUsage}})
 
 // figure is what is measured under one name.
 type figure struct {
