@@ -154,6 +154,10 @@ type Deps struct {
 
 	Usage      UsageReader
 	Entries    EntryReader
+	Exports    Exporter
+	Revisions  Reviser
+	Stream     Follower
+	StreamLife time.Duration // how long a stream lasts; [StreamLife] where it is 0
 	Submit     Submitter
 	Live       LiveView
 	Quarantine QuarantineAdmin
@@ -221,14 +225,15 @@ func NewAgentServer(d AgentDeps) http.Handler {
 // fields never change and its parts are.
 type server struct {
 	Deps
-	agent  bool
-	router *router
+	agent   bool
+	router  *router
+	streams streams
 }
 
 func (s *server) routes(r *router) []route {
 	s.router = r
 	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(), s.currentRoutes(),
-		s.instanceRoutes(), s.ownershipRoutes(), s.grantRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(), s.identityRoutes(),
+		s.instanceRoutes(), s.ownershipRoutes(), s.grantRoutes(), s.eventRoutes(), s.streamRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(), s.identityRoutes(),
 		s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }
 

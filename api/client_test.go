@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +102,8 @@ func TestClientSpeaksToServer(t *testing.T) {
 		t.Errorf("events: got %v, want the limit refused by name", err)
 	}
 
+	streams(t, c)
+
 	items, err := c.Quarantine(ctx, 10)
 	if err != nil || len(items) != 1 {
 		t.Fatalf("quarantine: got %+v, %v, want one", items, err)
@@ -148,6 +152,58 @@ func TestClientSpeaksToServer(t *testing.T) {
 	}
 	f.Fails = nil
 	keepsPeople(t, c)
+}
+
+// streams calls what a client has of exports and of the stream.
+func streams(t *testing.T, c *client.Client) {
+	ctx := t.Context()
+	all := func(what string, x *client.Export, err error, lines int) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		defer x.Lines.Close()
+		text, err := io.ReadAll(x.Lines)
+		if n := strings.Count(string(text), "\n"); err != nil || n != lines {
+			t.Errorf("%s: got %q, %v, want %d lines", what, text, err, lines)
+		}
+	}
+	x, err := c.ExportUsage(ctx, client.UsageQuery{From: "-24h", GroupBy: []string{"instance"}}, client.CSV)
+	all("usage", x, err, 3) // with the titles, and what is open
+	x, err = c.ExportEvents(ctx, client.EventQuery{Instance: "vm-1"}, client.NDJSON)
+	all("events", x, err, 2)
+	if x.Cursor != "m2" {
+		t.Errorf("events: got the cursor %q, want that after both", x.Cursor)
+	}
+	if _, err := c.ExportEvents(ctx, client.EventQuery{After: "x"}, client.CSV); !errors.Is(err, odometer.ErrInvalid) {
+		t.Errorf("events after a cursor that there is not: got %v, want ErrInvalid", err)
+	}
+	s, err := c.Stream(ctx, client.EventQuery{After: "m0", User: "ada"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var got []uint64
+	for {
+		raw, err := s.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if raw == nil {
+			continue
+		}
+		e, err := odometer.DecodeEntry(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, e.Event.Sequence)
+	}
+	if !slices.Equal(got, []uint64{1, 2}) || s.Last != "m2" {
+		t.Errorf("stream: got the events %v up to %s, want both", got, s.Last)
+	}
 }
 
 // speaksOfUsage calls what a client has of the usage of users and organisations, in a
@@ -225,6 +281,7 @@ func speaksOfInstances(t *testing.T, f *api.Fixture, c *client.Client) {
 var ofItsOwn = map[string]reflect.Type{
 	"Quarantine": reflect.TypeFor[[]api.QuarantineItem](), "Queue": reflect.TypeFor[string](),
 	"Metrics": reflect.TypeFor[[]byte](), "Reverse": reflect.TypeFor[json.RawMessage](),
+	"ExportUsage": reflect.TypeFor[*client.Export](), "ExportEvents": reflect.TypeFor[*client.Export](), "Stream": reflect.TypeFor[*client.Stream](),
 }
 
 // TestClientHasTheTypesOfTheDocument looks at what each method of the client

@@ -150,6 +150,7 @@ var (
 	nextPage = header{"Link", "rel=next, where there is another page"}
 	waitFor  = header{"Retry-After", "seconds"}
 	cursorIn = header{"Odometer-Cursor", "the cursor after this page"}
+	attached = header{"Content-Disposition", "attachment, of CSV"}
 )
 
 // Parameters that several routes take.

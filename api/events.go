@@ -27,15 +27,16 @@ func (s *server) eventRoutes() []route {
 			pattern: "GET /api/v1/events", access: reader, handle: s.getEvents,
 			id: "events", tag: "events", summary: "Ledger entries in the order in which they were booked",
 			description: "Those whose time of use lies in what is asked for, or touches it; all without `from` and `to`. " +
-				"Ask with Accept: application/cloudevents-batch+json for CloudEvents.",
+				"Ask with Accept: application/cloudevents-batch+json for CloudEvents. As an export all that is booked when it begins is " +
+				"answered, `limit` of it where that is given; Odometer-Cursor leads to what is booked later.",
 			params: []*parameter{
-				instanceParam, fromParam, toParam,
+				instanceParam, userParam, orgParam, fromParam, toParam,
 				{name: "after", most: maxCursor, example: "m1", description: "cursor of an earlier answer: what was booked after it"},
-				limitParam,
+				limitParam, formatParam,
 			},
-			replies: []reply{{http.StatusOK, "One page.", []header{nextPage, cursorIn}, []content{
+			replies: []reply{{http.StatusOK, "One page, or in the forms of an export everything.", []header{nextPage, cursorIn, attached}, append([]content{
 				{odometer.ContentJSON, EventsAnswer{}}, {odometer.ContentCloudBatch, shape("EntryCloudEvents")},
-			}}},
+			}, exported...)}},
 			fails: missing,
 		},
 		{
@@ -66,6 +67,8 @@ func (s *server) getEvents(w http.ResponseWriter, r *http.Request) error {
 	p := queryOf(r)
 	q := odometer.EntryQuery{
 		Instance: odometer.InstanceID(p.text("instance")),
+		User:     odometer.UserID(p.text("user")),
+		Org:      odometer.OrgID(p.text("org")),
 		From:     p.time("from", 0),
 		To:       p.time("to", 0),
 		After:    p.text("after"),
@@ -80,6 +83,10 @@ func (s *server) getEvents(w http.ResponseWriter, r *http.Request) error {
 	if s.Entries == nil {
 		return absent("ledger")
 	}
+	w.Header().Add("Vary", "Accept")
+	if f := formOf(r); f != asDocument {
+		return s.exportEvents(w, r, q, f)
+	}
 	entries, next, err := s.Entries.Entries(r.Context(), seen(r), q)
 	if err != nil {
 		return fmt.Errorf("read entries: %w", err)
@@ -93,7 +100,6 @@ func (s *server) getEvents(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Add("Link", fmt.Sprintf("<%s>; rel=\"next\"", pageAfter(r.URL, next)))
 	}
 	w.Header().Set("Odometer-Cursor", answer.Cursor)
-	w.Header().Add("Vary", "Accept")
 	if wantsCloudEvents(r.Header.Values("Accept")) {
 		return writeCloudEvents(w, entries)
 	}

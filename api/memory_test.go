@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -33,6 +34,7 @@ type InMemory struct {
 	open       []OpenPeriod
 	described  []described
 	counts     map[string]int64
+	news       chan struct{} // closed when something is booked; nil while nobody waits
 	// Fails is what every call answers while it is set.
 	Fails  error
 	owners []odometer.Ownership
@@ -122,6 +124,48 @@ func (m *InMemory) book(e odometer.Event) {
 		ID: odometer.EntryID{Partition: partition, Number: n}, Kind: odometer.KindUsage,
 		SourceEventID: id, BookedAt: Now.UnixMicro(), Event: e,
 	})
+	m.told()
+}
+
+// told tells those who wait that something is booked.
+func (m *InMemory) told() {
+	if m.news != nil {
+		close(m.news)
+		m.news = nil
+	}
+}
+
+func (m *InMemory) News() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.news == nil {
+		m.news = make(chan struct{})
+	}
+	return m.news
+}
+
+// Follow answers two entries at a time, and looks at all.
+func (m *InMemory) Follow(ctx context.Context, seen odometer.View, q odometer.EntryQuery) ([]odometer.Followed, string, error) {
+	end, _ := m.End(ctx)
+	q.Limit = 2
+	entries, next, err := m.Entries(ctx, seen, q)
+	if err != nil {
+		return nil, "", err
+	}
+	var list []odometer.Followed
+	for i := range entries {
+		q := q
+		q.Limit = i + 1
+		_, after, err := m.Entries(ctx, seen, q)
+		if err != nil {
+			return nil, "", err
+		}
+		list = append(list, odometer.Followed{Cursor: after, Entry: entries[i].AppendJSON(nil)})
+	}
+	if len(list) < q.Limit {
+		next = end
+	}
+	return list, next, nil
 }
 
 func (m *InMemory) putAside(r odometer.Record, reason, detail string) odometer.Result {
@@ -210,16 +254,50 @@ func (m *InMemory) Entries(ctx context.Context, seen odometer.View, q odometer.E
 		}
 		at = n
 	}
+	end := len(m.entries)
+	if q.Before != "" {
+		end, _ = strconv.Atoi(strings.TrimPrefix(q.Before, "m"))
+	}
 	var page []odometer.Entry
 	next := ""
-	for ; at < len(m.entries) && len(page) < q.Limit; at++ {
+	for ; at < end && len(page) < q.Limit; at++ {
 		e := m.entries[at]
-		if q.Instance != "" && e.Event.Instance != q.Instance || q.To != 0 && e.Event.Span.Start >= q.To || e.Event.Span.End <= q.From || !seen.SeesUse(e.Event.Instance, e.Event.Owner, e.Event.Span.Start) {
+		if !q.Wants(&e) || !seen.SeesUse(e.Event.Instance, e.Event.Owner, e.Event.Span.Start) {
 			continue
 		}
 		page, next = append(page, e), fmt.Sprintf("m%d", at+1)
 	}
 	return page, next, nil
+}
+
+// EachUsage and EachEntry are what Usage and Entries answer, without a limit.
+func (m *InMemory) EachUsage(ctx context.Context, seen odometer.View, q odometer.UsageQuery, each func(*odometer.UsageRow) error) error {
+	rows, err := m.Usage(ctx, seen, q)
+	for i := 0; err == nil && i < len(rows); i++ {
+		err = each(&rows[i])
+	}
+	return err
+}
+
+func (m *InMemory) EachEntry(ctx context.Context, seen odometer.View, q odometer.EntryQuery, each func(*odometer.Entry) error) error {
+	q.Limit = math.MaxInt
+	entries, _, err := m.Entries(ctx, seen, q)
+	for i := 0; err == nil && i < len(entries); i++ {
+		err = each(&entries[i])
+	}
+	return err
+}
+
+func (m *InMemory) End(context.Context) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return fmt.Sprintf("m%d", len(m.entries)), m.Fails
+}
+
+func (m *InMemory) Revision(_, _ int64) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return fmt.Sprint(len(m.entries))
 }
 
 // Lifecycle tells what the booked events tell that are seen.
@@ -358,6 +436,7 @@ func (m *InMemory) Reverse(_ context.Context, id odometer.EntryID, actor, cause 
 	}
 	e.Event.Metrics, e.Event.Readings = odometer.Metrics{}, odometer.Readings{}
 	m.entries = append(m.entries, e)
+	m.told()
 	return e, nil
 }
 
@@ -478,7 +557,7 @@ func NewFixture(t *testing.T) *Fixture {
 	f.Deps = Deps{
 		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Identities: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
-		Usage: f.InMemory, Entries: f.InMemory, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
+		Usage: f.InMemory, Entries: f.InMemory, Exports: f.InMemory, Revisions: f.InMemory, Stream: f.InMemory, StreamLife: time.Millisecond, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
 		QueueURL: func() string { return "nats://127.0.0.1:4222" }, CursorKey: []byte("of the tests"),
 	}

@@ -82,7 +82,7 @@ func newRouter(version string, logger *slog.Logger, clock func() time.Time, auth
 // the connection when an answer breaks off in the middle.
 func (rt *router) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	begin := time.Now()
-	w := &answer{ResponseWriter: rw, id: requestID(r)}
+	w := &answer{ResponseWriter: packing(rw, r), id: requestID(r)}
 	plainHeaders(w.Header(), w.id)
 
 	_, pattern := rt.mux.Handler(r)
@@ -90,6 +90,7 @@ func (rt *router) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		pattern = "unmatched" // the mux would redirect a path that is not clean, whoever asks
 	}
 	defer func() {
+		w.finish()
 		took := time.Since(begin)
 		rt.metrics.observe(pattern, w.code(), took)
 		rt.logger.Debug("request", "request_id", w.id, "method", r.Method, "route", pattern,
@@ -99,7 +100,7 @@ func (rt *router) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 	ctx, cancel := context.WithTimeout(r.Context(), RequestTimeout)
 	defer cancel()
-	r = r.WithContext(ctx)
+	r = r.WithContext(context.WithValue(ctx, connectionKey{}, r.Context()))
 	r.Body = http.MaxBytesReader(w, r.Body, MaxBodyBytes)
 	if pattern == "unmatched" {
 		rt.serve(route{pattern: pattern, access: holder, lenient: true, handle: rt.unmatched}, w, r)
@@ -178,6 +179,7 @@ func (rt *router) fail(w *answer, r *http.Request, err error) {
 		rt.logger.Error("request failed", "request_id", w.id, "method", r.Method, "path", odometer.HideSecrets(r.URL.Path), "status", p.Status, "error", odometer.HideSecrets(err.Error()))
 	}
 	if w.status != 0 {
+		w.broken = true
 		panic(http.ErrAbortHandler) // what was sent is no complete answer: say so by breaking off
 	}
 	if c := challenge(err); c != "" {
@@ -196,6 +198,7 @@ func (rt *router) recover(w *answer, r *http.Request) {
 		return
 	}
 	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		w.broken = true
 		panic(v)
 	}
 	rt.logger.Error("panic", "request_id", w.id, "method", r.Method, "path", odometer.HideSecrets(r.URL.Path), "panic", v, "stack", string(debug.Stack()))
@@ -235,6 +238,14 @@ type answer struct {
 	id     string
 	status int // 0 until the header is written
 	bytes  int64
+	broken bool // it breaks off
+}
+
+// finish completes the answer, unless it breaks off.
+func (a *answer) finish() {
+	if p, ok := a.ResponseWriter.(*packer); ok && !a.broken {
+		p.close()
+	}
 }
 
 func (a *answer) WriteHeader(status int) {

@@ -83,6 +83,7 @@ var decisions = map[string]access{
 	"PUT /api/v1/instances/{id}/grants/{user}":         accountHolder,
 	"DELETE /api/v1/instances/{id}/grants/{user}":      accountHolder,
 	"GET /api/v1/events":                               reader,
+	"GET /api/v1/usage/stream":                         reader,
 	"POST /api/v1/events":                              writer,
 	"GET /api/v1/quarantine":                           administrator,
 	"POST /api/v1/entries/{id}/reverse":                administrator,
@@ -322,7 +323,7 @@ func TestSlowAnswerTimesOut(t *testing.T) {
 
 func TestHeadersOfEveryAnswer(t *testing.T) {
 	h := serverOf(t, NewFixture(t).Deps)
-	for _, path := range []string{"/health", "/api/v1/usage", "/nowhere", "/metrics"} {
+	for _, path := range []string{"/health", "/api/v1/events", "/nowhere", "/metrics"} {
 		w := do(h, "GET", path)
 		for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"} {
 			if got := w.Header().Get(name); got != want {

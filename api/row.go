@@ -48,10 +48,14 @@ type Period struct {
 const amounts = int(odometer.MeasuredTime)
 
 // MarshalJSON writes the form that is described at [Row].
-func (r Row) MarshalJSON() ([]byte, error) {
-	b := []byte{'{'}
+func (r Row) MarshalJSON() ([]byte, error) { return r.appendJSON(nil), nil }
+
+// appendJSON appends what MarshalJSON returns.
+func (r *Row) appendJSON(b []byte) []byte {
+	begin := len(b)
+	b = append(b, '{')
 	member := func(name string) {
-		if len(b) > 1 {
+		if len(b) > begin+1 {
 			b = append(b, ',')
 		}
 		b = append(b, '"')
@@ -124,7 +128,7 @@ func (r Row) MarshalJSON() ([]byte, error) {
 		member("age_s")
 		b = fmt.Appendf(b, "%d", *r.Age)
 	}
-	return append(b, '}'), nil
+	return append(b, '}')
 }
 
 // startText is the row's start with the offset of its zone then.

@@ -79,9 +79,10 @@ func (s *server) usageRoutes() []route {
 				zoneParam,
 				{name: "top", kind: asNumber, least: 1, most: mostTop, example: "10", description: "only so many rows, those with the most of `top_by`, in that order"},
 				{name: "top_by", kind: asWord, words: quantities(), example: "cpu_us", description: "with `top`: the quantity that counts; `cpu_us` without"},
-				usageSort, usageFields,
+				usageSort, usageFields, formatParam, matchParam,
 			},
-			replies: []reply{answers(http.StatusOK, "Rows of recorded usage; the open amounts apart.", UsageAnswer{})}, fails: missing,
+			replies: append([]reply{{http.StatusOK, "Rows of recorded usage; the open amounts apart.", []header{attached, etagHeader},
+				append([]content{{odometer.ContentJSON, UsageAnswer{}}}, exported...)}}, cacheable...), fails: missing,
 		},
 	}, s.ownUsageRoutes(), s.topRoutes())
 }
@@ -111,10 +112,20 @@ func (s *server) getUsage(w http.ResponseWriter, r *http.Request) error {
 	if err := p.done(); err != nil {
 		return err
 	}
+	w.Header().Add("Vary", "Accept")
+	f := formOf(r)
+	e := s.edition(r, q.From, q.To, f)
+	if e.had(w, func() []Row { return s.openOf(r, q, p.now) }) {
+		return nil
+	}
+	if f != asDocument {
+		return s.exportUsage(w, r, q, e, f)
+	}
 	rows, open, err := s.usage(r, q, p.now)
 	if err != nil {
 		return err
 	}
+	e.set(w, open)
 	words := p.words("sort")
 	rowKeys.sort(rows, words)
 	rowKeys.sort(open, words)

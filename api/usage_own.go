@@ -113,8 +113,8 @@ func (s *server) ownUsageRoutes() (list []route) {
 			pattern: "GET /api/v1/usage/" + o.path + "/{id}/history", access: reader, handle: s.historyOf(o.subject),
 			id: o.history, tag: "usage", summary: "Usage of " + o.of + " by hour, day or month",
 			description: "Without `from`: 24 hours, 30 days or 365 days before `to`, by interval." + o.about,
-			params:      []*parameter{o.param, fromParam, toParam, historyInterval, zoneParam, historySort, historyFields},
-			replies:     []reply{answers(http.StatusOK, "One row for each interval with usage.", o.then)}, fails: missing,
+			params:      []*parameter{o.param, fromParam, toParam, historyInterval, zoneParam, historySort, historyFields, matchParam},
+			replies:     append([]reply{answers(http.StatusOK, "One row for each interval with usage.", o.then, etagHeader)}, cacheable...), fails: missing,
 		})
 	}
 	return list
@@ -231,6 +231,10 @@ func (s *server) historyOf(of func(*http.Request) subject) handler {
 		if err := p.done(); err != nil {
 			return err
 		}
+		e := s.edition(r, q.From, q.To, asDocument)
+		if e.had(w, func() []Row { return s.openOf(r, q, p.now) }) {
+			return nil
+		}
 		rows, open, err := s.usage(r, q, p.now)
 		if err != nil {
 			return err
@@ -240,6 +244,7 @@ func (s *server) historyOf(of func(*http.Request) subject) handler {
 				return err
 			}
 		}
+		e.set(w, open)
 		words := p.words("sort")
 		rowKeys.sort(rows, words)
 		rowKeys.sort(open, words)

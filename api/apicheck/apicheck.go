@@ -10,6 +10,7 @@ package apicheck
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -110,6 +111,10 @@ func (c *Checker) Check(x Exchange) error {
 	if x.Status == statusClosed {
 		return nil
 	}
+	var err error
+	if x.Body, err = unpacked(x); err != nil {
+		return err
+	}
 	_, pattern := c.operations.Handler(x.Request)
 	method, path, _ := strings.Cut(pattern, " ")
 	op, ok := c.document.Paths[path][strings.ToLower(method)]
@@ -124,7 +129,7 @@ func (c *Checker) Check(x Exchange) error {
 	if x.Status < 300 && x.Status != http.StatusMultiStatus { // of which a part was refused
 		errs = append(errs, c.request(x, op, at, path))
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err = errors.Join(errs...); err != nil {
 		return fmt.Errorf("%s %s, answered with %d: not as the OpenAPI document has it: %w", x.Request.Method, x.Request.URL.Path, x.Status, err)
 	}
 	return nil
@@ -204,6 +209,18 @@ func (c *Checker) answer(x Exchange, op operation, at string) error {
 		errs = append(errs, c.valid(at+"/content/"+escape(media)+"/schema", x.Body))
 	}
 	return errors.Join(errs...)
+}
+
+// unpacked returns the body of an answer as it was before it was compressed.
+func unpacked(x Exchange) ([]byte, error) {
+	if x.Header.Get("Content-Encoding") != "gzip" {
+		return x.Body, nil
+	}
+	zip, err := gzip.NewReader(bytes.NewReader(x.Body))
+	if err != nil {
+		return nil, fmt.Errorf("the answer is not compressed as it says: %w", err)
+	}
+	return io.ReadAll(zip)
 }
 
 // everywhere are headers that any answer may have.
@@ -435,8 +452,8 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Body = io.NopCloser(bytes.NewReader(sent))
 	}
 	resp, err := t.Next.RoundTrip(r)
-	if err != nil || resp.Header.Get("X-Request-Id") == "" {
-		return resp, err
+	if err != nil || resp.Header.Get("X-Request-Id") == "" || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
+		return resp, err // a stream has no end to wait for
 	}
 	body, err := io.ReadAll(resp.Body)
 	resp.Body.Close()

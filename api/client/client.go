@@ -60,6 +60,8 @@ func (e *UnreachableError) Unwrap() []error { return []error{odometer.ErrUnavail
 // EventQuery selects entries. Limit 0 takes the server's default.
 type EventQuery struct {
 	Instance string
+	User     string
+	Org      string
 	From, To string
 	After    string
 	Limit    int
@@ -68,14 +70,13 @@ type EventQuery struct {
 // Events returns one page of entries. Next of the answer leads to the page
 // that follows; Cursor to what is booked later.
 func (c *Client) Events(ctx context.Context, q EventQuery) (api.EventsAnswer, error) {
-	limit := ""
-	if q.Limit != 0 {
-		limit = strconv.Itoa(q.Limit)
-	}
 	var a api.EventsAnswer
-	err := c.get(ctx, "/api/v1/events", values("instance", q.Instance, "from", q.From, "to", q.To,
-		"after", q.After, "limit", limit), &a)
+	err := c.get(ctx, "/api/v1/events", q.values(), &a)
 	return a, err
+}
+
+func (q *EventQuery) values() url.Values {
+	return values("instance", q.Instance, "user", q.User, "org", q.Org, "from", q.From, "to", q.To, "after", q.After, "limit", positive(q.Limit))
 }
 
 // InstanceQuery selects instances. Limit 0 takes the server's default.
@@ -241,35 +242,13 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 
 // send is do with other headers.
 func (c *Client) send(ctx context.Context, method, path string, query url.Values, header http.Header, body []byte) (int, []byte, error) {
-	base, err := url.Parse(c.Server)
-	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return 0, nil, fmt.Errorf("server %q is no address such as http://127.0.0.1:8640: %w", c.Server, odometer.ErrInvalid)
-	}
-	address := strings.TrimSuffix(base.Scheme+"://"+base.Host+base.EscapedPath(), "/") + path
-	if len(query) > 0 {
-		address += "?" + query.Encode()
-	}
-	r, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
-	if err != nil {
-		return 0, nil, fmt.Errorf("request %s: %w", address, err)
-	}
-	r.Header = header
-	if c.Token != "" {
-		r.Header.Set("Authorization", "Bearer "+c.Token)
-	}
 	caller := c.HTTP
 	if caller == nil {
 		caller = defaultHTTP
 	}
-	resp, err := patiently(caller, r)
+	resp, err := c.ask(ctx, caller, method, path, query, header, body)
 	if err != nil {
-		if ctx.Err() != nil {
-			return 0, nil, context.Cause(ctx)
-		}
-		if ue, ok := errors.AsType[*url.Error](err); ok {
-			err = ue.Err // the address is said already
-		}
-		return 0, nil, &UnreachableError{Server: c.Server, Err: err}
+		return 0, nil, err
 	}
 	defer resp.Body.Close()
 	got, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
@@ -280,6 +259,37 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 		return 0, nil, fmt.Errorf("the answer of %s is larger than %d bytes: ask for a shorter time", c.Server, maxAnswer)
 	}
 	return resp.StatusCode, got, nil
+}
+
+// ask makes one request and returns the answer, whose body is to be read.
+func (c *Client) ask(ctx context.Context, caller *http.Client, method, path string, query url.Values, header http.Header, body []byte) (*http.Response, error) {
+	base, err := url.Parse(c.Server)
+	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
+		return nil, fmt.Errorf("server %q is no address such as http://127.0.0.1:8640: %w", c.Server, odometer.ErrInvalid)
+	}
+	address := strings.TrimSuffix(base.Scheme+"://"+base.Host+base.EscapedPath(), "/") + path
+	if len(query) > 0 {
+		address += "?" + query.Encode()
+	}
+	r, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("request %s: %w", address, err)
+	}
+	r.Header = header
+	if c.Token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.Token)
+	}
+	resp, err := patiently(caller, r)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if ue, ok := errors.AsType[*url.Error](err); ok {
+			err = ue.Err // the address is said already
+		}
+		return nil, &UnreachableError{Server: c.Server, Err: err}
+	}
+	return resp, nil
 }
 
 const (

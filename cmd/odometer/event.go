@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,20 +19,21 @@ import (
 type eventConfig struct {
 	serverFlags
 	Instance string
+	User     string
+	Org      string
 	From, To string
 	After    string // a cursor
 	Limit    int
-	Poll     time.Duration
 	Cause    string // of a reversal
 	JSON     bool
+	Output   string // ndjson or csv: all of it, as a stream; "" for a table
 }
 
 const (
 	// defaultEventLimit fits a few screens.
 	defaultEventLimit = 100
-	// defaultPoll is how often `event tail` asks: often enough to feel live,
-	// at a cost that no server notices.
-	defaultPoll = time.Second
+	// followAgain is when `event follow` connects again.
+	followAgain = 2 * time.Second
 )
 
 func newEvent(s streams) *cobra.Command {
@@ -40,6 +42,8 @@ func newEvent(s streams) *cobra.Command {
 		flags := cmd.Flags()
 		flags.SortFlags = false
 		flags.StringVar(&c.Instance, "instance", "", "only of this instance")
+		flags.StringVar(&c.User, "user", "", "only what this user is charged")
+		flags.StringVar(&c.Org, "org", "", "only what this organisation is charged")
 		flags.StringVar(&c.After, "after", "", "only what was booked after this cursor")
 		flags.BoolVar(&c.JSON, "json", false, "as JSON, one entry a line")
 		c.register(flags, s.env)
@@ -50,35 +54,44 @@ func newEvent(s streams) *cobra.Command {
 		Long: `List entries of the ledger in the order in which they were booked, oldest first.
 
 The cursor of the last entry is printed at the end (on standard error where the
-output goes to a pipe): --after continues there.`,
+output goes to a pipe): --after continues there.
+
+With --output csv or ndjson all that is booked is written, however much it is; the
+cursor leads to what is booked later.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if c.Limit < 1 {
 				return misuse(fmt.Errorf("--limit %d: a number from 1 is expected", c.Limit))
 			}
-			return listEvents(cmd.Context(), s, c)
+			if err := oneForm(c.Output, c.JSON); err != nil {
+				return err
+			}
+			if c.Output == "" {
+				return listEvents(cmd.Context(), s, c)
+			}
+			if !cmd.Flags().Changed("limit") {
+				c.Limit = 0
+			}
+			return exportEvents(cmd.Context(), s, c)
 		},
 	}
 	common(list)
+	registerOutput(list, &c.Output)
 	list.Flags().StringVar(&c.From, "from", "", "only usage after this time")
 	list.Flags().StringVar(&c.To, "to", "", "only usage before this time")
-	list.Flags().IntVar(&c.Limit, "limit", defaultEventLimit, "at most so many")
+	list.Flags().IntVar(&c.Limit, "limit", defaultEventLimit, "at most so many; with --output all, unless it is given")
 
-	tail := &cobra.Command{
-		Use:   "tail",
-		Short: "Print entries as they are booked, until interrupted",
+	follow := &cobra.Command{
+		Use:     "follow",
+		Aliases: []string{"tail"},
+		Short:   "Print entries as they are booked, until interrupted",
 		Long: `Print entries as they are booked, until interrupted. Without --after it begins
-with what is booked from now on.`,
+with what is booked from now on. Where the connection is lost it is made again, and
+goes on where it was.`,
 		Args: arguments(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if c.Poll <= 0 {
-				return misuse(fmt.Errorf("--poll %s: a time above 0 is expected", c.Poll))
-			}
-			return tailEvents(cmd.Context(), s, c)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return followEvents(cmd.Context(), s, c) },
 	}
-	common(tail)
-	tail.Flags().DurationVar(&c.Poll, "poll", defaultPoll, "how often to ask the server")
+	common(follow)
 
 	reverse := &cobra.Command{
 		Use:   "reverse ENTRY --cause TEXT",
@@ -106,7 +119,7 @@ entry too: reversing it books the original again.`,
 	c.register(reverse.Flags(), s.env)
 
 	parent := &cobra.Command{Use: "event", Short: "Entries of the ledger, one by one", Args: cobra.ArbitraryArgs, RunE: group}
-	parent.AddCommand(list, tail, reverse)
+	parent.AddCommand(list, follow, reverse)
 	return parent
 }
 
@@ -138,7 +151,7 @@ func listEvents(ctx context.Context, s streams, c eventConfig) error {
 		return err
 	}
 	p := newEventPrinter(s, c.JSON)
-	q := client.EventQuery{Instance: c.Instance, From: c.From, To: c.To, After: c.After}
+	q := client.EventQuery{Instance: c.Instance, User: c.User, Org: c.Org, From: c.From, To: c.To, After: c.After}
 	for left := c.Limit; left > 0; {
 		q.Limit = min(left, api.MaxPage)
 		page, err := server.Events(ctx, q)
@@ -157,39 +170,72 @@ func listEvents(ctx context.Context, s streams, c eventConfig) error {
 	return p.end(q.After)
 }
 
-// tailEvents prints what is booked, beginning after c.After or at the end of
-// what is there.
-func tailEvents(ctx context.Context, s streams, c eventConfig) error {
+// exportEvents writes all entries, or as many as are asked for.
+func exportEvents(ctx context.Context, s streams, c eventConfig) error {
 	server, err := c.client()
 	if err != nil {
 		return err
 	}
-	q := client.EventQuery{Instance: c.Instance, After: c.After, Limit: api.MaxPage}
-	skip := c.After == "" // what is there already
+	q := client.EventQuery{Instance: c.Instance, User: c.User, Org: c.Org, From: c.From, To: c.To, After: c.After, Limit: c.Limit}
+	x, err := server.ExportEvents(ctx, q, c.Output)
+	if err == nil {
+		err = writeExport(s, x)
+	}
+	if err != nil || x.Cursor == "" {
+		return err
+	}
+	_, err = fmt.Fprintf(s.err, "continue with --after %s\n", x.Cursor)
+	return err
+}
+
+// followEvents prints what is booked after c.After, or from now on.
+func followEvents(ctx context.Context, s streams, c eventConfig) error {
+	server, err := c.client()
+	if err != nil {
+		return err
+	}
+	q := client.EventQuery{Instance: c.Instance, User: c.User, Org: c.Org, After: c.After}
 	p := newEventPrinter(s, c.JSON)
-	for {
-		page, err := server.Events(ctx, q)
+	for began := false; ; began = true {
+		stream, err := server.Stream(ctx, q)
+		if err == nil {
+			began = true
+			err = p.follow(stream)
+			q.After = stream.Last
+			stream.Close()
+		}
+		if p.failed != nil {
+			return p.failed
+		}
 		if ctx.Err() != nil {
 			return p.end(q.After)
 		}
-		if err != nil {
-			return err
+		if final, ok := errors.AsType[*api.Problem](err); ok && final.Status != http.StatusServiceUnavailable || !began {
+			return errors.Join(err, p.end(q.After))
 		}
-		if !skip {
-			if err := p.print(page.Events); err != nil {
-				return err
-			}
-		}
-		q.After = page.Cursor
-		if page.Next != nil {
-			continue
-		}
-		skip = false
 		select {
 		case <-ctx.Done():
 			return p.end(q.After)
-		case <-time.After(c.Poll):
+		case <-time.After(followAgain):
 		}
+	}
+}
+
+// follow prints what a stream tells until it ends, and returns why.
+func (p *eventPrinter) follow(stream *client.Stream) error {
+	var some []json.RawMessage // what came together
+	for {
+		entry, err := stream.Next()
+		if entry != nil {
+			some = append(some, entry)
+		}
+		if err == nil && (len(some) == 0 || stream.Ready() && len(some) < api.MaxPage) {
+			continue
+		}
+		if p.failed = p.print(some); p.failed != nil || err != nil {
+			return err
+		}
+		some = some[:0]
 	}
 }
 
@@ -198,6 +244,7 @@ type eventPrinter struct {
 	s      streams
 	json   bool
 	headed bool
+	failed error // of printing, while something is followed
 }
 
 func newEventPrinter(s streams, asJSON bool) *eventPrinter { return &eventPrinter{s: s, json: asJSON} }

@@ -36,3 +36,27 @@ func (l seenLedger) Lifecycle(ctx context.Context, seen odometer.View, q odomete
 	q.View = narrow(seen)
 	return l.ledger.Lifecycle(ctx, q)
 }
+
+// EachUsage implements [api.Exporter].
+func (l seenLedger) EachUsage(ctx context.Context, seen odometer.View, q odometer.UsageQuery, each func(*odometer.UsageRow) error) error {
+	q.View = narrow(seen)
+	return l.ledger.EachUsage(ctx, q, each)
+}
+
+// EachEntry implements [api.Exporter].
+func (l seenLedger) EachEntry(ctx context.Context, seen odometer.View, q odometer.EntryQuery, each func(*odometer.Entry) error) error {
+	q.View = narrow(seen)
+	return l.ledger.EachEntry(ctx, q, each)
+}
+
+// End implements [api.Exporter].
+func (l seenLedger) End(ctx context.Context) (string, error) { return l.ledger.End(ctx) }
+
+// Follow implements [api.Follower].
+func (l seenLedger) Follow(ctx context.Context, seen odometer.View, q odometer.EntryQuery) ([]odometer.Followed, string, error) {
+	q.View = narrow(seen)
+	return l.ledger.Follow(ctx, q)
+}
+
+// News implements [api.Follower].
+func (l seenLedger) News() <-chan struct{} { return l.ledger.News() }

@@ -545,7 +545,7 @@ func (sv *server) deps(p *parts) api.Deps {
 	d := api.Deps{
 		Version: Version, Logger: sv.logger, Auth: auth,
 		CursorKey: api.CursorKey(sv.token),
-		Usage:     seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live,
+		Usage:     seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Exports: seenLedger{sv.ledger}, Revisions: sv.ledger, Stream: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live,
 		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: ownership{sv.ledger, sv.fleet},
 		Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger,
 		Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Identities: sv.accounts, Audit: sv.accounts,

@@ -18,7 +18,8 @@ import (
 type usageConfig struct {
 	serverFlags
 	client.UsageQuery
-	JSON bool
+	JSON   bool
+	Output string // ndjson or csv; "" for a table
 }
 
 // defaultFrom is what `usage list` shows unasked: a day is what people compare
@@ -48,6 +49,7 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 		Example: `  odometer usage list --from -1h
   odometer usage list --from 2026-01-01 --to 2026-02-01 --group-by user --json
   odometer usage list --from -7d --group-by user --top 20 --top-by memory_mib_s
+  odometer usage list --from 2026-01-01 --to 2026-02-01 --group-by instance,day --output csv
   odometer usage list --from -7d --group-by org,user --interval day --timezone Europe/Berlin`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -56,9 +58,19 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 					return misuse(fmt.Errorf("--group-by %q: one or several of %s are possible, with commas between", g, joinWords(groups)))
 				}
 			}
+			if err := oneForm(c.Output, c.JSON); err != nil {
+				return err
+			}
 			server, err := c.client()
 			if err != nil {
 				return err
+			}
+			if c.Output != "" {
+				x, err := server.ExportUsage(cmd.Context(), c.UsageQuery, c.Output)
+				if err != nil {
+					return err
+				}
+				return writeExport(s, x)
 			}
 			answer, err := server.Usage(cmd.Context(), c.UsageQuery)
 			if err != nil {
@@ -82,6 +94,7 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 	flags.IntVar(&c.Top, "top", 0, "only so many rows, those with the most of --top-by; 0 for all")
 	flags.StringVar(&c.TopBy, "top-by", "", "what --top goes by, as --json names it (default cpu_us)")
 	flags.BoolVar(&c.JSON, "json", false, "as JSON")
+	registerOutput(list, &c.Output)
 	c.register(flags, s.env)
 	list.RegisterFlagCompletionFunc("group-by", cobra.FixedCompletions(words(groups), cobra.ShellCompDirectiveNoFileComp))
 
