@@ -145,7 +145,7 @@ func target(pattern string) (method, path string) {
 	if strings.Contains(path, "/enrolments/") {
 		id = "enr_aaaaaaaaaaaaaaaa"
 	}
-	return method, strings.NewReplacer("{id}", id, "{user}", "u-1", "{partition}", "3", "{no}", "1").Replace(path)
+	return method, strings.NewReplacer("{id}", id, "{user}", "u-1", "{identity}", exampleIdentity, "{partition}", "3", "{no}", "1").Replace(path)
 }
 
 func TestEveryRouteHasItsAuthDecision(t *testing.T) {
