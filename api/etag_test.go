@@ -20,7 +20,11 @@ func TestAnAnswerThatStaysIsNotSentAgain(t *testing.T) {
 	const past = "from=2026-01-02T13:00:00Z&to=2026-01-02T14:01:00Z" // nothing is open in it
 	paths := []string{
 		"/api/v1/usage?" + past, "/api/v1/usage?group_by=instance&" + past, "/api/v1/usage/instances/vm-1/history?" + past,
-		"/api/v1/usage?format=csv&" + past, "/api/v1/usage?format=ndjson&group_by=instance&" + past, "/api/v1/usage?group_by=instance&from=2026-01-02&to=2026-01-02T15:00:00Z",
+		"/api/v1/usage?format=csv&" + past, "/api/v1/usage?format=ndjson&group_by=instance&" + past,
+		"/api/v1/usage?group_by=instance&timezone=Asia/Kolkata&" + past, "/api/v1/usage?group_by=instance&timezone=Asia/Kolkata&interval=day&" + past,
+		"/api/v1/usage?format=csv&group_by=instance&timezone=Asia/Kolkata&" + past, "/api/v1/usage?group_by=instance&sort=-cpu_us&" + past,
+		"/api/v1/usage?group_by=instance&fields=cpu_us&" + past, "/api/v1/usage?format=csv&group_by=instance&fields=cpu_us&" + past, "/api/v1/usage/users/ada/history?" + past,
+		"/api/v1/usage?group_by=instance&from=2026-01-02&to=2026-01-02T15:00:00Z",
 	}
 	get := func(path string, headers ...string) (tag string, code int) {
 		t.Helper()

@@ -35,10 +35,8 @@ const (
 	// ExportTimeout is how long an export of usage may take altogether, since it
 	// keeps the moment of the ledger that it is of.
 	ExportTimeout = 15 * time.Minute
-	// WriteTimeout is how long a client may take to read some of an export, or of a
-	// stream: a slow line carries that in a second.
-	WriteTimeout = 30 * time.Second
-	// someOfIt is how many bytes are written at once.
+	// someOfIt is how many bytes are written at once. A client may take as long to
+	// read them as another answer may take altogether: see patience.
 	someOfIt = 32 << 10
 )
 
@@ -107,11 +105,22 @@ func long(w http.ResponseWriter, r *http.Request, most time.Duration) (context.C
 	return context.WithTimeout(ctx, most)
 }
 
+// patience returns how long a client may take to read some of an export, or of a
+// stream: what the server gives it for a whole answer of another kind, which a slow
+// line carries in a second.
+func patience(r *http.Request) time.Duration {
+	if srv, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok && srv.WriteTimeout > 0 {
+		return srv.WriteTimeout
+	}
+	return StandardConnLimits.AnswerWithin
+}
+
 // lines writes an export.
 type lines struct {
 	w       http.ResponseWriter
 	r       *http.Request
 	control *http.ResponseController
+	within  time.Duration // for the client to read what is handed on at once
 	form    form
 	buf     []byte
 	begin   func() // before anything is written; nil for nothing
@@ -119,7 +128,7 @@ type lines struct {
 }
 
 func newLines(w http.ResponseWriter, r *http.Request, f form) *lines {
-	return &lines{w: w, r: r, control: http.NewResponseController(w), form: f, buf: make([]byte, 0, someOfIt+4096)}
+	return &lines{w: w, r: r, control: http.NewResponseController(w), within: patience(r), form: f, buf: make([]byte, 0, someOfIt+4096)}
 }
 
 // errGone says that nobody reads an export any more, or not fast enough.
@@ -139,7 +148,12 @@ func (l *lines) line(write func([]byte) []byte) error {
 	return l.flush()
 }
 
-// flush hands on what there is, for which the client has WriteTimeout.
+// extend gives the client time for what is written next.
+func (l *lines) extend() {
+	_ = l.control.SetWriteDeadline(time.Now().Add(l.within)) // where there is a connection
+}
+
+// flush hands on what there is, and gives the client time for it.
 func (l *lines) flush() error {
 	if !l.begun {
 		l.begun = true
@@ -154,7 +168,7 @@ func (l *lines) flush() error {
 		}
 		l.w.WriteHeader(http.StatusOK)
 	}
-	_ = l.control.SetWriteDeadline(time.Now().Add(WriteTimeout)) // where there is a connection
+	l.extend()
 	_, err := l.w.Write(l.buf)
 	l.buf = l.buf[:0]
 	if err != nil {

@@ -23,9 +23,10 @@ import (
 
 // made is an Exporter of as many rows and entries as are asked for.
 type made struct {
-	rows  int
-	fails error             // after these
-	at    func(n int) error // before each; nil for nothing
+	rows   int
+	shared bool              // between days
+	fails  error             // after these
+	at     func(n int) error // before each; nil for nothing
 }
 
 func (m made) each(do func(n int) error) error {
@@ -44,7 +45,7 @@ func (m made) each(do func(n int) error) error {
 
 func (m made) EachUsage(_ context.Context, _ odometer.View, _ odometer.UsageQuery, each func(*odometer.UsageRow) error) error {
 	return m.each(func(n int) error {
-		return each(&odometer.UsageRow{Instance: odometer.InstanceID(fmt.Sprintf("vm-%d", n)), Known: odometer.AllKnown})
+		return each(&odometer.UsageRow{Instance: odometer.InstanceID(fmt.Sprintf("vm-%d", n)), Known: odometer.AllKnown, Apportioned: m.shared})
 	})
 }
 
@@ -141,6 +142,53 @@ func TestExportsAreTheAnswers(t *testing.T) {
 	}
 	if w := do(h, "GET", "/api/v1/usage?format=xml"); w.Code != http.StatusBadRequest {
 		t.Errorf("another format: got %d, want 400", w.Code)
+	}
+}
+
+// TestExportsTakeWhatTheAnswerTakes has the rows of an export be those of the answer by
+// every parameter that says which these are, and what of them, and in which order.
+func TestExportsTakeWhatTheAnswerTakes(t *testing.T) {
+	f, _ := prepared(t)
+	h := serverOf(t, f.Deps)
+	for _, query := range []string{
+		"group_by=org,user&interval=hour", "group_by=instance&interval=day&timezone=Asia/Kolkata", "group_by=user&interval=total&user=ada", "group_by=instance&instance=vm-1&org=acme",
+		"group_by=instance,hour&sort=-start,cpu_us", "group_by=instance,day&timezone=Asia/Kolkata&fields=start,cpu_us", "group_by=instance&sort=-instance&fields=instance,apportioned", "group_by=instance&top=1",
+	} {
+		target := "/api/v1/usage?from=-24h&" + query
+		var answer struct{ Rows, Open []json.RawMessage }
+		w := do(h, "GET", target)
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || len(answer.Rows) == 0 {
+			t.Fatalf("%s: got %d %s, want rows", query, w.Code, w.Body)
+		}
+		var want []string
+		for _, r := range answer.Rows {
+			want = append(want, `{"state":"recorded",`+string(r[1:]))
+		}
+		for _, r := range answer.Open {
+			want = append(want, `{"state":"open",`+string(r[1:]))
+		}
+		got := strings.Split(strings.TrimSuffix(do(h, "GET", target+"&format=ndjson").Body.String(), "\n"), "\n")
+		if !strings.Contains(query, "sort=") { // by which alone it has the order of the answer
+			slices.Sort(got)
+			slices.Sort(want)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got\n%s\nwant\n%s", query, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		cells, err := csv.NewReader(strings.NewReader(do(h, "GET", target+"&format=csv").Body.String())).ReadAll()
+		if err != nil || len(cells) != 1+len(want) {
+			t.Errorf("%s: got the CSV %q, %v, want %d rows", query, cells, err, len(want))
+		}
+		if strings.Contains(query, "fields=") && len(cells[0]) != 3 {
+			t.Errorf("%s: got the columns %q, want the state and two", query, cells[0])
+		}
+	}
+	f.Deps.Exports = made{rows: 2, shared: true}
+	h = serverOf(t, f.Deps)
+	for form, want := range map[string]string{"ndjson": `"apportioned":true`, "csv": ",true,"} {
+		if w := do(h, "GET", "/api/v1/usage?group_by=instance&to=2026-01-01&from=2025-12-31&format="+form); strings.Count(w.Body.String(), want) != 2 {
+			t.Errorf("%s: got %s, want two rows that are shared by time", form, w.Body)
+		}
 	}
 }
 
@@ -335,8 +383,8 @@ func TestASlowReaderIsCutOff(t *testing.T) {
 				t.Fatal(err)
 			}
 			begin := time.Now()
-			if err := <-ended; !errors.Is(err, errGone) || time.Since(begin) != WriteTimeout {
-				t.Errorf("%s: got %v after %s, want it to end after %s", path, err, time.Since(begin), WriteTimeout)
+			if err := <-ended; !errors.Is(err, errGone) || time.Since(begin) != StandardConnLimits.AnswerWithin {
+				t.Errorf("%s: got %v after %s, want it to end after %s", path, err, time.Since(begin), StandardConnLimits.AnswerWithin)
 			}
 			slow.Close()
 

@@ -120,7 +120,9 @@ func (s *server) getStream(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := long(w, r, 0)
 	defer cancel()
-	st := &stream{s: s, r: r.WithContext(context.WithValue(ctx, callerKey{}, caller(r))), out: newLines(w, r, contentEvents), beat: time.NewTicker(heartbeat)}
+	st := &stream{s: s, r: r.WithContext(context.WithValue(ctx, callerKey{}, caller(r))), out: newLines(w, r, contentEvents)}
+	// HTTP/2 ends an answer at its deadline though nothing waits to be written.
+	st.beat = time.NewTicker(min(heartbeat, st.out.within/2))
 	defer st.beat.Stop()
 	st.out.buf = fmt.Appendf(st.out.buf, "retry: %d\n\n", streamRetry.Milliseconds())
 	if r.Method == http.MethodHead {
@@ -140,6 +142,7 @@ func (s *server) getStream(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if errors.Is(err, errEnded) {
+		st.out.extend() // for the last chunk
 		return nil
 	}
 	return err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,14 +79,25 @@ func listen(lines *bufio.Reader) <-chan told {
 // stage is a server in a bubble of time, with one guest.
 type stage struct {
 	*InMemory
-	guest *guest
-	pipes pipes
-	close func()
+	guest   *guest
+	pipes   pipes
+	serving atomic.Int64 // requests that are being answered
+	close   func()
 }
 
-func newStage() *stage {
+func newStage() *stage { return newStageWithin(StandardConnLimits.AnswerWithin) }
+
+// newStageWithin has answers be taken within a time.
+func newStageWithin(answer time.Duration) *stage {
 	s := &stage{InMemory: NewInMemory(), pipes: make(pipes), guest: &guest{caller: odometer.Caller{ID: "tok_a", Scopes: []odometer.Scope{odometer.ScopeRead}}}}
-	srv := StandardConnLimits.Configure(NewServer(Deps{Auth: s.guest, Usage: s, Entries: s, Stream: s}), nil)
+	limits := StandardConnLimits
+	limits.AnswerWithin = answer
+	h := NewServer(Deps{Auth: s.guest, Usage: s, Entries: s, Stream: s})
+	srv := limits.Configure(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.serving.Add(1)
+		defer s.serving.Add(-1)
+		h.ServeHTTP(w, r)
+	}), nil)
 	go srv.Serve(s.pipes)
 	s.close = func() { srv.Close() }
 	return s
@@ -211,6 +223,7 @@ func TestAStreamEndsWithItsToken(t *testing.T) {
 		{"seeing more", func(g *guest) {
 			g.caller.Memberships = append(slices.Clone(g.caller.Memberships), odometer.Membership{Org: "zeta", User: "ada", Role: odometer.RoleOwner})
 		}, "forbidden"},
+		{"with a grant", func(g *guest) { g.caller.Grants = []odometer.Grant{{Instance: "vm-9", User: "ada", Since: Now}} }, "forbidden"},
 		{"nothing that matters", func(g *guest) { g.caller.Name = "other" }, ""},
 	} {
 		for _, booked := range []bool{true, false} {
@@ -261,7 +274,7 @@ func TestAStreamThatIsNotReadIsCutOff(t *testing.T) {
 			s.bookOne("vm-1", n+1, ada)
 		}
 		begin := time.Now()
-		time.Sleep(2 * WriteTimeout)
+		time.Sleep(2 * StandardConnLimits.AnswerWithin)
 		var b [1 << 20]byte
 		n := 0
 		for {
@@ -272,6 +285,45 @@ func TestAStreamThatIsNotReadIsCutOff(t *testing.T) {
 		}
 		if strings.HasSuffix(string(b[:n]), "\r\n0\r\n\r\n") {
 			t.Errorf("after %s: got the whole answer", time.Since(begin))
+		}
+	})
+}
+
+// TestAStreamOutlivesAnyAnswer follows for a hundred times as long as an answer may
+// take: it is told everything while it reads, and cut off once it does not.
+func TestAStreamOutlivesAnyAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const within = 3 * time.Second
+		s := newStageWithin(within)
+		defer s.close()
+		events, cut := s.follow(t, "/api/v1/usage/stream")
+		defer cut()
+		begin := time.Now()
+		for n := uint64(1); time.Since(begin) < 100*within; n++ {
+			time.Sleep(7 * within)
+			s.bookOne("vm-1", n, ada)
+			e, more := <-events
+			for more && e.kind == "" { // it only says that it is there
+				e, more = <-events
+			}
+			if e.kind != "entry" {
+				t.Fatalf("after %s: got %+v, want the entry", time.Since(begin), e)
+			}
+		}
+
+		idle := s.pipes.dial(t, "/api/v1/usage/stream")
+		defer idle.Close()
+		if _, err := bufio.NewReader(idle).ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := s.serving.Load(); got != 2 {
+			t.Fatalf("got %d streams open, want 2", got)
+		}
+		time.Sleep(3 * within)
+		synctest.Wait()
+		if got := s.serving.Load(); got != 1 {
+			t.Errorf("%s after one was read for the last time: got %d streams open, want the other one", 3*within, got)
 		}
 	})
 }

@@ -60,6 +60,11 @@ var exportBugs = []bug{
 		`		h.Write(b)
 `, ``,
 		"api.TestAnAnswerThatStaysIsNotSentAgain"},
+	{"a stream has no longer than an answer that is not one", "api/export.go",
+		`	l.extend()
+	_, err`,
+		`	_, err`,
+		"api.TestAStreamOutlivesAnyAnswer"},
 	{"a stream goes on when its token is revoked", "api/stream.go",
 		`again, err := authorise(st.s.router.auth, reader, st.r)`,
 		`again, err := st.r, error(nil)`,
