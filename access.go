@@ -179,6 +179,7 @@ const (
 	ActionEntryReverse      Action = "entry.reverse"
 	ActionQuarantineRelease Action = "quarantine.release"
 	ActionInstanceAssign    Action = "instance.assign"
+	ActionMonthClose        Action = "month.close"
 )
 
 // AuditRecord is one line of the audit log: who did what, when, from where.

@@ -161,6 +161,7 @@ type Deps struct {
 	Instances  InstanceReader
 	Lifecycle  LifecycleReader
 	Ownership  OwnershipAdmin
+	Months     MonthAdmin
 	Tokens     TokenAdmin
 	Hosts      HostAdmin
 	Consumers  ConsumerAdmin
@@ -231,7 +232,7 @@ type server struct {
 func (s *server) routes(r *router) []route {
 	s.router = r
 	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(),
-		s.instanceRoutes(), s.ownershipRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(),
+		s.instanceRoutes(), s.ownershipRoutes(), s.monthRoutes(), s.eventRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(),
 		s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }
 

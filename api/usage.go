@@ -57,7 +57,8 @@ func (s *server) usageRoutes() []route {
 		{
 			pattern: "GET /api/v1/usage", access: reader, handle: s.getUsage,
 			id: "usage", tag: "usage", summary: "Recorded usage, and what is still open",
-			description: "By time of use. Without `from`: the 24 hours before `to`.",
+			description: "By time of use, or by month of booking: what was booked for a month after it was closed is then in the month in which it was booked, " +
+				"and months are asked for as a whole, without open amounts. Without `from`: the 24 hours before `to`, and by booking this month.",
 			params: []*parameter{
 				fromParam, toParam, instanceParam, userParam, orgParam,
 				{
@@ -66,6 +67,7 @@ func (s *server) usageRoutes() []route {
 				},
 				{name: "top", kind: asNumber, least: 1, most: mostTop, example: "10", description: "only so many rows, those with the most of `top_by`, in that order"},
 				{name: "top_by", kind: asWord, words: quantities(), example: "cpu_us", description: "with `top`: the quantity that counts; `cpu_us` without"},
+				byParam, asOfParam,
 			},
 			replies: []reply{answers(http.StatusOK, "Rows of recorded usage; the open amounts apart.", UsageAnswer{})}, fails: missing,
 		},
@@ -112,6 +114,7 @@ func (s *server) getUsage(w http.ResponseWriter, r *http.Request) error {
 	}
 	q.From, q.To = p.span(defaultSpan[odometer.ByNothing])
 	q.Top, q.TopBy = p.top()
+	p.booked(&q)
 	if err := p.done(); err != nil {
 		return err
 	}
@@ -198,7 +201,7 @@ func (s *server) usage(r *http.Request, q odometer.UsageQuery, now time.Time) (r
 		rows[i] = Row{UsageRow: row, By: q.GroupBy}
 	}
 	open = []Row{}
-	if s.Live != nil { // after what is recorded, as in getCurrent
+	if s.Live != nil && !q.Booked && q.AsOf == 0 { // after what is recorded, as in getCurrent
 		open = openRows(s.Live.Open(seen(r), q.Instance), q, now)
 	}
 	if q.Top != 0 { // of those alone

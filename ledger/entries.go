@@ -45,11 +45,11 @@ func (l *Ledger) Entries(ctx context.Context, q odometer.EntryQuery) ([]odometer
 			list = append(list, e)
 			next = formatCursor(r.id, i+1)
 			if len(list) >= q.Limit {
-				return list, next, nil
+				return list, next, markAdjustments(ctx, l.read, list)
 			}
 		}
 	}
-	return list, next, nil
+	return list, next, markAdjustments(ctx, l.read, list)
 }
 
 func formatCursor(id int64, index int) string {

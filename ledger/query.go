@@ -35,7 +35,11 @@ func (l *Ledger) Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer.U
 	}
 	defer tx.end(ctx)
 	u := newUsageQuery(ctx, tx, q)
-	if err := u.run(); err != nil {
+	err = u.run()
+	if err == nil {
+		err = u.revise()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("usage: %w", err)
 	}
 	return u.result(), nil
@@ -54,6 +58,7 @@ type usageQuery struct {
 	lastRow *odometer.UsageRow
 	room    []odometer.UsageRow // for rows to come
 	gone    pruned              // what the journal no longer has
+	revision
 }
 
 // rowKey is what usage is grouped by.
@@ -203,6 +208,10 @@ func (u *usageQuery) row(instance odometer.InstanceID, owner odometer.Owner, sta
 func (u *usageQuery) add(instance odometer.InstanceID, owner odometer.Owner, start int64, sums *odometer.Usage, recovered int64) {
 	row := u.row(instance, owner, start)
 	if row == nil {
+		return
+	}
+	if u.less {
+		u.take(row, sums, recovered)
 		return
 	}
 	for i, n := range sums.Vector {

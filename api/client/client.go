@@ -66,6 +66,8 @@ type UsageQuery struct {
 	GroupBy  []string
 	Top      int    // 0 for all
 	TopBy    string // "" for cpu_us
+	By       string // "use" or "booking"; "" for use
+	AsOf     string // "" for now
 }
 
 // Usage returns what is recorded and what is still open.
@@ -75,7 +77,7 @@ func (c *Client) Usage(ctx context.Context, q UsageQuery) (api.UsageAnswer, erro
 	if q.Top != 0 {
 		top = strconv.Itoa(q.Top)
 	}
-	err := c.get(ctx, "/api/v1/usage", values("top", top, "top_by", q.TopBy, "from", q.From, "to", q.To, "instance", q.Instance,
+	err := c.get(ctx, "/api/v1/usage", values("top", top, "top_by", q.TopBy, "by", q.By, "as_of", q.AsOf, "from", q.From, "to", q.To, "instance", q.Instance,
 		"user", q.User, "org", q.Org, "group_by", strings.Join(q.GroupBy, ",")), &a)
 	return a, err
 }

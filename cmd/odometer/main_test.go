@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 
 // oneCommandAfterAnother are the sessions in which little happens at once. The race
 // detector, with which each start of the program takes a second, leaves them out.
-var oneCommandAfterAnother = []string{"instances", "owner", "people", "refused", "tls", "token", "token-locked"}
+var oneCommandAfterAnother = []string{"instances", "month", "owner", "people", "refused", "tls", "token", "token-locked"}
 
 // TestScript runs the sessions in testdata/script: the real program, real
 // processes, real ports.

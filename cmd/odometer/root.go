@@ -49,7 +49,7 @@ and a key of the YAML file that --config names, in this order of precedence.`,
 	})
 	root.AddCommand(
 		newServe(s), newAgent(s), newReplay(s),
-		newUsage(s), newInstance(s), newEvent(s), newQuarantine(s), newOrg(s), newUser(s), newToken(s), newHosts(s), newConsumer(s), newNATS(s), newStatus(s), newTop(s),
+		newUsage(s), newInstance(s), newEvent(s), newQuarantine(s), newMonth(s), newOrg(s), newUser(s), newToken(s), newHosts(s), newConsumer(s), newNATS(s), newStatus(s), newTop(s),
 		newAudit(s), newRebuild(s), newBackup(s), newRestore(s), newDoctor(s), newVersion(s),
 	)
 	return root

@@ -461,7 +461,7 @@ func (sv *server) deps(p *parts) api.Deps {
 	d := api.Deps{
 		Version: Version, Logger: sv.logger, Auth: api.Authenticators{api.Tokens{api.HashToken("admin", sv.token)}, sv.accounts},
 		Usage: seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger, Status: p,
-		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: sv.ledger, Tokens: sv.accounts, People: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
+		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: sv.ledger, Months: months{p}, Tokens: sv.accounts, People: sv.accounts, Hosts: sv.admission, Consumers: sv.admission, Audit: sv.accounts, Health: p, Stats: p.stats(), QueueURL: sv.queueURL,
 	}
 	if sv.host != nil {
 		d.Machine = p

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"example.org/odometer"
 	"example.org/odometer/api"
@@ -21,6 +22,8 @@ type usageConfig struct {
 	GroupBy             []string
 	Top                 int // 0 for all
 	TopBy               string
+	Booked              bool
+	AsOf                string
 	JSON                bool
 }
 
@@ -36,7 +39,9 @@ func newUsage(s streams) *cobra.Command {
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List what was used",
-		Long: `List what was used between two times, by time of use.
+		Long: `List what was used between two times, by time of use, or with --booked by month of
+booking: what was booked for a month after it was closed (odometer month close) is
+then in the month in which it was booked. --as-of lists what was known at a moment.
 
 Times are RFC 3339 (2026-01-02T15:04:05Z), days (2026-01-02) or relative (-24h,
 -7d). What is recorded and what is still open are listed apart.
@@ -60,7 +65,7 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 			}
 			answer, err := api.Usage(cmd.Context(), client.UsageQuery{
 				From: c.From, To: c.To, Instance: c.Instance, User: c.User, Org: c.Org, GroupBy: c.GroupBy,
-				Top: c.Top, TopBy: c.TopBy,
+				Top: c.Top, TopBy: c.TopBy, By: c.by(cmd.Flags()), AsOf: c.AsOf,
 			})
 			if err != nil {
 				return err
@@ -81,6 +86,8 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 	flags.StringSliceVar(&c.GroupBy, "group-by", []string{string(odometer.ByInstance)}, "one row for each "+joinWords(groups))
 	flags.IntVar(&c.Top, "top", 0, "only so many rows, those with the most of --top-by; 0 for all")
 	flags.StringVar(&c.TopBy, "top-by", "", "what --top goes by, as --json names it (default cpu_us)")
+	flags.BoolVar(&c.Booked, "booked", false, "by month of booking, whole months (default: this one)")
+	flags.StringVar(&c.AsOf, "as-of", "", "only what was booked up to then")
 	flags.BoolVar(&c.JSON, "json", false, "as JSON")
 	c.register(flags, s.env)
 	list.RegisterFlagCompletionFunc("group-by", cobra.FixedCompletions(words(groups), cobra.ShellCompDirectiveNoFileComp))
@@ -88,6 +95,20 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 	parent := &cobra.Command{Use: "usage", Short: "What was used", Args: cobra.ArbitraryArgs, RunE: group}
 	parent.AddCommand(list)
 	return parent
+}
+
+// by returns by which time is asked. By booking the server knows which months there are.
+func (c *usageConfig) by(flags *pflag.FlagSet) string {
+	if !c.Booked {
+		return ""
+	}
+	if !flags.Changed("from") {
+		c.From = ""
+	}
+	if !flags.Changed("to") {
+		c.To = ""
+	}
+	return "booking"
 }
 
 func words[T ~string](list []T) []string {
