@@ -534,6 +534,32 @@ func TestStatementsStay(t *testing.T) {
 	d.proven()
 }
 
+// TestAdjustmentsAreStated in the statement of the month in which they were booked, as
+// of the month of their use, and of an entry over two months the part of the closed one.
+func TestAdjustmentsAreStated(t *testing.T) {
+	d := newDesk(t)
+	march := month(t, "2026-03")
+	m := newMeter("vm-7", "host-1", base)
+	d.send(m.next(60*sec, 600, 1))
+	d.now = time.UnixMicro(march.End()).Add(48 * time.Hour)
+	d.close(march)
+	over := newMeter("vm-8", "host-1", march.End()-odometer.HourMicros)
+	d.send(m.next(60*sec, 6, 1), over.next(4*odometer.HourMicros, 4000, 4))
+	d.now = time.UnixMicro(march.Next().End()).Add(time.Hour)
+	s, _, err := d.Statement(t.Context(), odometer.Everything, d.close(march.Next()).Statements[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, l := range s.Lines {
+		got = append(got, fmt.Sprint(l.Month, " ", l.Instance, " ", l.Totals[odometer.CPU]))
+	}
+	if want := []string{"2026-03 vm-7 6", "2026-03 vm-8 1000", "2026-04 vm-8 3000"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	d.proven()
+}
+
 // TestAClockThatIsSetBackAdjustsTheNextMonth that is open, and no statement.
 func TestAClockThatIsSetBackAdjustsTheNextMonth(t *testing.T) {
 	d := newDesk(t)

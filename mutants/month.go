@@ -42,7 +42,7 @@ var monthBugs = []bug{
 			l := line(a.month`,
 		`		if false {
 			l := line(a.month`,
-		"ledger.TestMonthsAddUp"},
+		"ledger.TestAdjustmentsAreStated"},
 	{"an epoch that ended is called silent", "ledger/missing.go",
 		`			if !e.closed && e.countedBy`,
 		`			if e.countedBy`,
