@@ -331,21 +331,24 @@ func (m months) backlog(ctx context.Context, wait time.Duration) []odometer.Miss
 			left = int64(n)
 		}
 	}
+	return uncommitted(ctx, left, func() int64 { return m.ingest.Stats().Frames - before }, wait)
+}
+
+// uncommitted waits until so many messages are taken, -1 where that is not known, and
+// says that they are missing where they are not after a while.
+func uncommitted(ctx context.Context, messages int64, taken func() int64, wait time.Duration) []odometer.Missing {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
-	until := time.Now().Add(wait)
-	for left > 0 && time.Now().Before(until) {
-		if m.ingest.Stats().Frames-before >= left {
-			return nil
-		}
+	for messages >= 0 && taken() < messages && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			return []odometer.Missing{{Kind: odometer.MissingBacklog, Amount: left}}
 		case <-again.C:
 		}
 	}
-	if left == 0 {
+	if messages >= 0 && taken() >= messages {
 		return nil
 	}
-	return []odometer.Missing{{Kind: odometer.MissingBacklog, Amount: left}}
+	return []odometer.Missing{{Kind: odometer.MissingBacklog, Amount: messages}}
 }
