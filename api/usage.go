@@ -69,7 +69,7 @@ func (s *server) usageRoutes() []route {
 			pattern: "GET /api/v1/usage", access: reader, handle: s.getUsage,
 			id: "usage", tag: "usage", summary: "Recorded usage, and what is still open",
 			description: "By time of use. Without `from`: the 24 hours before `to`. An hour (UTC) that a midnight of the time zone cuts is shared by time, and what has a part of it is marked as `apportioned`; the rows of an answer still add up to the unit. " +
-				fmt.Sprintf("An answer has %d rows at most.", mostRows),
+				fmt.Sprintf("An answer has %d rows at most. ", mostRows) + byBooking,
 			params: []*parameter{
 				fromParam, toParam, instanceParam, userParam, orgParam, groupByParam,
 				{
@@ -79,7 +79,7 @@ func (s *server) usageRoutes() []route {
 				zoneParam,
 				{name: "top", kind: asNumber, least: 1, most: mostTop, example: "10", description: "only so many rows, those with the most of `top_by`, in that order"},
 				{name: "top_by", kind: asWord, words: quantities(), example: "cpu_us", description: "with `top`: the quantity that counts; `cpu_us` without"},
-				usageSort, usageFields,
+				usageSort, usageFields, byParam, asOfParam,
 			},
 			replies: []reply{answers(http.StatusOK, "Rows of recorded usage; the open amounts apart.", UsageAnswer{})}, fails: missing,
 		},
@@ -108,6 +108,7 @@ func (s *server) getUsage(w http.ResponseWriter, r *http.Request) error {
 	}
 	q.From, q.To, q.Zone = p.spanIn(defaultSpan[odometer.ByNothing])
 	q.Top, q.TopBy = p.top()
+	p.booked(&q)
 	if err := p.done(); err != nil {
 		return err
 	}
@@ -142,7 +143,7 @@ func (s *server) usage(r *http.Request, q odometer.UsageQuery, now time.Time) (r
 		return nil, nil, err
 	}
 	open = []Row{}
-	if s.Live != nil { // after what is recorded, as in getCurrent
+	if s.Live != nil && !q.Booked && q.AsOf == 0 { // after what is recorded, as in getCurrent
 		open = openRows(s.Live.Open(seen(r), q.Instance), q, now)
 	}
 	if q.Top != 0 { // of those alone
