@@ -189,6 +189,7 @@ const (
 	ActionGrantEnd          Action = "grant.end"
 	ActionIdentityAdd       Action = "identity.add"
 	ActionIdentityRemove    Action = "identity.remove"
+	ActionMonthClose        Action = "month.close"
 )
 
 // AuditQuery selects lines of the audit log, the newest first. Fields that are zero

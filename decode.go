@@ -231,6 +231,30 @@ func (d *eventDecoder) entryMember(m int) {
 	case mCause:
 		t, _ := d.string()
 		d.entry.Cause = string(t)
+	case mAdjusts:
+		d.adjusts()
+	}
+}
+
+// adjusts reads the months that an entry adjusts.
+func (d *eventDecoder) adjusts() {
+	if d.peek() != '[' {
+		d.wrong("an array")
+		return
+	}
+	if !d.scanner.open('[') {
+		return
+	}
+	for first := true; d.element(&first); {
+		t, ok := d.string()
+		if !ok {
+			return
+		}
+		m, err := ParseMonth(string(t))
+		if err != nil {
+			d.note("%q is no month", clip(string(t)))
+		}
+		d.entry.Adjusts = append(d.entry.Adjusts, m)
 	}
 }
 

@@ -42,6 +42,14 @@ func (e *Entry) AppendJSON(b []byte) []byte {
 		b = append(b, `,"cause":`...)
 		b = appendString(b, e.Cause)
 	}
+	if len(e.Adjusts) > 0 {
+		separator := `,"adjusts":[`
+		for _, m := range e.Adjusts {
+			b = appendString(append(b, separator...), m.String())
+			separator = `,`
+		}
+		b = append(b, ']')
+	}
 	return append(b, '}')
 }
 

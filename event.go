@@ -235,5 +235,9 @@ type Entry struct {
 	SourceEventID string // the event that led to it
 	BookedAt      int64  // microseconds of the server's wall clock
 	Cause         string // of a correction or recovery, for a person to read
-	Event         Event
+	// Adjusts are the months of its use that were closed for its owner before it was
+	// booked. The ledger finds them when it gives an entry out; they are not part of
+	// what was booked.
+	Adjusts []Month
+	Event   Event
 }

@@ -42,12 +42,13 @@ const (
 	mUsedAt
 	mBookedAt
 	mCause
+	mAdjusts
 )
 
 var eventNames = [...]string{
 	"event_type", "version", "id", "timestamp", "instance_id", "user_id", "org_id", "agent_id", "metrics", "period",
 	"epoch", "epoch_start_us", "sequence", "first_sequence", "quality", "final", "span", "usage", "readings", "lifecycle",
-	"entry_id", "source_event_id", "kind", "used_at", "booked_at", "cause",
+	"entry_id", "source_event_id", "kind", "used_at", "booked_at", "cause", "adjusts",
 }
 
 var (
@@ -137,6 +138,8 @@ func memberOf(name []byte) int {
 		return mBookedAt
 	case "cause":
 		return mCause
+	case "adjusts":
+		return mAdjusts
 	}
 	return -1
 }

@@ -56,6 +56,9 @@ func (i InstanceID) Partition() int {
 	return int(sum[0]) % Partitions
 }
 
+// Partition returns the partition in which it is decided what o used in a month.
+func (o OrgID) Partition() int { return InstanceID(o).Partition() }
+
 // Assignment is what becomes of the ledger where an instance is assigned to an
 // owner: what it was recorded to be before in that time, and what is taken out of
 // accounts and put into others because it was used before now.

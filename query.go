@@ -62,6 +62,12 @@ type UsageQuery struct {
 	// Most, where it is not 0, refuses what takes more rows, Top or not, with
 	// [ErrTooManyRows].
 	Most int
+	// Booked asks by the month of booking: what a month had when it was closed stays
+	// in it, and what was booked later for it is in the month in which it was booked.
+	// From and To are edges of months then, and rows of no shorter time.
+	Booked bool
+	// AsOf, where it is not 0, leaves out what was booked after that moment.
+	AsOf int64
 	// View, where it is not nil, leaves out what it does not see.
 	View *View
 }

@@ -166,6 +166,7 @@ type Deps struct {
 	Instances  InstanceReader
 	Lifecycle  LifecycleReader
 	Ownership  OwnershipAdmin
+	Months     MonthAdmin
 	Tokens     TokenAdmin
 	Hosts      HostAdmin
 	Consumers  ConsumerAdmin
@@ -233,7 +234,7 @@ type server struct {
 func (s *server) routes(r *router) []route {
 	s.router = r
 	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(), s.currentRoutes(),
-		s.instanceRoutes(), s.ownershipRoutes(), s.grantRoutes(), s.eventRoutes(), s.streamRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(), s.identityRoutes(),
+		s.instanceRoutes(), s.ownershipRoutes(), s.grantRoutes(), s.monthRoutes(), s.eventRoutes(), s.streamRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(), s.identityRoutes(),
 		s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }
 

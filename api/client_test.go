@@ -151,6 +151,7 @@ func TestClientSpeaksToServer(t *testing.T) {
 		t.Errorf("submit to a ledger that is away: got %v, want ErrUnavailable", err)
 	}
 	f.Fails = nil
+	closesMonths(t, f, c)
 	keepsPeople(t, c)
 }
 
@@ -280,7 +281,7 @@ func speaksOfInstances(t *testing.T, f *api.Fixture, c *client.Client) {
 // type declares.
 var ofItsOwn = map[string]reflect.Type{
 	"Quarantine": reflect.TypeFor[[]api.QuarantineItem](), "Queue": reflect.TypeFor[string](),
-	"Metrics": reflect.TypeFor[[]byte](), "Reverse": reflect.TypeFor[json.RawMessage](),
+	"Metrics": reflect.TypeFor[[]byte](), "StatementText": reflect.TypeFor[[]byte](), "Reverse": reflect.TypeFor[json.RawMessage](),
 	"ExportUsage": reflect.TypeFor[*client.Export](), "ExportEvents": reflect.TypeFor[*client.Export](), "Stream": reflect.TypeFor[*client.Stream](),
 }
 
@@ -440,6 +441,47 @@ func TestOutputOfSubmitIsTheSameInBothAnswers(t *testing.T) {
 		if fmt.Sprint(fromProblem[name]) != fmt.Sprint(value) {
 			t.Errorf("%s: got %v in the problem, want %v", name, fromProblem[name], value)
 		}
+	}
+}
+
+// closesMonths calls every method about months and statements.
+func closesMonths(t *testing.T, f *api.Fixture, c *client.Client) {
+	ctx := t.Context()
+	e := api.InDecember(api.SampleEvent("vm-1", 1, odometer.Owner{User: "ada", Org: "acme"}))
+	if _, err := f.Submit(ctx, []odometer.Record{{Event: &e}}); err != nil {
+		t.Fatal(err)
+	}
+	december := odometer.MonthOf(e.Span.Start)
+	dry, err := c.CloseMonth(ctx, december, api.MonthCloseRequest{AcceptGaps: true, DryRun: true})
+	if err != nil || !dry.DryRun || len(dry.Statements) != 1 || dry.Statements[0].Cause != "the month is over" {
+		t.Errorf("close a month, dry: got %+v, %v", dry, err)
+	}
+	closed, err := c.CloseMonth(ctx, december, api.MonthCloseRequest{AcceptGaps: true, Cause: "a happy new year"})
+	if err != nil || closed.DryRun || len(closed.Statements) != 1 {
+		t.Fatalf("close a month: got %+v, %v", closed, err)
+	}
+	if _, err := c.CloseMonth(ctx, december, api.MonthCloseRequest{}); !errors.Is(err, odometer.ErrConflict) {
+		t.Errorf("close it again: got %v, want a conflict", err)
+	}
+	id := closed.Statements[0].ID
+	list, err := c.Statements(ctx, "2025-12", "acme", "", 10)
+	if err != nil || len(list.Statements) != 1 || list.Statements[0] != closed.Statements[0] && list.Statements[0].ID != id {
+		t.Errorf("statements: got %+v, %v, want %+v", list, err, closed.Statements)
+	}
+	s, err := c.Statement(ctx, id)
+	if err != nil || s.ID != id || len(s.Usage) != 1 || s.Usage[0].Month != "2025-12" || s.Usage[0].Usage.Totals[odometer.CPU] != odometer.SumOf(12_060_000) || s.Usage[0].Usage.User != "ada" {
+		t.Errorf("statement: got %+v, %v", s, err)
+	}
+	text, err := c.StatementText(ctx, id)
+	if err != nil || odometer.StatementHash(text) != s.SHA256 {
+		t.Errorf("its text: got %s, %v, want what has the hash %s", text, err, s.SHA256)
+	}
+	if _, err := c.StatementText(ctx, "2025-12-aaaaaaaaaaaaaaaa"); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("the text of one that there is not: got %v", err)
+	}
+	months, err := c.Months(ctx, "", 10)
+	if err != nil || len(months.Months) != 1 || !months.Months[0].Everybody || months.Months[0].Month != "2025-12" {
+		t.Errorf("months: got %+v, %v", months, err)
 	}
 }
 

@@ -107,9 +107,9 @@ func (e *edition) mark(w http.ResponseWriter, tag string) {
 	w.Header().Add("Vary", "Authorization")
 }
 
-// openOf returns what is open of what q asks for.
+// openOf returns what is open of what q asks for, which by booking is nothing.
 func (s *server) openOf(r *http.Request, q odometer.UsageQuery, now time.Time) []Row {
-	if s.Live == nil {
+	if s.Live == nil || q.Booked || q.AsOf != 0 {
 		return []Row{}
 	}
 	return openRows(s.Live.Open(seen(r), q.Instance), q, now)

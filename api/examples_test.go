@@ -29,6 +29,7 @@ func exampleBodies() map[string]map[string]any {
 		},
 		"reverse":            {odometer.ContentJSON: schema{"cause": "the disk was measured twice"}},
 		"assign":             {odometer.ContentJSON: schema{"user_id": "u-bob", "org_id": "bolt", "from": "2026-01-01T00:00:00Z", "cause": "sold, contract 17"}},
+		"closeMonth":         {odometer.ContentJSON: schema{"org_id": "bolt", "accept_gaps": true, "cause": "the month is over"}},
 		"createOrganization": {odometer.ContentJSON: schema{"id": "bolt", "name": "Bolt Ltd", "owner_id": "u-ada"}},
 		"updateOrganization": {odometer.ContentJSON: schema{"name": "Acme International"}},
 		"createUser":         {odometer.ContentJSON: schema{"id": "u-cleo", "name": "Cleo", "email": "cleo@example.org"}},
@@ -73,6 +74,7 @@ func prepared(t *testing.T) (f *Fixture, weak string) {
 	if _, err := f.Submit(t.Context(), append(records, odometer.Record{Event: &changed, Raw: changed.AppendJSON(nil)})); err != nil {
 		t.Fatal(err)
 	}
+	closeDecember(t, f, ada)
 	f.Hear(SampleEvent("vm-1", 4, ada), Now.Add(-2*time.Second))
 	f.Describe("vm-1", "host-1", odometer.Running, "web", "rack=r1")
 	owns := odometer.Ownership{Instance: "vm-1", Owner: ada, From: Now.Add(-30 * 24 * time.Hour).UnixMicro()}
@@ -104,6 +106,20 @@ func prepared(t *testing.T) (f *Fixture, weak string) {
 	create(t, f.Accounts, "export", time.Time{}, odometer.ScopeRead)
 	letIn(t, f, "")
 	return f, weak
+}
+
+// closeDecember has something used in December by an owner and by bolt, and closes it
+// for the owner's organisation.
+func closeDecember(t *testing.T, f *Fixture, owner odometer.Owner) {
+	t.Helper()
+	his, bolts := InDecember(SampleEvent("vm-1", 1, owner)), InDecember(SampleEvent("vm-3", 1, odometer.Owner{User: "u-bob", Org: "bolt"}))
+	if _, err := f.Submit(t.Context(), []odometer.Record{{Event: &his}, {Event: &bolts}}); err != nil {
+		t.Fatal(err)
+	}
+	c := odometer.MonthClose{Month: odometer.MonthOf(his.Span.Start), Org: &owner.Org, AcceptGaps: true, Actor: "admin", Cause: "the month is over"}
+	if _, err := f.CloseMonth(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // exampleRequest is a request that a document has as an example, and where in the

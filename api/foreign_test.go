@@ -25,6 +25,7 @@ type tenants struct {
 	log    bytes.Buffer
 	tokens map[string]odometer.TokenID // of each user
 	asks   []asker
+	stated map[string]odometer.OrgID // statements
 }
 
 // asker is somebody who makes requests, and what he sees of each kind of object:
@@ -56,7 +57,7 @@ var machinesOf = []struct {
 }
 
 func newTenants(t *testing.T) *tenants {
-	w := &tenants{Fixture: NewFixture(t), t: t, tokens: map[string]odometer.TokenID{}}
+	w := &tenants{Fixture: NewFixture(t), t: t, tokens: map[string]odometer.TokenID{}, stated: map[string]odometer.OrgID{}}
 	w.Deps.Logger = slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	now := Now
 	w.Deps.Clock = func() time.Time { return now }
@@ -99,12 +100,21 @@ func newTenants(t *testing.T) *tenants {
 		first.Agent, second.Agent = odometer.AgentID(canary), odometer.AgentID(canary)
 		first.Lifecycle = []odometer.Change{{Kind: odometer.ChangeStarted, At: odometer.Moment{Wall: first.Span.Start + int64(i)}, Detail: canary}}
 		w.book(first)
+		if m.owner.Org != "" {
+			w.book(InDecember(first))
+		}
 		_, err := w.Assign(ctx, odometer.Ownership{Instance: m.vm, Owner: m.owner.OrUnassigned()}, "admin", canary, false)
 		must(err)
 		w.Hear(second, Now.Add(-time.Second))
 		w.Describe(m.vm, odometer.AgentID(canary), odometer.Running, canary, "rack="+canary)
 	}
 	w.Describe("vm-z", "canary-vm-z-2", odometer.Running, "canary-vm-z") // in conflict
+	december := odometer.MonthOf(Now.AddDate(0, -1, 0).UnixMicro())
+	for _, org := range []odometer.OrgID{"acme", "zeta"} {
+		closed, err := w.CloseMonth(ctx, odometer.MonthClose{Month: december, Org: &org, AcceptGaps: true, Actor: "admin", Cause: "it is over"})
+		must(err)
+		w.stated[closed.Statements[0].ID] = org
+	}
 
 	// Who holds a grant: of each level one, one who holds one on every machine, and one
 	// to whom a machine of his organisation's was shown in its name.
@@ -304,6 +314,10 @@ var probes = []probe{
 	{"granted", "DELETE", "/api/v1/instances/%s/grants/g-watch", ""},
 	{"addressee", "POST", "/api/v1/instances/vm-o/grants", `{"user_id":"%s","level":"readonly"}`},
 	{"instance", "POST", "/api/v1/instances/%s/ownership", `{"user_id":"u","cause":"x","dry_run":true}`},
+	{"statement", "GET", "/api/v1/statements/%s", ""},
+	{"billed", "GET", "/api/v1/statements?org=%s", ""},
+	{"billed", "GET", "/api/v1/statements?org=%s&month=2025-12&limit=1", ""},
+	{"customer", "POST", "/api/v1/months/2025-12/close", `{"org_id":"%s","dry_run":true}`},
 	{"item", "POST", "/api/v1/quarantine/%s/release", ""},
 	{"host", "GET", "/api/v1/hosts/%s", ""},
 	{"host", "DELETE", "/api/v1/hosts/%s", ""},
@@ -316,7 +330,7 @@ var probes = []probe{
 
 // ids are the objects of each kind that there are, and some that there are not.
 func (w *tenants) ids() (there, absent map[string][]string) {
-	there = map[string][]string{"org": {"acme", "zeta"}, "customer": {"acme", "zeta"}, "tenant": {"acme", "zeta"}, "entry": {"3-1"}, "item": {"3/1"}}
+	there = map[string][]string{"org": {"acme", "zeta"}, "customer": {"acme", "zeta"}, "tenant": {"acme", "zeta"}, "billed": {"acme", "zeta"}, "entry": {"3-1"}, "item": {"3/1"}}
 	for _, m := range machinesOf {
 		there["instance"] = append(there["instance"], string(m.vm))
 		there["granted"] = append(there["granted"], string(m.vm))
@@ -338,6 +352,9 @@ func (w *tenants) ids() (there, absent map[string][]string) {
 			there["other token"] = append(there["other token"], string(id))
 		}
 	}
+	for id := range w.stated {
+		there["statement"] = append(there["statement"], id)
+	}
 	there["owner"] = append(there["owner"], string(odometer.Unassigned))
 	there["host"] = []string{"canary-host-1", "canary-host-2"}
 	there["enrolment"], there["consumer"] = w.letIn()
@@ -347,6 +364,8 @@ func (w *tenants) ids() (there, absent map[string][]string) {
 		switch kind {
 		case "token", "other token":
 			absent[kind] = []string{"tok_aaaaaaaaaaaaaaaa", "tok_2222222222222222"}
+		case "statement":
+			absent[kind] = []string{"2025-12-aaaaaaaaaaaaaaaa", "2025-11-0123456789abcdef"}
 		case "enrolment":
 			absent[kind] = []string{"enr_aaaaaaaaaaaaaaaa", "enr_2222222222222222"}
 		case "consumer":
@@ -397,6 +416,20 @@ func (w *tenants) sees(a *asker, kind, id string) bool {
 			}
 		}
 		return false
+	case "statement", "billed": // who sees all of an organisation's machines, and not by grants
+		if strings.HasPrefix(a.name, "the guest ") {
+			return false
+		}
+		org := odometer.OrgID(id)
+		if kind == "statement" {
+			org = w.stated[id]
+		}
+		for _, m := range machinesOf {
+			if m.owner.Org == org && !a.seesIt("instance", string(m.vm)) {
+				return false
+			}
+		}
+		return true
 	case "addressee":
 		return a.seesIt("user", id)
 	case "other token":

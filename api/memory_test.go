@@ -38,6 +38,9 @@ type InMemory struct {
 	// Fails is what every call answers while it is set.
 	Fails  error
 	owners []odometer.Ownership
+
+	closed     []odometer.MonthClose
+	statements []*odometer.Statement // in the order of lists
 }
 
 type quarantined struct {
@@ -193,7 +196,7 @@ func (m *InMemory) Usage(ctx context.Context, seen odometer.View, q odometer.Usa
 	calendar := odometer.CalendarOf(q.GroupBy, q.Zone)
 	for _, entry := range m.entries {
 		e := entry.Event
-		if q.Instance != "" && e.Instance != q.Instance || q.User != "" && e.Owner.User != q.User || q.Org != "" && e.Owner.Org != q.Org {
+		if q.Instance != "" && e.Instance != q.Instance || q.User != "" && e.Owner.User != q.User || q.Org != "" && e.Owner.Org != q.Org || q.AsOf != 0 && entry.BookedAt > q.AsOf {
 			continue
 		}
 		// Cut at the edges of the calendar and never shared: an entry of the tests
@@ -557,7 +560,7 @@ func NewFixture(t *testing.T) *Fixture {
 	f.Deps = Deps{
 		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Identities: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
-		Usage: f.InMemory, Entries: f.InMemory, Exports: f.InMemory, Revisions: f.InMemory, Stream: f.InMemory, StreamLife: time.Millisecond, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
+		Usage: f.InMemory, Entries: f.InMemory, Exports: f.InMemory, Revisions: f.InMemory, Stream: f.InMemory, StreamLife: time.Millisecond, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Months: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
 		QueueURL: func() string { return "nats://127.0.0.1:4222" }, CursorKey: []byte("of the tests"),
 	}

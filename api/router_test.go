@@ -82,6 +82,10 @@ var decisions = map[string]access{
 	"GET /api/v1/instances/{id}/grants/{user}":         reader,
 	"PUT /api/v1/instances/{id}/grants/{user}":         accountHolder,
 	"DELETE /api/v1/instances/{id}/grants/{user}":      accountHolder,
+	"GET /api/v1/months":                               reader,
+	"POST /api/v1/months/{month}/close":                administrator,
+	"GET /api/v1/statements":                           reader,
+	"GET /api/v1/statements/{id}":                      reader,
 	"GET /api/v1/events":                               reader,
 	"GET /api/v1/usage/stream":                         reader,
 	"POST /api/v1/events":                              writer,
@@ -145,7 +149,10 @@ func target(pattern string) (method, path string) {
 	if strings.Contains(path, "/enrolments/") {
 		id = "enr_aaaaaaaaaaaaaaaa"
 	}
-	return method, strings.NewReplacer("{id}", id, "{user}", "u-1", "{identity}", exampleIdentity, "{partition}", "3", "{no}", "1").Replace(path)
+	if strings.Contains(path, "/statements/") {
+		id = "2025-12-aaaaaaaaaaaaaaaa"
+	}
+	return method, strings.NewReplacer("{month}", "2025-12", "{identity}", exampleIdentity, "{id}", id, "{user}", "u-1", "{partition}", "3", "{no}", "1").Replace(path)
 }
 
 func TestEveryRouteHasItsAuthDecision(t *testing.T) {

@@ -69,7 +69,7 @@ func (s *server) usageRoutes() []route {
 			pattern: "GET /api/v1/usage", access: reader, handle: s.getUsage,
 			id: "usage", tag: "usage", summary: "Recorded usage, and what is still open",
 			description: "By time of use. Without `from`: the 24 hours before `to`. An hour (UTC) that a midnight of the time zone cuts is shared by time, and what has a part of it is marked as `apportioned`; the rows of an answer still add up to the unit. " +
-				fmt.Sprintf("An answer has %d rows at most.", mostRows),
+				fmt.Sprintf("An answer has %d rows at most. ", mostRows) + byBooking,
 			params: []*parameter{
 				fromParam, toParam, instanceParam, userParam, orgParam, groupByParam,
 				{
@@ -79,7 +79,7 @@ func (s *server) usageRoutes() []route {
 				zoneParam,
 				{name: "top", kind: asNumber, least: 1, most: mostTop, example: "10", description: "only so many rows, those with the most of `top_by`, in that order"},
 				{name: "top_by", kind: asWord, words: quantities(), example: "cpu_us", description: "with `top`: the quantity that counts; `cpu_us` without"},
-				usageSort, usageFields, formatParam, matchParam,
+				usageSort, usageFields, byParam, asOfParam, formatParam, matchParam,
 			},
 			replies: append([]reply{{http.StatusOK, "Rows of recorded usage; the open amounts apart.", []header{attached, etagHeader},
 				append([]content{{odometer.ContentJSON, UsageAnswer{}}}, exported...)}}, cacheable...), fails: missing,
@@ -109,12 +109,16 @@ func (s *server) getUsage(w http.ResponseWriter, r *http.Request) error {
 	}
 	q.From, q.To, q.Zone = p.spanIn(defaultSpan[odometer.ByNothing])
 	q.Top, q.TopBy = p.top()
+	p.booked(&q)
 	if err := p.done(); err != nil {
 		return err
 	}
 	w.Header().Add("Vary", "Accept")
 	f := formOf(r)
 	e := s.edition(r, q.From, q.To, f)
+	if q.Booked || q.AsOf != 0 { // what is booked at any time changes these
+		e.revision = ""
+	}
 	if e.had(w, func() []Row { return s.openOf(r, q, p.now) }) {
 		return nil
 	}
@@ -152,10 +156,7 @@ func (s *server) usage(r *http.Request, q odometer.UsageQuery, now time.Time) (r
 	if rows, err = s.recorded(r, q); err != nil {
 		return nil, nil, err
 	}
-	open = []Row{}
-	if s.Live != nil { // after what is recorded, as in getCurrent
-		open = openRows(s.Live.Open(seen(r), q.Instance), q, now)
-	}
+	open = s.openOf(r, q, now) // after what is recorded, as in getCurrent
 	if q.Top != 0 { // of those alone
 		open = slices.DeleteFunc(open, func(o Row) bool {
 			return !slices.ContainsFunc(rows, func(r Row) bool {

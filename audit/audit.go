@@ -25,6 +25,9 @@
 //     days are what the bookings add up to;
 //   - attribution: where it is decided whose an instance is, nobody else has
 //     anything of it, whatever was decided before; elsewhere who its event names;
+//   - statements: each is, line by line, what was booked of the month before it was
+//     closed, was made once, and has the hash that it says; and what is booked for a
+//     closed month is an adjustment of the month in which it was booked;
 //   - fold: watermarks, hours, days, months, what owners used, receipts, coverage,
 //     held events, quarantine, reversals, owners, digests, checkpoints and counts are what
 //     the journal says, and the indexes that queries go by what the tables say;
@@ -88,22 +91,25 @@ const busyWait = 5 * time.Second
 
 // audit is one run.
 type audit struct {
-	o         Options
-	running   bool // a server, on the data directory
-	snap      *snapshot
-	report    *Report
-	hours     *balance
-	tenures   map[odometer.InstanceID][]tenure // who owned what when, as the table has it
-	places    *balance                         // what is not where it belongs
-	goneUS    int64                            // up to when the records that are gone booked
-	instances map[odometer.InstanceID]struct{}
-	gap       int64 // µs
-	topic     *topicCheck
-	begins    map[int64][]begin // of generations, by partition
-	base      *snapshot         // of what followed from the records that were pruned; nil for none
-	heads     map[int64]*head   // where they ended, by partition
-	begun     int               // of them, those that the journal has
-	done, all int64
+	o          Options
+	running    bool // a server, on the data directory
+	snap       *snapshot
+	report     *Report
+	hours      *balance
+	tenures    map[odometer.InstanceID][]tenure // who owned what when, as the table has it
+	places     *balance                         // what is not where it belongs
+	closes     map[int64]map[closing]closed     // by partition, the months that are closed, as the table has it
+	stated     map[statementOf]stated           // as it was decided
+	statements *balance                         // what is in the statement of which month
+	goneUS     int64                            // up to when the records that are gone booked
+	instances  map[odometer.InstanceID]struct{}
+	gap        int64 // µs
+	topic      *topicCheck
+	begins     map[int64][]begin // of generations, by partition
+	base       *snapshot         // of what followed from the records that were pruned; nil for none
+	heads      map[int64]*head   // where they ended, by partition
+	begun      int               // of them, those that the journal has
+	done, all  int64
 }
 
 // Run audits the ledger of a data directory as of now. An error means that the
@@ -142,9 +148,10 @@ func run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer snap.close()
-	a := &audit{o: o, running: running, snap: snap, report: newReport(), hours: newBalance(&o), places: newBalance(&o), instances: map[odometer.InstanceID]struct{}{}}
+	a := &audit{o: o, running: running, snap: snap, report: newReport(), hours: newBalance(&o), places: newBalance(&o), stated: map[statementOf]stated{}, statements: newBalance(&o), instances: map[odometer.InstanceID]struct{}{}}
 	defer a.hours.aside.close()
 	defer a.places.aside.close()
+	defer a.statements.aside.close()
 	defer func() {
 		if a.base != nil {
 			a.base.close()
@@ -182,6 +189,9 @@ func (a *audit) run(ctx context.Context) error {
 	if err := a.loadTenures(ctx); err != nil {
 		return err
 	}
+	if err := a.loadCloses(ctx); err != nil {
+		return err
+	}
 	// The topic first: the moment of the ledger is fixed already, so what the
 	// topic must have by then is known, and it can only have more.
 	if err := a.readTopic(ctx); err != nil {
@@ -206,13 +216,16 @@ func (a *audit) run(ctx context.Context) error {
 	if err := a.checkPlaces(); err != nil {
 		return err
 	}
+	if err := a.checkStatements(ctx); err != nil {
+		return err
+	}
 	if err := a.settleTopic(); err != nil {
 		return err
 	}
 	rep := a.report
 	rep.Instances = int64(len(a.instances))
 	rep.GapSeconds = a.gap / odometer.SecondMicros
-	rep.checked("journal", "tiling", "conservation", "once", "reversals", "counts", "owners", "attribution", "fold")
+	rep.checked("journal", "tiling", "conservation", "once", "reversals", "counts", "owners", "attribution", "statements", "fold")
 	slices.SortStableFunc(rep.Findings, func(x, y Finding) int { return cmp.Compare(x.Code, y.Code) })
 	rep.OK = rep.FindingsTotal == 0
 	if a.o.Progress != nil {
@@ -236,7 +249,7 @@ func (a *audit) partitions(ctx context.Context) (list []int64, err error) {
 		return nil
 	}, `SELECT partition FROM journal UNION SELECT partition FROM epochs UNION SELECT id >> 37 FROM state UNION SELECT partition FROM counts UNION SELECT partition FROM quarantine
 		UNION SELECT partition FROM held UNION SELECT partition FROM coverage UNION SELECT partition FROM checkpoints UNION SELECT partition FROM digests
-		UNION SELECT partition FROM reversals UNION SELECT partition FROM ownership UNION SELECT partition FROM moved UNION SELECT partition FROM handovers UNION SELECT partition FROM lifecycle UNION SELECT partition FROM feed ORDER BY 1`)
+		UNION SELECT partition FROM reversals UNION SELECT partition FROM ownership UNION SELECT partition FROM moved UNION SELECT partition FROM closes UNION SELECT partition FROM statements UNION SELECT partition FROM adjustments UNION SELECT partition FROM handovers UNION SELECT partition FROM lifecycle UNION SELECT partition FROM feed ORDER BY 1`)
 	if err != nil {
 		return nil, fmt.Errorf("list the partitions: %w", err)
 	}

@@ -141,6 +141,9 @@ var signedTables = [][2]string{
 	{"reversals", "entry, by_entry, recovered"},
 	{"ownership", "instance, from_us, until_us, usr, org"},
 	{"moved", "entry"},
+	{"closes", "month, everybody, org, position, entry, at_us"},
+	{"statements", "month, org, id, at_us, actor, cause, hash, lines, missing, body"},
+	{"adjustments", "entry, month, booked, instance, usr, org, sums, recovered_us"},
 	{"handovers", "epoch, instance, agent, until_us, sequence, successor"},
 	{"lifecycle", "instance, at_us, what, device, agent, boot_us, detail"},
 }
@@ -207,7 +210,7 @@ func (p *replay) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, part := range []func(context.Context, map[int64]int64) error{p.startHours, p.startAside, p.startCoverage, p.startReversals, p.startOwnership, p.startHandovers, p.startLifecycle, p.startRest} {
+	for _, part := range []func(context.Context, map[int64]int64) error{p.startHours, p.startAside, p.startCoverage, p.startReversals, p.startOwnership, p.startMonths, p.startHandovers, p.startLifecycle, p.startRest} {
 		if err := part(ctx, numbers); err != nil {
 			return fmt.Errorf("read the base: %w", err)
 		}
@@ -257,6 +260,13 @@ func (p *replay) startEpochs(ctx context.Context, base *replay) (numbers map[int
 func (p *replay) startHour(instance odometer.InstanceID, no, hour int64, owner odometer.Owner, sums *odometer.Usage, recovered int64) error {
 	if err := p.attributeHour(instance, hour, owner, *sums, recovered); err != nil {
 		return err
+	}
+	if m := odometer.MonthOf(hour); len(p.a.closes[p.partition]) > 0 {
+		if _, yes := p.a.closedFor(p.partition, m, owner.Org); yes {
+			if err := p.a.states(m, m, instance, owner, true, *sums, recovered); err != nil {
+				return err
+			}
+		}
 	}
 	return p.a.hours.put(hourKey(p.partition, no, hour, owner), true, sums, recovered)
 }

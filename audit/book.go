@@ -170,7 +170,7 @@ func (p *replay) apportion(w *watermark, e *odometer.Entry) error {
 			return err
 		}
 	}
-	return nil
+	return p.state(e)
 }
 
 // no returns the epoch's number in the tables, 0 where they have none.

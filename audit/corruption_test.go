@@ -256,8 +256,8 @@ func TestCleanLedger(t *testing.T) {
 		t.Fatalf("audit of an honest ledger: got %s, want ok", show(r))
 	}
 	want := audit.Report{
-		Events: 602, Instances: 8, Epochs: 11, Conflicts: 2, Quarantined: 6, GapSeconds: 150,
-		Received: 615, Recorded: 602, Covered: 1, Duplicates: 5, Held: 1, Corrections: 19,
+		Events: 603, Instances: 8, Epochs: 11, Conflicts: 2, Quarantined: 6, GapSeconds: 150,
+		Received: 616, Recorded: 603, Covered: 1, Duplicates: 5, Held: 1, Corrections: 20,
 	}
 	for _, c := range []struct {
 		name      string
@@ -274,7 +274,7 @@ func TestCleanLedger(t *testing.T) {
 			t.Errorf("%s: got %d, want %d", c.name, c.got, c.want)
 		}
 	}
-	for _, name := range []string{"journal", "tiling", "conservation", "once", "reversals", "counts", "owners", "attribution", "fold"} {
+	for _, name := range []string{"journal", "tiling", "conservation", "once", "reversals", "counts", "owners", "attribution", "statements", "fold"} {
 		if !slices.Contains(r.Checked, name) {
 			t.Errorf("checked: got %q, want %q among them", r.Checked, name)
 		}
@@ -311,7 +311,7 @@ type corruption struct {
 	forge func(*forger)
 }
 
-var corruptions = slices.Concat(reversalCorruptions, ownershipCorruptions, handoverCorruptions, lifecycleCorruptions, []corruption{
+var corruptions = slices.Concat(reversalCorruptions, ownershipCorruptions, monthCorruptions, handoverCorruptions, lifecycleCorruptions, []corruption{
 	{"a record is read out of its turn", "journal_position", func(f *forger) {
 		f.exec(1, `UPDATE journal SET id = id + 1000 WHERE id = (SELECT max(id) FROM journal WHERE partition = ?)`, hostTwo.Partition())
 	}},

@@ -318,6 +318,26 @@ func (s *teller) story() {
 	s.assign("vm-7", bob, one.at+hour/3)
 	s.assign("vm-7", odometer.Owner{User: "u-eve"}, late.at+20*sec)
 	s.send(hostOne, recorded(2), late.next(10*sec, 7), late.next(30*sec, 1_000_003))
+
+	// The month is closed, first for one organisation; what is booked for it later, a
+	// reversal and the last event of a machine, adjusts it.
+	s.now = time.Date(2026, 4, 1, 1, 0, 0, 0, time.UTC)
+	s.closeMonth("o-acme")
+	s.reverse(odometer.EntryID{Partition: hostOne.Partition(), Number: 7})
+	s.closeMonth("")
+	s.send(hostOne, recorded(1), late.next(20*60*sec, 70_001))
+}
+
+// closeMonth closes March, for one organisation or, with "", for everybody.
+func (s *teller) closeMonth(org odometer.OrgID) {
+	s.t.Helper()
+	c := odometer.MonthClose{Month: odometer.MonthOf(base), AcceptGaps: true, Actor: "operator@example.org", Cause: "it is over"}
+	if org != "" {
+		c.Org = &org
+	}
+	if _, err := s.l.CloseMonth(context.Background(), c); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // assign says whose an instance is from a moment on.

@@ -36,6 +36,9 @@ type row struct {
 	byPerson            bool         // a person decided to release what it books
 	appoints            *appointment // whose an instance is, as a person decided; nil for other records
 	moves               []move       // what it moves between owners
+	closes              *closing     // the month that a person closed; nil for other records
+	states              *statementOf // the statement that it has; nil for other records
+	statement           []byte       // its text
 	actor, cause        string       // of a person's decision
 	marks               []mark       // of the frame's events; nil where they were not asked for
 }

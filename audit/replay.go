@@ -37,6 +37,8 @@ type replay struct {
 	recovers    map[uint64]bool                  // corrections whose time counts as recovered
 	movedTime   map[uint64]bool                  // of them, those that move it to another owner
 	appointed   map[odometer.InstanceID][]tenure // as it was decided, in order
+	closed      map[closing]closed               // months, as it was decided
+	adjusted    *balance                         // what entries have of months that were closed before
 
 	baseInstances map[int64]odometer.InstanceID // by the base's epoch numbers
 }
@@ -120,6 +122,7 @@ func (a *audit) newReplay(partition int64) *replay {
 		lifecycle: map[happening]particulars{},
 		handovers: map[offer]handover{}, successors: map[identity]odometer.Epoch{},
 		reversals: map[uint64]reversed{}, recovers: map[uint64]bool{}, movedTime: map[uint64]bool{}, appointed: map[odometer.InstanceID][]tenure{},
+		closed: map[closing]closed{}, adjusted: newBalance(&a.o),
 		baseInstances: map[int64]odometer.InstanceID{},
 	}
 }
@@ -160,6 +163,12 @@ func (p *replay) record(ctx context.Context, r *row) error {
 	}
 	if r.appoints != nil {
 		p.appoint(r)
+	}
+	if r.closes != nil {
+		p.close(r)
+	}
+	if r.states != nil {
+		p.stateDecided(r)
 	}
 	if len(r.moves) > 0 {
 		p.checkMoves(r)

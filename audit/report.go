@@ -97,6 +97,10 @@ var raises = map[string]func(*Report) *int64{
 	"reversal":         unreconciled, // a correction is not the negation of an entry that somebody decided to reverse
 	"ownership":        unreconciled, // who owned what is not what was decided, or usage was moved otherwise than that
 	"attribution":      unreconciled, // somebody has usage of an instance that was another's
+	"close":            unreconciled, // a month was closed twice, by nobody, or not everywhere, or the table says otherwise
+	"statement":        unreconciled, // a statement is not what was booked of its month before that was closed
+	"statement_table":  unreconciled, // a statement is not what was decided, or has another hash
+	"adjustments":      unreconciled, // the table says otherwise than the entries what they have of closed months
 	"reversal_table":   unreconciled, // the table says otherwise than the journal what was reversed
 	"elapsed":          unreconciled, // measured, estimated and gap time are not the span
 	"conservation":     unreconciled, // usage is not the difference of the readings

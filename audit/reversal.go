@@ -34,6 +34,11 @@ func (r *row) readDecision() (err error) {
 		Sequence uint64          `json:"sequence"`
 		Until    int64           `json:"until_us"`
 		Moves    []move          `json:"moves"`
+
+		Month     odometer.Month `json:"month"`
+		Everybody bool           `json:"everybody"`
+		Org       odometer.OrgID `json:"org"`
+		Statement string         `json:"statement"`
 	}
 	if err := json.Unmarshal(r.body, &d); err != nil {
 		return err
@@ -56,6 +61,10 @@ func (r *row) readDecision() (err error) {
 		r.offers, r.offered = &offer{d.Epoch, d.Until}, d.Sequence
 	case "released":
 		r.byPerson = true
+	case "closed":
+		r.closes = &closing{d.Month, d.Everybody, d.Org}
+	case "stated":
+		r.states, r.statement = &statementOf{d.Month, d.Org}, []byte(d.Statement)
 	}
 	return err
 }

@@ -138,7 +138,7 @@ func (n *novelist) deliver(resumes bool, events ...*odometer.Event) {
 }
 
 func (n *novelist) chapter() {
-	switch n.r.IntN(21) {
+	switch n.r.IntN(22) {
 	case 0: // made, and late
 		n.queue = append(n.queue, n.make())
 	case 1: // what was late comes, in any order
@@ -235,6 +235,19 @@ func (n *novelist) chapter() {
 		if _, err := n.s.l.Assign(context.Background(), o, "operator", "a sale", false); err != nil && !errors.Is(err, odometer.ErrInvalid) { // the journal was pruned
 			n.t.Fatal(err)
 		}
+	case 21: // the month ends, and the one before is closed for somebody or for all
+		month := odometer.MonthOf(n.s.now.UnixMicro())
+		if n.r.IntN(3) == 0 && month.String() < "2026-05" {
+			n.s.now = time.UnixMicro(month.End()).Add(time.Duration(n.r.IntN(50)) * time.Hour)
+		}
+		c := odometer.MonthClose{Month: odometer.MonthOf(month.Start() - 1), AcceptGaps: true, Actor: "operator", Cause: "it is over"}
+		if n.r.IntN(3) == 0 {
+			c.Month = month
+		}
+		if n.r.IntN(2) == 0 {
+			c.Org = &ada.Org
+		}
+		_, _ = n.s.l.CloseMonth(context.Background(), c) // may be refused
 	case 18: // an agent that lost its disk goes on, and what it had sent before comes later
 		agent := pick(n.r, []odometer.AgentID{hostOne, hostTwo})
 		list, err := n.s.l.Checkpoints(context.Background(), agent)

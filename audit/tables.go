@@ -13,7 +13,7 @@ import (
 // checkTables compares the partition's tables with what its journal says.
 func (p *replay) checkTables(ctx context.Context) error {
 	for _, check := range []func(context.Context) error{
-		p.checkCounts, p.checkHeld, p.checkQuarantine, p.checkCoverage, p.checkCheckpoints, p.checkReversals, p.checkOwnership, p.checkHandovers, p.checkLifecycle, p.checkFeed,
+		p.checkCounts, p.checkHeld, p.checkQuarantine, p.checkCoverage, p.checkCheckpoints, p.checkReversals, p.checkOwnership, p.checkMonths, p.checkHandovers, p.checkLifecycle, p.checkFeed,
 	} {
 		if err := check(ctx); err != nil {
 			return err

@@ -240,7 +240,9 @@ func (a *audit) compareTopic(r *row) error {
 		if id := b.entry.ID; id.Number < t.from[id.Partition] || id.Number > t.to[id.Partition] || t.from[id.Partition] == 0 {
 			continue
 		}
-		if err := t.note(b.entry, 'l'); err != nil {
+		as := *b.entry // as it was given out
+		as.Adjusts = a.adjusts(&as)
+		if err := t.note(&as, 'l'); err != nil {
 			return err
 		}
 		t.sum(b.entry, 'l')

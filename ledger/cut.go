@@ -109,8 +109,8 @@ func (u *usageQuery) cutRecords(from, to int64, where string, args ...any) error
 			if err != nil {
 				return err
 			}
-			for a := max(from, odometer.Hour(max(from, ev.Span.Start))); a < min(to, ev.Span.End); a = u.nextEdge(a) {
-				part := ev.Usage.Between(ev.Span, a, min(u.nextEdge(a), to))
+			for a := max(from, odometer.Hour(max(from, ev.Span.Start))); a < min(to, ev.Span.End); a = u.nextCut(a) {
+				part := ev.Usage.Between(ev.Span, a, min(u.nextCut(a), to))
 				if part.Vector == (odometer.Vector{}) {
 					continue
 				}
@@ -118,7 +118,7 @@ func (u *usageQuery) cutRecords(from, to int64, where string, args ...any) error
 				if recovery {
 					recovered = part.Vector[odometer.MeasuredTime] + part.Vector[odometer.EstimatedTime]
 				}
-				u.addAt(u.exactly(a), ev.Instance, ev.Owner, &part, recovered)
+				u.addAt(u.place(a), ev.Instance, ev.Owner, &part, recovered)
 			}
 		}
 	}

@@ -46,12 +46,12 @@ func (l *Ledger) Entries(ctx context.Context, q odometer.EntryQuery) ([]odometer
 			if after := (spot{r.id, i + 1}); after.compare(from) > 0 && q.Wants(&booked[i]) {
 				list, next = append(list, booked[i]), after.cursor()
 				if len(list) >= q.Limit {
-					return list, next, nil
+					return list, next, markAdjustments(ctx, tx, list)
 				}
 			}
 		}
 	}
-	return list, next, nil
+	return list, next, markAdjustments(ctx, tx, list)
 }
 
 // spot is a place between two entries, in the order in which they were booked:

@@ -22,6 +22,9 @@ const (
 	exportsAtOnce = 2
 	// entriesAtOnce is how many entries are read in one transaction.
 	entriesAtOnce = 500
+	// revisedMost is how many rows an answer as of a moment or by month of booking may
+	// have, which is held as a whole: a hundred megabytes of them.
+	revisedMost = 250_000
 	// instancesAtOnce is how many ids of instances are held.
 	instancesAtOnce = 4096
 )
@@ -29,7 +32,8 @@ const (
 // EachUsage calls each for every row of the answer to q, all from one commit, and
 // ends with the first error. Rows by instance come in the order of the instances,
 // and of time within each; others as [Ledger.Usage] has them. A row holds until each
-// returns. The error wraps [odometer.ErrUnavailable] where too many do so already.
+// returns. The error wraps [odometer.ErrUnavailable] where too many do so already, and
+// [odometer.ErrTooManyRows] where q.Most or q.AsOf and q.Booked bound the answer.
 func (l *Ledger) EachUsage(ctx context.Context, q odometer.UsageQuery, each func(*odometer.UsageRow) error) error {
 	if q.From >= q.To || q.Top != 0 {
 		rows, err := l.Usage(ctx, q)
@@ -46,8 +50,11 @@ func (l *Ledger) EachUsage(ctx context.Context, q odometer.UsageQuery, each func
 		return fmt.Errorf("usage: %w", err)
 	}
 	defer tx.end(context.WithoutCancel(ctx))
-	q.Most = 0
 	x := &usageExport{ctx, tx, q, each}
+	if q.Booked || q.AsOf != 0 {
+		return x.revised()
+	}
+	x.q.Most = 0
 	if slices.Contains(q.GroupBy, odometer.ByInstance) {
 		return x.byInstance()
 	}
@@ -79,14 +86,29 @@ func (x *usageExport) of(from, to int64, prepare func(*usageQuery)) (*usageQuery
 	if prepare != nil {
 		prepare(u)
 	}
-	err := u.run()
-	if err == nil {
-		err = u.runGranted()
-	}
-	if err != nil {
+	if err := u.answer(); err != nil {
 		return nil, fmt.Errorf("usage: %w", err)
 	}
 	return u, nil
+}
+
+// revised answers at once. What was booked after a moment is found by going through
+// the journal, and adjustments by going through all of a month, so that to do so for
+// some instances after others would take as often as long.
+func (x *usageExport) revised() error {
+	x.q.Most = cmp.Or(x.q.Most, revisedMost)
+	u, err := x.of(x.q.From, x.q.To, nil)
+	if err != nil {
+		return err
+	}
+	rows := u.result()
+	if u.full {
+		return fmt.Errorf("usage: %w: as of a moment, or by month of booking, they are more than %d", odometer.ErrTooManyRows, x.q.Most)
+	}
+	if slices.Contains(x.q.GroupBy, odometer.ByInstance) {
+		slices.SortFunc(rows, compareInstances)
+	}
+	return eachOf(rows, x.each)
 }
 
 // byTime goes through the rows of owners: by the hour those of a day at a time, by
@@ -325,9 +347,9 @@ func (x *entryExport) read(ctx context.Context, l *Ledger) error {
 		}
 		x.from = spot{id: r.id + 1} // what a record booked is held as a whole
 		if looked++; len(x.list) >= entriesAtOnce || looked >= entriesAtOnce {
-			return nil
+			return markAdjustments(ctx, tx, x.list)
 		}
 	}
 	x.from = x.end
-	return nil
+	return markAdjustments(ctx, tx, x.list)
 }

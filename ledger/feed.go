@@ -67,14 +67,14 @@ func (l *Ledger) FeedAfter(ctx context.Context, name string, limit int) ([]odome
 			p.Record, p.Entry = r.position, r.firstEntry+r.entries-1
 			at[s.partition] = p
 			if len(entries) >= limit {
-				return entries, at, nil
+				return entries, at, markAdjustments(ctx, tx, entries)
 			}
 		}
 	}
 	if len(entries) == 0 && len(at) > 0 { // records that booked nothing
 		return nil, nil, l.FeedAdvance(ctx, name, at, "", 0, 0)
 	}
-	return entries, at, nil
+	return entries, at, markAdjustments(ctx, tx, entries)
 }
 
 // FeedAdvance notes that everything up to a position is published, in messages

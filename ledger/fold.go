@@ -33,10 +33,11 @@ type fold struct {
 	// Epochs that were offered to agents, and the same by who would go on there.
 	handed    map[epochKey][]handover
 	awaited   map[successor]epochKey
-	from      int64  // no open hour is before this; see openFrom
-	someOwned bool   // it is recorded of some instance who owned it
-	opened    int64  // the earliest hour opened since the upkeep began to seal
-	booked    uint64 // entries booked since opening, to see news
+	from      int64                      // no open hour is before this; see openFrom
+	someOwned bool                       // it is recorded of some instance who owned it
+	closedTo  [odometer.Partitions]int64 // no month that ends later was closed in a partition; 0 for none
+	opened    int64                      // the earliest hour opened since the upkeep began to seal
+	booked    uint64                     // entries booked since opening, to see news
 
 	// Who named another owner than is recorded: see disagreement.go.
 	disagreed disagreements
@@ -519,7 +520,7 @@ func (f *fold) apportion(e *epoch, entry *odometer.Entry) error {
 			return err
 		}
 	}
-	return nil
+	return f.adjust(entry, entry.Kind == odometer.KindRecovered)
 }
 
 // cutAtHours yields the shares of the hours that an event falls in, in order.

@@ -48,14 +48,22 @@ func (u *usageQuery) sees(instance odometer.InstanceID, owner odometer.Owner) bo
 	return u.granted.shows(instance, owner) && !u.View.Sees(owner) // which is there already
 }
 
-// runGranted adds what the view is granted to see.
+// runGranted adds what the view is granted to see. By month of booking that is
+// nothing: it is told as statements tell it, which grants do not show, and what
+// adjusts a month is not told apart by when a grant begins.
 func (u *usageQuery) runGranted() error {
+	if u.Booked {
+		return nil
+	}
 	parts, err := u.grantedParts()
 	if err != nil {
 		return err
 	}
 	for _, g := range parts {
 		if err := g.run(); err != nil {
+			return err
+		}
+		if err := g.revise(); err != nil {
 			return err
 		}
 		u.full = u.full || g.full

@@ -219,6 +219,10 @@ type decision struct {
 	Moves    []move              `json:"moves,omitempty"`
 	// Generation that begins.
 	Generation uint64 `json:"generation,omitempty"`
+	// Month that is closed, of Org or of everybody, and a statement's text.
+	Month     odometer.Month `json:"month,omitempty"`
+	Everybody bool           `json:"everybody,omitempty"`
+	Statement string         `json:"statement,omitempty"`
 }
 
 // The decisions there are.
@@ -231,6 +235,8 @@ const (
 	decideOffered  = "offered"  // an agent that lost its state was told where the epoch stands: see handover.go
 	decideOwned    = "owned"    // a person said whose an instance is in some time: see ownership.go
 	decideMoved    = "moved"    // and that is moved which others had of it
+	decideClosed   = "closed"   // a person closed a month: see month.go
+	decideStated   = "stated"   // and that is what an organisation used in it
 	decideRestored = "restored" // the ledger was restored from a backup
 )
 
@@ -254,11 +260,9 @@ func (f *fold) decide(rec *record) (odometer.Result, error) {
 		}
 		return odometer.Result{}, f.finish(w)
 	}
-	if d.Decision == decideOwned || d.Decision == decideMoved {
-		do := f.owned
-		if d.Decision == decideMoved {
-			do = f.moved
-		}
+	if do := map[string]func(*work, *decision) error{
+		decideOwned: f.owned, decideMoved: f.moved, decideClosed: f.closed, decideStated: f.stated,
+	}[d.Decision]; do != nil {
 		if err := do(w, &d); err != nil {
 			return odometer.Result{}, fmt.Errorf("decision %d-%d: %w", rec.partition, rec.position, err)
 		}

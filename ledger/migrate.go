@@ -50,6 +50,7 @@ var migrations = map[int][]step{
 		{"lifecycle of instances", addLifecycle},
 		{"where a feed reads back from", addFeedBack},
 		{"owners of instances", addOwnership},
+		{"months that are closed", addMonths},
 	},
 }
 

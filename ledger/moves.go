@@ -63,14 +63,11 @@ func (f *fold) movesOf(e *epoch, h history, o *odometer.Ownership) (moves []odom
 // which that does not change.
 func (f *fold) misplaced(moves []odometer.Move, e *epoch, h history, from, to int64) ([]odometer.Move, error) {
 	owner, _ := h.at(from, odometer.Owner{})
-	u := newUsageQuery(f.ctx, f.tx, odometer.UsageQuery{
-		From: from, To: to, Instance: e.instance, GroupBy: []odometer.GroupBy{odometer.ByHour, odometer.ByUser, odometer.ByOrg},
-	})
-	u.epochs, u.args, u.epoch = `(SELECT partition, epoch_no, instance FROM epochs WHERE partition = ? AND epoch_no = ?)`, []any{e.partition, e.no}, e.epochKey.epoch
-	if err := u.run(); err != nil {
+	rows, err := f.usedIn(e, from, to, odometer.ByHour, odometer.ByUser, odometer.ByOrg)
+	if err != nil {
 		return nil, err
 	}
-	for _, row := range u.result() {
+	for _, row := range rows {
 		had := odometer.Owner{User: row.User, Org: row.Org}
 		if had == owner {
 			continue
@@ -168,7 +165,10 @@ func (f *fold) correct(w *work, e *epoch, m *move, owner odometer.Owner, usage o
 	if err := f.own(e, owner); err != nil {
 		return err
 	}
-	return f.insertHour(e, &b, "moved")
+	if err := f.insertHour(e, &b, "moved"); err != nil {
+		return err
+	}
+	return f.adjust(&entry, m.Recovered)
 }
 
 // follow returns what a correction that takes an entry back leaves with others

@@ -339,6 +339,9 @@ var stateTables = []struct{ name, columns string }{
 	{"reversals", "entry, by_entry, recovered"},
 	{"ownership", "instance, from_us, until_us, usr, org"},
 	{"moved", "entry"},
+	{"closes", "month, everybody, org, position, entry, at_us"},
+	{"statements", "month, org, id, at_us, actor, cause, hash, lines, missing, body"},
+	{"adjustments", "entry, month, booked, instance, usr, org, sums, recovered_us"},
 	{"handovers", "epoch, instance, agent, until_us, sequence, successor"},
 	{"lifecycle", "instance, at_us, what, device, agent, boot_us, detail"},
 }

@@ -35,10 +35,7 @@ func (l *Ledger) Usage(ctx context.Context, q odometer.UsageQuery) ([]odometer.U
 	}
 	defer tx.end(ctx)
 	u := newUsageQuery(ctx, tx, q)
-	if err := u.run(); err != nil {
-		return nil, fmt.Errorf("usage: %w", err)
-	}
-	if err := u.runGranted(); err != nil {
+	if err := u.answer(); err != nil {
 		return nil, fmt.Errorf("usage: %w", err)
 	}
 	list := u.result()
@@ -69,7 +66,13 @@ type usageQuery struct {
 	calendar odometer.Calendar
 	places   map[int64]slot // of hours and days; nil for UTC's
 	wholes   map[int64]bool // of days, beside places: whether they are cut
+	reach
+	revision
 }
+
+// reach is the time of an answer, with its whole hours; those of [from, to) outside of
+// [whole, end) are cut as entries say.
+type reach struct{ from, to, whole, end int64 }
 
 // rowKey is what usage is grouped by. What lies in an hour that an edge of the
 // calendar cuts is gathered by itself, under the hour, and shared in the end.
@@ -83,6 +86,9 @@ type rowKey struct {
 func newUsageQuery(ctx context.Context, tx queryer, q odometer.UsageQuery) *usageQuery {
 	u := &usageQuery{UsageQuery: q, ctx: ctx, tx: tx, by: map[odometer.GroupBy]bool{}, rows: map[rowKey]*odometer.UsageRow{},
 		calendar: odometer.CalendarOf(q.GroupBy, q.Zone)}
+	if q.Booked || q.AsOf != 0 {
+		u.later = map[*odometer.UsageRow]odometer.Known{}
+	}
 	if q.Zone != nil {
 		u.places, u.wholes = map[int64]slot{}, map[int64]bool{}
 	}
@@ -133,6 +139,25 @@ func seenBy(v *odometer.View, table string) (cond, orgs string) {
 	return `(` + table + `.usr = ? OR ` + table + `.org` + ofList + `)`, orgs
 }
 
+// answer gathers all that is asked for.
+func (u *usageQuery) answer() error {
+	if err := u.revisable(); err != nil {
+		return err
+	}
+	if err := u.run(); err != nil {
+		return err
+	}
+	if err := u.revise(); err != nil {
+		return err
+	}
+	if err := u.runGranted(); err != nil {
+		return err
+	}
+	u.settle()
+	return nil
+}
+
+// run adds what was used, as it is known now.
 func (u *usageQuery) run() error {
 	from, to := u.From, u.To
 	var err error
@@ -156,6 +181,7 @@ func (u *usageQuery) run() error {
 			end = to
 		}
 	}
+	u.reach = reach{from, to, whole, end}
 	if whole >= end { // within an hour or two
 		return u.cut(from, to, whole, end)
 	}
@@ -211,6 +237,10 @@ func (u *usageQuery) add(instance odometer.InstanceID, owner odometer.Owner, sta
 func (u *usageQuery) addAt(at slot, instance odometer.InstanceID, owner odometer.Owner, sums *odometer.Usage, recovered int64) {
 	row := u.row(instance, owner, at)
 	if row == nil {
+		return
+	}
+	if u.less {
+		u.take(row, sums, recovered)
 		return
 	}
 	for i, n := range sums.Vector {

@@ -35,9 +35,9 @@ func (r *Report) differ(format string, args ...any) {
 // Rebuild folds the journal of the ledger at path into new tables, in a
 // temporary database beside it, and compares them with the tables that stand:
 // decisions, hash chain, watermarks, sums of every hour, receipts, counts,
-// held events, quarantine, coverage, reversals, ownership, handovers and lifecycle. It
-// changes nothing and may run beside the server: it compares one moment.
-// Progress is called now and then with the records done and the records there
+// held events, quarantine, coverage, reversals, ownership, closed months,
+// handovers and lifecycle. It changes nothing and may run beside the server: it
+// compares one moment. Progress is called now and then with the records done and the records there
 // are; it may be nil.
 func Rebuild(ctx context.Context, path string, progress func(done, all int64)) (*Report, error) {
 	r, err := rebuild(ctx, path, progress)
@@ -232,6 +232,9 @@ var comparisons = []struct{ name, query string }{
 	{"generations", `SELECT partition || ' ' || generation, position || ' ' || entry FROM generations`},
 	{"ownership", `SELECT partition || ' ' || instance || ' ' || from_us, until_us || ' ' || usr || ' ' || org FROM ownership`},
 	{"moved", `SELECT partition || ' ' || entry, '' FROM moved`},
+	{"closes", `SELECT partition || ' ' || month || ' ' || everybody || ' ' || org, position || ' ' || entry || ' ' || at_us FROM closes`},
+	{"statements", `SELECT partition || ' ' || month || ' ' || org, id || ' ' || at_us || ' ' || actor || ' ' || cause || ' ' || hash || ' ' || lines || ' ' || missing || ' ' || hex(body) FROM statements`},
+	{"adjustments", `SELECT partition || ' ' || entry || ' ' || month, booked || ' ' || instance || ' ' || usr || ' ' || org || ' ' || hex(sums) || ' ' || recovered_us FROM adjustments`},
 	{"reversals", `SELECT partition || ' ' || entry, by_entry || ' ' || recovered FROM reversals`},
 	{"lifecycle", `SELECT partition || ' ' || instance || ' ' || at_us || ' ' || what || ' ' || device || ' ' || agent, boot_us || ' ' || detail FROM lifecycle`},
 	{"handovers", `SELECT partition || ' ' || epoch || ' ' || until_us, instance || ' ' || agent || ' ' || sequence || ' ' || successor FROM handovers`},

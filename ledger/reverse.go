@@ -122,7 +122,7 @@ func (f *fold) decideReversal(old *odometer.Entry, now int64, actor, cause strin
 	if err != nil {
 		return odometer.Entry{}, err
 	}
-	return booked[0], nil
+	return booked[0], markAdjustments(f.ctx, f.tx, booked[:1])
 }
 
 // entryOf returns an entry from the journal.
@@ -201,6 +201,9 @@ func (f *fold) reverse(w *work, d *decision) error {
 	_, err = f.exec(`INSERT INTO reversals (partition, entry, by_entry, recovered) VALUES (?, ?, ?, ?)`, p, int64(old.ID.Number), int64(entry.ID.Number), recovered)
 	if err != nil {
 		return fmt.Errorf("note the reversal of entry %s: %w", old.ID, err)
+	}
+	if err := f.adjust(&entry, recovered); err != nil {
+		return err
 	}
 	return f.moved(w, d)
 }

@@ -80,6 +80,52 @@ CREATE TABLE ownership (
 );
 CREATE INDEX ownership_partition ON ownership (partition);
 
+-- Months that were closed: what is booked after entry is no more of the month, of an
+-- organisation or, with everybody 1, of all for whom it was open. See month.go.
+CREATE TABLE closes (
+  partition INTEGER NOT NULL,
+  month     INTEGER NOT NULL,      -- its first moment
+  everybody INTEGER NOT NULL,
+  org       TEXT    NOT NULL,      -- '' for everybody
+  position  INTEGER NOT NULL,      -- of the decision
+  entry     INTEGER NOT NULL,      -- the last one before it
+  at_us     INTEGER NOT NULL,
+  PRIMARY KEY (partition, month, everybody, org)
+);
+
+-- What an organisation used in a month that was closed: see Statement.AppendText.
+CREATE TABLE statements (
+  partition INTEGER NOT NULL,      -- of the organisation's name
+  month     INTEGER NOT NULL,
+  org       TEXT    NOT NULL,      -- '' for users without one
+  id        TEXT    NOT NULL,
+  at_us     INTEGER NOT NULL,
+  actor     TEXT    NOT NULL,
+  cause     TEXT    NOT NULL,
+  hash      TEXT    NOT NULL,      -- SHA-256 of the text, hexadecimal
+  lines     INTEGER NOT NULL,
+  missing   INTEGER NOT NULL,
+  body      BLOB    NOT NULL,      -- the text
+  PRIMARY KEY (month, org)
+);
+CREATE UNIQUE INDEX statements_id ON statements (id);
+
+-- What entries have of months that were closed before they were booked.
+CREATE TABLE adjustments (
+  partition    INTEGER NOT NULL,
+  entry        INTEGER NOT NULL,
+  month        INTEGER NOT NULL,   -- of use
+  booked       INTEGER NOT NULL,   -- the month that has it instead
+  instance     TEXT    NOT NULL,
+  usr          TEXT    NOT NULL,
+  org          TEXT    NOT NULL,
+  sums         BLOB    NOT NULL,
+  recovered_us INTEGER NOT NULL,
+  PRIMARY KEY (partition, entry, month)
+);
+CREATE INDEX adjustments_month ON adjustments (month);
+CREATE INDEX adjustments_booked ON adjustments (booked);
+
 -- Corrections that move usage to its owner and whose time counts as recovered.
 CREATE TABLE moved (
   partition INTEGER NOT NULL,

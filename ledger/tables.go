@@ -136,6 +136,9 @@ func (f *fold) loadMirrors() error {
 	if err := f.tx.QueryRowContext(f.ctx, `SELECT EXISTS (SELECT 1 FROM ownership)`).Scan(&f.someOwned); err != nil {
 		return fmt.Errorf("read whether instances have owners: %w", err)
 	}
+	if err := f.loadClosed(); err != nil {
+		return err
+	}
 	return f.loadHandovers()
 }
 

@@ -70,8 +70,8 @@ var ownershipBugs = []bug{
 		`	if err := f.own(e, owner); err != nil {
 		return err
 	}
-	return f.insertHour(e, &b, "moved")`,
-		`	return f.insertHour(e, &b, "moved")`,
+	if err := f.insertHour(e, &b, "moved")`,
+		`	if err := f.insertHour(e, &b, "moved")`,
 		"ledger.TestOwnersAddUp"},
 	{"what is reversed after a sale is to the good of who had it first", "ledger/moves.go",
 		`		if owner != ev.Owner {

@@ -24,11 +24,14 @@ type UsageQuery struct {
 	Sort     []string
 	Top      int    // 0 for all
 	TopBy    string // "" for cpu_us
+	By       string // use or booking, "" for use
+	AsOf     string // "" for now
 }
 
 func (q *UsageQuery) values() url.Values {
 	return values("from", q.From, "to", q.To, "instance", q.Instance, "user", q.User, "org", q.Org, "group_by", strings.Join(q.GroupBy, ","),
-		"interval", q.Interval, "timezone", q.Timezone, "sort", strings.Join(q.Sort, ","), "top", positive(q.Top), "top_by", q.TopBy)
+		"interval", q.Interval, "timezone", q.Timezone, "sort", strings.Join(q.Sort, ","), "top", positive(q.Top), "top_by", q.TopBy,
+		"by", q.By, "as_of", q.AsOf)
 }
 
 // positive writes a number, nothing for 0.

@@ -547,7 +547,7 @@ func (sv *server) deps(p *parts) api.Deps {
 		CursorKey: api.CursorKey(sv.token),
 		Usage:     seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Exports: seenLedger{sv.ledger}, Revisions: sv.ledger, Stream: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live,
 		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: ownership{sv.ledger, sv.fleet},
-		Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger,
+		Months: months{p}, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger,
 		Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Identities: sv.accounts, Audit: sv.accounts,
 		Hosts: sv.admission, Consumers: sv.admission,
 		Status: p, Health: newLately(p), Stats: p.stats(), QueueURL: sv.queueURL,

@@ -18,6 +18,7 @@ import (
 type usageConfig struct {
 	serverFlags
 	client.UsageQuery
+	Booked bool
 	JSON   bool
 	Output string // ndjson or csv; "" for a table
 }
@@ -34,7 +35,9 @@ func newUsage(s streams) *cobra.Command {
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List what was used",
-		Long: `List what was used between two times, by time of use.
+		Long: `List what was used between two times, by time of use, or with --booked by month of
+booking: what was booked for a month after it was closed (odometer month close) is
+then in the month in which it was booked. --as-of lists what was known at a moment.
 
 Times are RFC 3339 (2026-01-02T15:04:05Z), days (2026-01-02) or relative (-24h,
 -7d). What is recorded and what is still open are listed apart.
@@ -65,6 +68,7 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 			if err != nil {
 				return err
 			}
+			c.UsageQuery.By = c.by(cmd.Flags())
 			if c.Output != "" {
 				x, err := server.ExportUsage(cmd.Context(), c.UsageQuery, c.Output)
 				if err != nil {
@@ -93,6 +97,8 @@ end in; a quantity that nobody measured is - (null in JSON) and never 0.`,
 	flags.StringSliceVar(&c.Sort, "sort", nil, "sort by these, as --json names them; with - before one downwards")
 	flags.IntVar(&c.Top, "top", 0, "only so many rows, those with the most of --top-by; 0 for all")
 	flags.StringVar(&c.TopBy, "top-by", "", "what --top goes by, as --json names it (default cpu_us)")
+	flags.BoolVar(&c.Booked, "booked", false, "by month of booking, whole months (default: this one)")
+	flags.StringVar(&c.AsOf, "as-of", "", "only what was booked up to then")
 	flags.BoolVar(&c.JSON, "json", false, "as JSON")
 	registerOutput(list, &c.Output)
 	c.register(flags, s.env)
@@ -108,6 +114,20 @@ func spanFlags(flags *pflag.FlagSet, from, to, timezone *string) {
 	flags.StringVar(from, "from", defaultFrom, "beginning of the time, included")
 	flags.StringVar(to, "to", "now", "end of the time, not included")
 	flags.StringVar(timezone, "timezone", "", "where days and months begin, such as Europe/Berlin (default UTC)")
+}
+
+// by returns by which time is asked. By booking the server knows which months there are.
+func (c *usageConfig) by(flags *pflag.FlagSet) string {
+	if !c.Booked {
+		return ""
+	}
+	if !flags.Changed("from") {
+		c.From = ""
+	}
+	if !flags.Changed("to") {
+		c.To = ""
+	}
+	return "booking"
 }
 
 func words[T ~string](list []T) []string {

@@ -1,0 +1,58 @@
+package main
+
+// monthBugs close months wrongly.
+var monthBugs = []bug{
+	{"what is late for a closed month is of that month", "ledger/month.go",
+		`	if ev.Span.Start >= f.closedTo[p] { // as nearly always`,
+		`	if ev.Span.Start >= f.closedTo[p] || entry.Kind == odometer.KindUsage {`,
+		"ledger.TestMonthsAddUp"},
+	{"a reversal of a closed month is forgotten", "ledger/reverse.go",
+		`	if err := f.adjust(&entry, recovered); err != nil {
+		return err
+	}
+`,
+		``,
+		"ledger.TestMonthsAddUp"},
+	{"which months are closed is forgotten at a restart", "ledger/month.go",
+		`		f.closedTo[p] = odometer.Month(m).End()`,
+		`		_ = m`,
+		"ledger.TestMonthsAddUp"},
+	{"an adjustment goes into a month that is closed", "ledger/month.go",
+		`				booked = booked.Next()`,
+		`				break`,
+		"ledger.TestAClockThatIsSetBackAdjustsTheNextMonth"},
+	{"a month is closed for an organisation twice", "ledger/month.go",
+		`	if everybody || c.Org != nil && orgs[*c.Org] {`,
+		`	if everybody {`,
+		"ledger.TestClosingRefuses"},
+	{"a month is closed before it is over", "ledger/month.go",
+		`	if c.Month.End() > now {`,
+		`	if c.Month.Start() > now {`,
+		"ledger.TestClosingRefuses"},
+	{"a month is closed although something is missing", "ledger/month.go",
+		`			if len(r.Missing) > 0 && !c.AcceptGaps && !c.Dry {`,
+		`			if false {`,
+		"ledger.TestAMonthIsNotClosed"},
+	{"a dry closing closes", "ledger/month.go",
+		`			if refused != nil || c.Dry {`,
+		`			if refused != nil {`,
+		"ledger.TestAMonthIsNotClosed"},
+	{"a statement leaves out the adjustments of earlier months", "ledger/month.go",
+		`		if wanted(a.owner.Org) {
+			l := line(a.month`,
+		`		if false {
+			l := line(a.month`,
+		"ledger.TestAdjustmentsAreStated"},
+	{"an epoch that ended is called silent", "ledger/missing.go",
+		`			if !e.closed && e.countedBy`,
+		`			if e.countedBy`,
+		"ledger.TestAMonthIsNotClosed"},
+	{"what was booked later was known before", "ledger/statements.go",
+		`AND entries > 0 AND at_us > ? AND `,
+		`AND entries > 0 AND at_us >= ? AND `,
+		"ledger.TestAsOf"},
+	{"somebody reads the statement of another", "statement.go",
+		`return v.all || o != "" && slices.Contains(v.orgs, o)`,
+		`return v.all || o != ""`,
+		"ledger.TestClosingRefuses"},
+}
