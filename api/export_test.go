@@ -116,8 +116,8 @@ func TestExportsAreTheAnswers(t *testing.T) {
 	}
 
 	var events EventsAnswer
-	if err := json.Unmarshal([]byte(get("/api/v1/events", "application/json")), &events); err != nil || len(events.Events) != 3 {
-		t.Fatalf("got %+v, %v, want three events", events, err)
+	if err := json.Unmarshal([]byte(get("/api/v1/events", "application/json")), &events); err != nil || len(events.Events) != 5 {
+		t.Fatalf("got %+v, %v, want five events", events, err)
 	}
 	lines := ""
 	for _, e := range events.Events {
@@ -127,7 +127,7 @@ func TestExportsAreTheAnswers(t *testing.T) {
 		t.Errorf("NDJSON: got\n%s\nwant\n%s", got, lines)
 	}
 	cells, err = csv.NewReader(strings.NewReader(get("/api/v1/events", string(asCSV)))).ReadAll()
-	if err != nil || len(cells) != 4 || column(2, "instance_id") != "vm-1" || column(2, "cpu_us") != "12060000" || column(2, "gpu_us") != "" || column(2, "used_until") != "2026-01-02T14:01:00Z" {
+	if err != nil || len(cells) != 6 || column(2, "instance_id") != "vm-1" || column(2, "cpu_us") != "12060000" || column(2, "gpu_us") != "" || column(2, "used_until") != "2026-01-02T14:01:00Z" {
 		t.Errorf("CSV: got %q, %v", cells, err)
 	}
 	w := do(h, "GET", "/api/v1/events?format=ndjson&limit=2")

@@ -94,7 +94,7 @@ var accessBugs = []bug{
 		`recorded, err := s.Usage.Usage(r.Context(), seen(r), q)`,
 		`recorded, err := s.Usage.Usage(r.Context(), odometer.Everything, q)`,
 		"api.TestForeignIsAbsent"},
-	{"who asks for usage sees what is open of everybody", "api/usage.go",
+	{"who asks for usage sees what is open of everybody", "api/etag.go",
 		`openRows(s.Live.Open(seen(r), q.Instance), q, now)`,
 		`openRows(s.Live.Open(odometer.Everything, q.Instance), q, now)`,
 		"api.TestForeignIsAbsent"},

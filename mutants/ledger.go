@@ -368,7 +368,7 @@ var ledgerBugs = []bug{
 		`{u.compacted, u.pieces}`,
 		"ledger.TestUsageIsCutToTheUnit"},
 	{"an hour that is cut by the question counts whole", "ledger/cut.go",
-		`				part := ev.Usage.Between(ev.Span, a, min(u.nextEdge(a), to))`,
+		`				part := ev.Usage.Between(ev.Span, a, min(u.nextCut(a), to))`,
 		`				part := ev.Usage`,
 		"ledger.TestUsageIsCutToTheUnit"},
 	{"a page of entries leaves out the first of the next", "ledger/entries.go",
