@@ -157,7 +157,7 @@ func (s *server) usage(r *http.Request, q odometer.UsageQuery, now time.Time) (r
 		return nil, nil, err
 	}
 	open = s.openOf(r, q, now) // after what is recorded, as in getCurrent
-	if q.Top != 0 { // of those alone
+	if q.Top != 0 {            // of those alone
 		open = slices.DeleteFunc(open, func(o Row) bool {
 			return !slices.ContainsFunc(rows, func(r Row) bool {
 				return r.Instance == o.Instance && r.User == o.User && r.Org == o.Org && r.Start == o.Start
