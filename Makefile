@@ -31,6 +31,8 @@ ONE_STEP := $(ONE_STEP)|ADamagedRecordIsNotRead|PowerCuts|TornTail|EveryCall|Sil
 ONE_STEP := $(ONE_STEP)|ForeignIsAbsent|ForEveryPrincipal|AreCurrent|OpenAPIIsCurrent|ExamplesAreAnswered|OwnersAddUp
 ONE_STEP := $(ONE_STEP)|WhoIsCharged|OwnersAreFound|OlderVersionIsRestored|BringsEverythingBack|BackedUpWithItsBase|LifecycleIsTheFold
 ONE_STEP := $(ONE_STEP)|NoNumberIsGiven|AssignmentThatFails|EpochIsHandedOver|MigrationKeeps|MigratedTables|PrunedHourIsNotSplit
+ONE_STEP := $(ONE_STEP)|ExportHoldsFewRows|MonthsAddUp|Disagreements|FewEntriesAreFound|AMonthIsNotClosed|StatementsStay|RevisionsAreOf
+ONE_STEP := $(ONE_STEP)|WhoMayGrant|WhatEachRoleMayChange|RestoreRefuses|RandomStories|Spilled
 ONE_STEP := $(ONE_STEP)|^Test(Reverse|Watermark|Pruning)$$
 
 race:

@@ -89,11 +89,12 @@ func TestMeteringGoesOnUnderAttack(t *testing.T) {
 
 	counts := map[string]*atomic.Int64{}
 	attack := func(name string, pause time.Duration, do func() error) {
-		counts[name] = new(atomic.Int64)
+		count := new(atomic.Int64)
+		counts[name] = count
 		attackers.Go(func() {
 			for {
 				if do() == nil {
-					counts[name].Add(1)
+					count.Add(1)
 				}
 				select {
 				case <-attacked.Done():
