@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 
 // oneCommandAfterAnother are the sessions in which little happens at once. The race
 // detector, with which each start of the program takes a second, leaves them out.
-var oneCommandAfterAnother = []string{"completion", "instances", "month", "oidc", "owner", "people", "refused", "secrets", "tls", "token", "token-locked"}
+var oneCommandAfterAnother = []string{"completion", "external-keys", "host", "instances", "month", "oidc", "owner", "people", "refused", "replay", "secrets", "tls", "token", "token-locked"}
 
 // TestScript runs the sessions in testdata/script: the real program, real
 // processes, real ports.
