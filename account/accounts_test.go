@@ -486,6 +486,16 @@ type failing struct {
 
 var theDisk = &failing{}
 
+// theFailures are the ways in which a commit fails, by what is told to.
+var theFailures = []struct {
+	name   string
+	fails  *atomic.Bool
+	stored bool // it is there nevertheless
+}{
+	{"failed, not persisted", &theDisk.before, false},
+	{"failed, but persisted", &theDisk.after, true},
+}
+
 func init() { sql.Register("account-failing", theDisk) }
 
 func (d *failing) Open(name string) (driver.Conn, error) {

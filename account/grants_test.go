@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -414,14 +413,7 @@ func TestAGrantIsGivenOnce(t *testing.T) {
 // TestEveryCommitOfGrantsFails has each change fail, without and with having been
 // stored: what is held is always as it is stored.
 func TestEveryCommitOfGrantsFails(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		fails  *atomic.Bool
-		stored bool
-	}{
-		{"failed, not persisted", &theDisk.before, false},
-		{"failed, but persisted", &theDisk.after, true},
-	} {
+	for _, c := range theFailures {
 		t.Run(c.name, func(t *testing.T) {
 			ctx := t.Context()
 			w := newEstate(t, AccountsOptions{Driver: "account-failing"})

@@ -360,10 +360,7 @@ func TestARevokedHostIsNotLetIn(t *testing.T) {
 // TestEveryCommitOfHostsFails has each change fail, without and with having been
 // stored. Whoever asks again gets what was asked for, once.
 func TestEveryCommitOfHostsFails(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		fails *atomic.Bool
-	}{{"failed, not persisted", &theDisk.before}, {"failed, but persisted", &theDisk.after}} {
+	for _, c := range theFailures {
 		t.Run(c.name, func(t *testing.T) {
 			w := newOffice(t, AccountsOptions{Driver: "account-failing"})
 			failing := func(what string, do func() error) {

@@ -273,14 +273,7 @@ func TestTheLifeOfAnOrganisation(t *testing.T) {
 // TestEveryCommitOfPeopleFails has each change fail, without and with having been
 // stored: who is let in, and as what, is always as it is stored.
 func TestEveryCommitOfPeopleFails(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		fails  *atomic.Bool
-		stored bool
-	}{
-		{"failed, not persisted", &theDisk.before, false},
-		{"failed, but persisted", &theDisk.after, true},
-	} {
+	for _, c := range theFailures {
 		t.Run(c.name, func(t *testing.T) {
 			ctx := t.Context()
 			w := newOffice(t, AccountsOptions{Driver: "account-failing"})

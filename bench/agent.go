@@ -42,14 +42,11 @@ func (b *bench) agentOf(program string, p *park, interval time.Duration) error {
 	if err := errors.Join(os.WriteFile(file, vmFile(p.vms), 0o600), os.Mkdir(dir, 0o700)); err != nil {
 		return err
 	}
-	server, err := startServer(program, dir)
+	server, err := serving(program, dir)
 	if err != nil {
 		return err
 	}
 	defer server.kill()
-	if err := server.untilReady(); err != nil {
-		return err
-	}
 	address, err := port.Free()
 	if err != nil {
 		return err

@@ -47,14 +47,11 @@ func exportRate(b *bench) error {
 	if err := copyFile(filepath.Join(dir, "ledger.db"), history); err != nil {
 		return err
 	}
-	p, err := startServer(program, dir)
+	p, err := serving(program, dir)
 	if err != nil {
 		return err
 	}
 	defer p.kill()
-	if err := p.untilReady(); err != nil {
-		return err
-	}
 	idle, err := p.peak()
 	if err != nil {
 		return err

@@ -24,14 +24,11 @@ func memory(name string, instances int) func(*bench) error {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
-		p, err := startServer(program, dir)
+		p, err := serving(program, dir)
 		if err != nil {
 			return err
 		}
 		defer p.kill()
-		if err := p.untilReady(); err != nil {
-			return err
-		}
 		idle, err := p.peak()
 		if err != nil {
 			return err

@@ -50,10 +50,9 @@ func readyTime(b *bench) error {
 
 // untilReady starts a server, returns when it is ready, and kills it.
 func untilReady(program, dir string) error {
-	p, err := startServer(program, dir)
-	if err != nil {
-		return err
+	p, err := serving(program, dir)
+	if err == nil {
+		p.kill()
 	}
-	defer p.kill()
-	return p.untilReady()
+	return err
 }

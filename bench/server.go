@@ -53,6 +53,19 @@ func startServer(program, dir string) (*process, error) {
 	return p, p.cmd.Start()
 }
 
+// serving starts a server and returns it when it is ready.
+func serving(program, dir string) (*process, error) {
+	p, err := startServer(program, dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.untilReady(); err != nil {
+		p.kill()
+		return nil, err
+	}
+	return p, nil
+}
+
 // kill ends it at once: how it ends is not measured here.
 func (p *process) kill() {
 	_ = p.cmd.Process.Signal(syscall.SIGKILL)

@@ -162,14 +162,9 @@ func (x *usageExport) byInstance() error {
 		}
 	}
 	slices.SortFunc(edges, compareInstances)
-	all := newUsageQuery(x.ctx, x.tx, x.q)
-	from := cmp.Or(all.epochs, `epochs`)
-	if list := grantedList(x.q.View); list != "" && x.q.Instance == "" {
-		from = `(SELECT instance FROM ` + from + ` UNION SELECT instance FROM epochs WHERE instance` + ofList + `)`
-		all.args = append(all.args, list)
-	}
+	from, args := newUsageQuery(x.ctx, x.tx, x.q).ofInstances()
 	for after := odometer.InstanceID(""); ; {
-		ids, err := instanceIDs(x.ctx, x.tx, `SELECT DISTINCT instance FROM `+from+` WHERE instance > ? ORDER BY instance LIMIT ?`, append(all.args, string(after), instancesAtOnce)...)
+		ids, err := instanceIDs(x.ctx, x.tx, `SELECT DISTINCT instance FROM `+from+` WHERE instance > ? ORDER BY instance LIMIT ?`, append(args, string(after), instancesAtOnce)...)
 		if err != nil {
 			return err
 		}

@@ -37,6 +37,19 @@ func grantedList(v *odometer.View) string {
 	return string(b)
 }
 
+// ofInstances returns the instances that are asked for, as a table with what it takes:
+// those of the epochs that are, and those that are granted.
+func (u *usageQuery) ofInstances() (table string, args []any) {
+	if u.epochs == "" {
+		return `epochs`, nil
+	}
+	list := grantedList(u.View)
+	if list == "" || u.Instance != "" {
+		return u.epochs, u.args
+	}
+	return `(SELECT instance FROM ` + u.epochs + ` UNION SELECT instance FROM ` + epochsOfList + `)`, append(slices.Clip(u.args), list)
+}
+
 // sees reports whether what an owner is charged for an instance is asked for.
 func (u *usageQuery) sees(instance odometer.InstanceID, owner odometer.Owner) bool {
 	switch {

@@ -44,13 +44,7 @@ func (l *Ledger) Instances(ctx context.Context, q InstanceQuery) ([]InstanceRow,
 
 func instancesOf(ctx context.Context, tx queryer, q InstanceQuery) ([]InstanceRow, error) {
 	u := newUsageQuery(ctx, tx, odometer.UsageQuery{Instance: q.Instance, User: q.User, Org: q.Org, View: q.View})
-	from := u.epochs
-	args := u.args
-	if from == "" {
-		from = `epochs`
-	} else if list := grantedList(q.View); list != "" && q.Instance == "" {
-		from, args = `(SELECT instance FROM `+from+` UNION SELECT instance FROM `+epochsOfList+`)`, append(args, list)
-	}
+	from, args := u.ofInstances()
 	rows, err := tx.QueryContext(ctx, `SELECT `+epochColumns+` FROM `+epochTables+` WHERE e.instance IN (
 		SELECT DISTINCT instance FROM `+from+` WHERE instance > ? ORDER BY instance LIMIT ?) ORDER BY e.instance`,
 		append(args, string(q.After), q.Limit)...)

@@ -83,14 +83,11 @@ var auditLogColumns = []column{
 }
 
 func showAuditLog(s streams, a api.AuditLogAnswer) error {
-	rows := make([][]cell, len(a.Log))
-	for i := range a.Log {
-		l := &a.Log[i]
-		rows[i] = []cell{
+	err := printList(s, "", auditLogColumns, a.Log, func(l *api.AuditLine) []cell {
+		return []cell{
 			instant(l.At), plain(l.Actor), optional(l.Token), optional(l.User), plain(l.Remote), plain(string(l.Action)), plain(l.Object), plain(l.Detail),
 		}
-	}
-	err := printTable(s.out, s.outTTY, auditLogColumns, rows)
+	})
 	if err == nil && a.Next != nil && s.outTTY {
 		_, err = fmt.Fprintln(s.out, "There are more: --limit 0 shows all.")
 	}

@@ -126,22 +126,11 @@ func newConsumerList(s streams) *cobra.Command {
 			if c.JSON {
 				return printJSON(s.out, answer)
 			}
-			if len(answer.Consumers) == 0 && s.outTTY {
-				_, err := fmt.Fprintln(s.out, "No consumer was created yet: odometer consumer create NAME")
-				return err
-			}
-			rows := make([][]cell, len(answer.Consumers))
-			for i := range answer.Consumers {
-				a := &answer.Consumers[i]
-				org := cell{"-", "-"}
-				if a.Org != nil {
-					org = plain(string(*a.Org))
+			return printList(s, "No consumer was created yet: odometer consumer create NAME", consumerColumns, answer.Consumers, func(a *api.Consumer) []cell {
+				return []cell{
+					plain(string(a.ID)), plain(a.Name), optional(a.Org), plain(a.State), instant(a.CreatedAt), plain(a.CreatedBy), moment(a.RevokedAt), plain(string(a.Key)),
 				}
-				rows[i] = []cell{
-					plain(string(a.ID)), plain(a.Name), org, plain(a.State), instant(a.CreatedAt), plain(a.CreatedBy), moment(a.RevokedAt), plain(string(a.Key)),
-				}
-			}
-			return printTable(s.out, s.outTTY, consumerColumns, rows)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&c.JSON, "json", false, "as JSON")

@@ -170,15 +170,7 @@ them.`,
 			if c.JSON {
 				return printJSON(s.out, answer)
 			}
-			if len(answer.Hosts) == 0 && s.outTTY {
-				_, err := fmt.Fprintln(s.out, "No host was let in yet: odometer host enroll-token")
-				return err
-			}
-			rows := make([][]cell, len(answer.Hosts))
-			for i := range answer.Hosts {
-				rows[i] = hostCells(&answer.Hosts[i])
-			}
-			return printTable(s.out, s.outTTY, hostColumns, rows)
+			return printList(s, "No host was let in yet: odometer host enroll-token", hostColumns, answer.Hosts, hostCells)
 		},
 	}
 	cmd.Flags().IntVar(&c.Limit, "limit", 0, "at most so many; 0 for all")
@@ -299,21 +291,12 @@ func newHostTokens(s streams) *cobra.Command {
 			if c.JSON {
 				return printJSON(s.out, answer)
 			}
-			host := func(id *odometer.AgentID) cell {
-				if id == nil {
-					return cell{"-", "-"}
+			return printList(s, "", enrolmentColumns, answer.Enrolments, func(e *api.Enrolment) []cell {
+				return []cell{
+					plain(string(e.ID)), optional(e.Agent), plain(fmt.Sprint(e.Replace)), plain(e.State), instant(e.CreatedAt),
+					plain(e.CreatedBy), instant(e.ExpiresAt), moment(e.UsedAt), optional(e.UsedBy), moment(e.RevokedAt),
 				}
-				return plain(string(*id))
-			}
-			rows := make([][]cell, len(answer.Enrolments))
-			for i := range answer.Enrolments {
-				e := &answer.Enrolments[i]
-				rows[i] = []cell{
-					plain(string(e.ID)), host(e.Agent), plain(fmt.Sprint(e.Replace)), plain(e.State), instant(e.CreatedAt),
-					plain(e.CreatedBy), instant(e.ExpiresAt), moment(e.UsedAt), host(e.UsedBy), moment(e.RevokedAt),
-				}
-			}
-			return printTable(s.out, s.outTTY, enrolmentColumns, rows)
+			})
 		},
 	}
 	cmd.Flags().IntVar(&c.Limit, "limit", api.DefaultPage, "at most so many")

@@ -156,15 +156,7 @@ INSTANCE is its id.`,
 			if c.JSON {
 				return printJSON(s.out, answer)
 			}
-			if len(answer.Grants) == 0 && s.outTTY {
-				_, err := fmt.Fprintf(s.out, "No grant on %s is seen: odometer instance grant add %[1]s USER --level LEVEL\n", printable(args[0]))
-				return err
-			}
-			rows := make([][]cell, len(answer.Grants))
-			for i := range answer.Grants {
-				rows[i] = grantCells(&answer.Grants[i])
-			}
-			return printTable(s.out, s.outTTY, grantColumns, rows)
+			return printList(s, fmt.Sprintf("No grant on %s is seen: odometer instance grant add %[1]s USER --level LEVEL", printable(args[0])), grantColumns, answer.Grants, grantCells)
 		},
 		ValidArgsFunction: c.completeInstance,
 	}

@@ -127,15 +127,7 @@ its owners and admins see all, everybody himself.`,
 			if c.JSON {
 				return printJSON(s.out, answer)
 			}
-			if len(answer.Members) == 0 && s.outTTY {
-				_, err := fmt.Fprintf(s.out, "No member of %s is seen: odometer org member add %[1]s USER --role ROLE\n", printable(args[0]))
-				return err
-			}
-			rows := make([][]cell, len(answer.Members))
-			for i := range answer.Members {
-				rows[i] = memberCells(&answer.Members[i])
-			}
-			return printTable(s.out, s.outTTY, memberColumns, rows)
+			return printList(s, fmt.Sprintf("No member of %s is seen: odometer org member add %[1]s USER --role ROLE", printable(args[0])), memberColumns, answer.Members, memberCells)
 		},
 		ValidArgsFunction: c.completeOrg,
 	}

@@ -108,19 +108,11 @@ the ledger's journal.`,
 }
 
 func showClosed(s streams, a *api.MonthCloseAnswer) error {
-	rows := make([][]cell, len(a.Statements))
-	for i := range a.Statements {
-		rows[i] = statementCells(&a.Statements[i])
-	}
-	if err := printTable(s.out, s.outTTY, statementColumns, rows); err != nil {
+	if err := printList(s, "", statementColumns, a.Statements, statementCells); err != nil {
 		return err
 	}
 	if len(a.Missing) > 0 && (a.DryRun || s.outTTY) {
-		rows = make([][]cell, len(a.Missing))
-		for i := range a.Missing {
-			rows[i] = missingCells(&a.Missing[i])
-		}
-		if err := printTable(s.out, s.outTTY, missingColumns, rows); err != nil {
+		if err := printList(s, "", missingColumns, a.Missing, missingCells); err != nil {
 			return err
 		}
 	}
@@ -160,20 +152,14 @@ func newMonthList(s streams) *cobra.Command {
 			if c.JSON {
 				return printJSON(s.out, answer)
 			}
-			if len(answer.Months) == 0 && s.outTTY {
-				_, err := fmt.Fprintln(s.out, "No month is closed: odometer month close MONTH --dry-run")
-				return err
-			}
-			rows := make([][]cell, len(answer.Months))
-			for i := range answer.Months {
-				m := &answer.Months[i]
+			columns := []column{{"MONTH", "month", false}, {"FOR", "for", false}, {"CLOSED", "closed_at", false}, {"STATEMENTS", "statements", true}}
+			return printList(s, "No month is closed: odometer month close MONTH --dry-run", columns, answer.Months, func(m *api.Month) []cell {
 				whom := "everybody"
 				if !m.Everybody {
 					whom = joinWords(m.Orgs)
 				}
-				rows[i] = []cell{plain(m.Month), plain(whom), instant(m.ClosedAt), plain(strconv.Itoa(m.Number))}
-			}
-			return printTable(s.out, s.outTTY, []column{{"MONTH", "month", false}, {"FOR", "for", false}, {"CLOSED", "closed_at", false}, {"STATEMENTS", "statements", true}}, rows)
+				return []cell{plain(m.Month), plain(whom), instant(m.ClosedAt), plain(strconv.Itoa(m.Number))}
+			})
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -202,11 +188,7 @@ func newMonthStatements(s streams) *cobra.Command {
 			if c.JSON {
 				return printJSON(s.out, answer)
 			}
-			rows := make([][]cell, len(answer.Statements))
-			for i := range answer.Statements {
-				rows[i] = statementCells(&answer.Statements[i])
-			}
-			return printTable(s.out, s.outTTY, statementColumns, rows)
+			return printList(s, "", statementColumns, answer.Statements, statementCells)
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}

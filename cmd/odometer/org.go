@@ -155,15 +155,7 @@ administrator's all, a user's those that he is a member of.`,
 			if c.JSON {
 				return printJSON(s.out, answer)
 			}
-			if len(answer.Organisations) == 0 && s.outTTY {
-				_, err := fmt.Fprintln(s.out, "There is no organisation yet: odometer org create ID --name NAME --owner USER")
-				return err
-			}
-			rows := make([][]cell, len(answer.Organisations))
-			for i := range answer.Organisations {
-				rows[i] = orgCells(&answer.Organisations[i])
-			}
-			return printTable(s.out, s.outTTY, orgColumns, rows)
+			return printList(s, "There is no organisation yet: odometer org create ID --name NAME --owner USER", orgColumns, answer.Organisations, orgCells)
 		},
 	}
 	cmd.Flags().IntVar(&c.Limit, "limit", 0, "at most so many; 0 for all")

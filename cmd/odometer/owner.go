@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
@@ -69,15 +68,7 @@ usage is charged to whom its events name. INSTANCE is its id.`,
 			if c.JSON {
 				return printJSON(s.out, answer)
 			}
-			if len(answer.Ownership) == 0 && s.outTTY {
-				_, err := fmt.Fprintf(s.out, "It is not recorded whose %s is: odometer instance owner assign %s --user USER --cause TEXT\n", args[0], args[0])
-				return err
-			}
-			rows := make([][]cell, len(answer.Ownership))
-			for i := range answer.Ownership {
-				rows[i] = ownershipCells(&answer.Ownership[i])
-			}
-			return printTable(s.out, s.outTTY, ownershipColumns, rows)
+			return printList(s, fmt.Sprintf("It is not recorded whose %s is: odometer instance owner assign %s --user USER --cause TEXT", args[0], args[0]), ownershipColumns, answer.Ownership, ownershipCells)
 		},
 	}
 	c.common(cmd.Flags(), s)
@@ -245,44 +236,26 @@ func readOwners(from io.Reader, name string, c *ownerConfig) ([]ownerLine, error
 		defer f.Close()
 		from = f
 	}
-	r := csv.NewReader(from)
-	head, err := r.Read()
-	if err != nil {
-		return nil, fmt.Errorf("%s: read its first line: %w", name, err)
-	}
 	at := map[string]int{}
-	var bad []error
-	for i, column := range head {
-		column = strings.TrimPrefix(column, "\ufeff") // what spreadsheets begin a file with
-		if _, twice := at[column]; twice || !slices.Contains(importColumns, column) {
-			bad = append(bad, fmt.Errorf("%s: column %q: each of %s is possible, once", name, column, strings.Join(importColumns, ", ")))
-		}
-		at[column] = i
-	}
-	for _, column := range importColumns[:2] {
-		if _, ok := at[column]; !ok {
-			bad = append(bad, fmt.Errorf("%s: there is no column %s", name, column))
-		}
-	}
-	if len(bad) > 0 {
-		return nil, errors.Join(bad...)
-	}
 	var list []ownerLine
-	for {
-		fields, err := r.Read()
-		if errors.Is(err, io.EOF) {
-			return list, errors.Join(bad...)
-		}
-		number, _ := r.FieldPos(0)
-		if err != nil {
-			if bad = append(bad, fmt.Errorf("%s: %w", name, err)); !errors.Is(err, csv.ErrFieldCount) {
-				return nil, errors.Join(bad...)
+	err := readCSV(name, from, func(head []string) error {
+		var bad []error
+		for i, column := range head {
+			if _, twice := at[column]; twice || !slices.Contains(importColumns, column) {
+				bad = append(bad, fmt.Errorf("%s: column %q: each of %s is possible, once", name, column, strings.Join(importColumns, ", ")))
 			}
-			continue
+			at[column] = i
 		}
+		for _, column := range importColumns[:2] {
+			if _, ok := at[column]; !ok {
+				bad = append(bad, fmt.Errorf("%s: there is no column %s", name, column))
+			}
+		}
+		return errors.Join(bad...)
+	}, func(number int, fields []string) error {
 		get := func(column string) string {
 			if i, ok := at[column]; ok {
-				return strings.TrimSpace(fields[i])
+				return fields[i]
 			}
 			return ""
 		}
@@ -301,11 +274,10 @@ func readOwners(from io.Reader, name string, c *ownerConfig) ([]ownerLine, error
 		if l.ask.Cause == "" {
 			wrongs = errors.Join(wrongs, errors.New("cause: neither the line nor --cause says why"))
 		}
-		if wrongs != nil {
-			bad = append(bad, fmt.Errorf("%s: line %d: %s", name, number, strings.ReplaceAll(wrongs.Error(), "\n", "; ")))
-		}
 		list = append(list, l)
-	}
+		return wrongs
+	})
+	return list, err
 }
 
 // imported is what `instance import --json` says of each line.

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 	"unicode"
 
 	"example.org/odometer"
@@ -24,8 +23,7 @@ type ownerMap struct {
 
 	mu      sync.Mutex // guards what follows
 	of      map[hint]mapped
-	size    int64
-	written time.Time
+	read    fileState // of the file when it was read last
 	problem error
 }
 
@@ -53,13 +51,13 @@ func openOwnerMap(path string) (*ownerMap, error) {
 func (m *ownerMap) refresh() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	info, err := os.Stat(m.path)
-	if err == nil && m.of != nil && info.Size() == m.size && info.ModTime().Equal(m.written) {
+	is, err := lookAt(m.path)
+	if err == nil && m.of != nil && is == m.read {
 		return false
 	}
 	var of map[hint]mapped
 	if err == nil {
-		m.size, m.written = info.Size(), info.ModTime()
+		m.read = is // before it is read: what changes meanwhile is seen next time
 		of, err = readOwnerMap(m.path)
 	}
 	if m.problem = err; err != nil {
@@ -108,32 +106,17 @@ func readOwnerMap(path string) (map[hint]mapped, error) {
 		return nil, err
 	}
 	defer f.Close()
-	r := csv.NewReader(f)
-	head, err := r.Read()
-	if err != nil {
-		return nil, fmt.Errorf("%s: read its first line: %w", path, err)
-	}
-	head[0] = strings.TrimPrefix(head[0], "\ufeff") // what spreadsheets begin a file with
-	if !slices.Equal(head, ownerMapColumns) && !slices.Equal(head, ownerMapColumns[:3]) {
-		return nil, fmt.Errorf("%s: its first line has to be %s", path, strings.Join(ownerMapColumns, ","))
-	}
-	of, bad := map[hint]mapped{}, []error{}
-	for {
-		fields, err := r.Read()
-		if errors.Is(err, io.EOF) {
-			return of, errors.Join(bad...)
+	of := map[hint]mapped{}
+	return of, readCSV(path, f, func(head []string) error {
+		if !slices.Equal(head, ownerMapColumns) && !slices.Equal(head, ownerMapColumns[:3]) {
+			return fmt.Errorf("%s: its first line has to be %s", path, strings.Join(ownerMapColumns, ","))
 		}
-		line, _ := r.FieldPos(0)
-		if err != nil {
-			if bad = append(bad, fmt.Errorf("%s: %w", path, err)); !errors.Is(err, csv.ErrFieldCount) {
-				return nil, errors.Join(bad...)
-			}
-			continue
-		}
-		h := hint{strings.TrimSpace(fields[0]), strings.TrimSpace(fields[1])}
-		to := mapped{owner: odometer.Owner{User: odometer.UserID(strings.TrimSpace(fields[2]))}, line: line}
+		return nil
+	}, func(line int, fields []string) error {
+		h := hint{fields[0], fields[1]}
+		to := mapped{owner: odometer.Owner{User: odometer.UserID(fields[2])}, line: line}
 		if len(fields) > 3 {
-			to.owner.Org = odometer.OrgID(strings.TrimSpace(fields[3]))
+			to.owner.Org = odometer.OrgID(fields[3])
 		}
 		wrongs := []error{checkHint("attribute", h.attribute), checkHint("value", h.value), wrong("user", odometer.ValidID("user", string(to.owner.User)))}
 		if to.owner.Org != "" {
@@ -142,10 +125,43 @@ func readOwnerMap(path string) (map[hint]mapped, error) {
 		if before, twice := of[h]; twice {
 			wrongs = append(wrongs, fmt.Errorf("%s is mapped in line %d already", h, before.line))
 		}
-		if err := errors.Join(wrongs...); err != nil {
-			bad = append(bad, fmt.Errorf("%s: line %d: %s", path, line, strings.ReplaceAll(err.Error(), "\n", "; ")))
-		}
 		of[h] = to
+		return errors.Join(wrongs...)
+	})
+}
+
+// readCSV reads a file by its first line and then by each of the others, whose fields
+// have no spaces around them. What is wrong with the first ends it; all that is wrong
+// with the others is told at once.
+func readCSV(name string, from io.Reader, first func([]string) error, each func(line int, fields []string) error) error {
+	r := csv.NewReader(from)
+	head, err := r.Read()
+	if err != nil {
+		return fmt.Errorf("%s: read its first line: %w", name, err)
+	}
+	head[0] = strings.TrimPrefix(head[0], "\ufeff") // what spreadsheets begin a file with
+	if err := first(head); err != nil {
+		return err
+	}
+	var bad []error
+	for {
+		fields, err := r.Read()
+		if errors.Is(err, io.EOF) {
+			return errors.Join(bad...)
+		}
+		if err != nil {
+			if bad = append(bad, fmt.Errorf("%s: %w", name, err)); !errors.Is(err, csv.ErrFieldCount) {
+				return errors.Join(bad...)
+			}
+			continue
+		}
+		for i := range fields {
+			fields[i] = strings.TrimSpace(fields[i])
+		}
+		line, _ := r.FieldPos(0)
+		if err := each(line, fields); err != nil {
+			bad = append(bad, fmt.Errorf("%s: line %d: %s", name, line, strings.ReplaceAll(err.Error(), "\n", "; ")))
+		}
 	}
 }
 

@@ -40,6 +40,20 @@ func instant(t time.Time) cell {
 	return cell{t.UTC().Format("2006-01-02 15:04:05"), t.UTC().Format(time.RFC3339Nano)}
 }
 
+// printList writes a list as [printTable] does, or tells a person that there is nothing
+// in it.
+func printList[T any](s streams, nothing string, columns []column, list []T, cells func(*T) []cell) error {
+	if len(list) == 0 && s.outTTY && nothing != "" {
+		_, err := fmt.Fprintln(s.out, nothing)
+		return err
+	}
+	rows := make([][]cell, len(list))
+	for i := range list {
+		rows[i] = cells(&list[i])
+	}
+	return printTable(s.out, s.outTTY, columns, rows)
+}
+
 // printTable writes rows to w: aligned for a person, where one is looking, and
 // otherwise one line of tab-separated exact values for each, under the names
 // that the JSON form has for them.

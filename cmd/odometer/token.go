@@ -269,15 +269,7 @@ func tokenCells(t *api.Token) []cell {
 }
 
 func showTokens(s streams, a api.TokensAnswer) error {
-	if len(a.Tokens) == 0 && s.outTTY {
-		_, err := fmt.Fprintln(s.out, "No token was created yet: odometer token create NAME --scope read")
-		return err
-	}
-	rows := make([][]cell, len(a.Tokens))
-	for i := range a.Tokens {
-		rows[i] = tokenCells(&a.Tokens[i])
-	}
-	return printTable(s.out, s.outTTY, tokenColumns, rows)
+	return printList(s, "No token was created yet: odometer token create NAME --scope read", tokenColumns, a.Tokens, tokenCells)
 }
 
 func showToken(s streams, t api.Token) error { return printLines(s, tokenColumns, tokenCells(&t)) }

@@ -78,15 +78,7 @@ all, a user's himself.`,
 			if c.JSON {
 				return printJSON(s.out, answer)
 			}
-			if len(answer.Users) == 0 && s.outTTY {
-				_, err := fmt.Fprintln(s.out, "There is no user yet: odometer user create ID --name NAME")
-				return err
-			}
-			rows := make([][]cell, len(answer.Users))
-			for i := range answer.Users {
-				rows[i] = userCells(&answer.Users[i])
-			}
-			return printTable(s.out, s.outTTY, userColumns, rows)
+			return printList(s, "There is no user yet: odometer user create ID --name NAME", userColumns, answer.Users, userCells)
 		},
 	}
 	cmd.Flags().IntVar(&c.Limit, "limit", 0, "at most so many; 0 for all")

@@ -73,15 +73,7 @@ func newIdentityList(s streams) *cobra.Command {
 			if c.JSON {
 				return printJSON(s.out, answer)
 			}
-			if len(answer.Identities) == 0 && s.outTTY {
-				_, err := fmt.Fprintf(s.out, "There is none yet: odometer user identity add %s --issuer URL --subject SUBJECT\n", printable(args[0]))
-				return err
-			}
-			rows := make([][]cell, len(answer.Identities))
-			for i := range answer.Identities {
-				rows[i] = identityCells(&answer.Identities[i])
-			}
-			return printTable(s.out, s.outTTY, identityColumns, rows)
+			return printList(s, fmt.Sprintf("There is none yet: odometer user identity add %s --issuer URL --subject SUBJECT", printable(args[0])), identityColumns, answer.Identities, identityCells)
 		},
 		ValidArgsFunction: c.completeUser,
 	}
