@@ -36,7 +36,7 @@ ONE_STEP := $(ONE_STEP)|WhoMayGrant|WhatEachRoleMayChange|RestoreRefuses|RandomS
 ONE_STEP := $(ONE_STEP)|^Test(Reverse|Watermark|Pruning)$$
 
 race:
-	go test -race -short -tags lean -timeout 15m -skip '$(ONE_STEP)' \
+	go test -race -short -timeout 15m -skip '$(ONE_STEP)' \
 		$$(go list ./... | grep -vE '/(bench|cluster|crash|crash/trace|e2e|internal/guest|mutants|sim)$$')
 
 # The quick forms of the targets below: samples, of which each prints how many
