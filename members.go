@@ -51,6 +51,10 @@ var eventNames = [...]string{
 	"entry_id", "source_event_id", "kind", "used_at", "booked_at", "cause", "adjusts",
 }
 
+// EntryMembers returns the names of the members of an entry's JSON: those of its event
+// first.
+func EntryMembers() []string { return eventNames[:] }
+
 var (
 	metricNames = []string{
 		"cpu_seconds", "cpu_percent_avg", "memory_gb", "memory_percent",

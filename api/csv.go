@@ -98,30 +98,36 @@ func usageColumns(by []odometer.GroupBy, fields []string, each func(title string
 	})
 }
 
-// appendEntryTitles appends the names of the cells of entries.
-func appendEntryTitles(b []byte) []byte {
-	b = appendTitles(b, "entry_id", "kind", "booked_at", "instance_id", "user_id", "org_id", "agent_id", "used_from", "used_until", "cause", "source_event_id")
-	for q := range odometer.Quantities {
-		b = appendTitles(b, odometer.Quantity(q).String())
-	}
-	return b
-}
-
-// appendEntry appends an entry's cells.
-func appendEntry(b []byte, e *odometer.Entry) []byte {
-	ev := &e.Event
-	b = appendTitles(b, e.ID.String(), string(e.Kind))
-	b = appendInstant(b, e.BookedAt)
-	b = appendTitles(b, string(ev.Instance), string(ev.Owner.User), string(ev.Owner.Org), string(ev.Agent))
-	b = appendInstant(b, ev.Span.Start)
-	b = appendInstant(b, ev.Span.End)
-	b = appendTitles(b, e.Cause, e.SourceEventID)
-	for q, n := range ev.Usage.Vector {
-		if ev.Usage.Known.Has(odometer.Quantity(q)) {
-			b = appendCount(b, n)
-		} else {
-			b = append(b, ',')
+// entryColumns calls each for every column of entries: its title, and what appends an
+// entry's cell. Of fields, which are members of an entry, those that are named, nil for
+// all.
+func entryColumns(fields []string, each func(title string, cell func(b []byte, e *odometer.Entry) []byte)) {
+	column := func(member, title string, cell func(b []byte, e *odometer.Entry) []byte) {
+		if fields == nil || slices.Contains(fields, member) {
+			each(title, cell)
 		}
 	}
-	return b
+	text := func(member string, of func(e *odometer.Entry) string) {
+		column(member, member, func(b []byte, e *odometer.Entry) []byte { return appendText(b, of(e)) })
+	}
+	text("entry_id", func(e *odometer.Entry) string { return e.ID.String() })
+	text("kind", func(e *odometer.Entry) string { return string(e.Kind) })
+	column("booked_at", "booked_at", func(b []byte, e *odometer.Entry) []byte { return appendInstant(b, e.BookedAt) })
+	text("instance_id", func(e *odometer.Entry) string { return string(e.Event.Instance) })
+	text("user_id", func(e *odometer.Entry) string { return string(e.Event.Owner.User) })
+	text("org_id", func(e *odometer.Entry) string { return string(e.Event.Owner.Org) })
+	text("agent_id", func(e *odometer.Entry) string { return string(e.Event.Agent) })
+	column("span", "used_from", func(b []byte, e *odometer.Entry) []byte { return appendInstant(b, e.Event.Span.Start) })
+	column("span", "used_until", func(b []byte, e *odometer.Entry) []byte { return appendInstant(b, e.Event.Span.End) })
+	text("cause", func(e *odometer.Entry) string { return e.Cause })
+	text("source_event_id", func(e *odometer.Entry) string { return e.SourceEventID })
+	for n := range odometer.Quantities {
+		q := odometer.Quantity(n)
+		column("usage", q.String(), func(b []byte, e *odometer.Entry) []byte {
+			if !e.Event.Usage.Known.Has(q) {
+				return append(b, ',')
+			}
+			return appendCount(b, e.Event.Usage.Vector[q])
+		})
+	}
 }

@@ -270,12 +270,13 @@ func (g *generator) partly(content schema) {
 	for _, c := range content {
 		whole := c.(schema)["schema"].(schema)
 		answer := resolve(whole)
-		if answer == nil { // of another form
+		members, ok := answer["properties"].(schema)
+		if !ok { // of another form
 			continue
 		}
 		part := clone(answer)
 		properties := schema{}
-		for name, p := range answer["properties"].(schema) {
+		for name, p := range members {
 			properties[name] = p
 			items, ok := p.(schema)["items"]
 			if !ok {

@@ -21,6 +21,8 @@ type EventsAnswer struct {
 	Cursor string `json:"cursor"`
 }
 
+var eventFields = fieldsParam("EventFields", "entry_id,instance_id,usage", odometer.EntryMembers())
+
 func (s *server) eventRoutes() []route {
 	return []route{
 		{
@@ -32,7 +34,7 @@ func (s *server) eventRoutes() []route {
 			params: []*parameter{
 				instanceParam, userParam, orgParam, fromParam, toParam,
 				{name: "after", most: maxCursor, example: "m1", description: "cursor of an earlier answer: what was booked after it"},
-				limitParam, formatParam,
+				eventFields, limitParam, formatParam,
 			},
 			replies: []reply{{http.StatusOK, "One page, or in the forms of an export everything.", []header{nextPage, cursorIn, attached}, append([]content{
 				{odometer.ContentJSON, EventsAnswer{}}, {odometer.ContentCloudBatch, shape("EntryCloudEvents")},
@@ -77,6 +79,10 @@ func (s *server) getEvents(w http.ResponseWriter, r *http.Request) error {
 	if q.To != 0 {
 		p.inOrder(q.From, q.To)
 	}
+	inCloudEvents := wantsCloudEvents(r.Header.Values("Accept"))
+	if inCloudEvents && p.words("fields") != nil {
+		p.fail("fields", "is not for CloudEvents, which are told whole")
+	}
 	if err := p.done(); err != nil {
 		return err
 	}
@@ -100,13 +106,13 @@ func (s *server) getEvents(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Add("Link", fmt.Sprintf("<%s>; rel=\"next\"", pageAfter(r.URL, next)))
 	}
 	w.Header().Set("Odometer-Cursor", answer.Cursor)
-	if wantsCloudEvents(r.Header.Values("Accept")) {
+	if inCloudEvents {
 		return writeCloudEvents(w, entries)
 	}
 	for i := range entries {
 		answer.Events = append(answer.Events, entries[i].AppendJSON(nil))
 	}
-	return writeJSON(w, http.StatusOK, answer)
+	return writeList(w, r, answer, "events")
 }
 
 // pageAfter returns the request's address with another cursor, relative to the

@@ -169,9 +169,6 @@ func exampleRequests(doc schema) (list []exampleRequest) {
 					}
 				}
 			}
-			if len(query) > 0 {
-				x.target += "?" + query.Encode()
-			}
 			responses := op["responses"].(schema)
 			x.status = slices.Min(slices.Collect(maps.Keys(responses)))
 			x.content, _ = responses[x.status].(schema)["content"].(schema)
@@ -183,6 +180,13 @@ func exampleRequests(doc schema) (list []exampleRequest) {
 				for _, media := range slices.Sorted(maps.Keys(orNothing(x.content))) {
 					y := x
 					y.media, y.header = media, maps.Clone(x.header)
+					ask := maps.Clone(query)
+					if media == odometer.ContentCloudBatch { // which is told whole
+						ask.Del("fields")
+					}
+					if len(ask) > 0 {
+						y.target += "?" + ask.Encode()
+					}
 					y.header.Set("Accept", media)
 					y.header.Set("X-Request-Id", "example")
 					if takes != "" {

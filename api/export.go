@@ -293,17 +293,38 @@ func (s *server) exportEvents(w http.ResponseWriter, r *http.Request, q odometer
 		left = -1
 		out.begin = func() { w.Header().Set("Odometer-Cursor", q.Before) }
 	}
+	fields := queryOf(r).words("fields")
+	var titles []byte
+	var cells []func([]byte, *odometer.Entry) []byte
 	if f == asCSV {
-		if err := out.line(appendEntryTitles); err != nil {
+		entryColumns(fields, func(title string, cell func([]byte, *odometer.Entry) []byte) {
+			titles, cells = appendTitles(titles, title), append(cells, cell)
+		})
+		if len(cells) == 0 {
+			return FieldError{"query", "fields", "names nothing that is a column of CSV"}
+		}
+		if err := out.line(func(b []byte) []byte { return append(b, titles...) }); err != nil {
 			return err
 		}
 	}
 	err = s.Exports.EachEntry(ctx, seen(r), q, func(e *odometer.Entry) error {
 		if err := out.line(func(b []byte) []byte {
-			if f == asCSV {
-				return appendEntry(b, e)
+			for _, cell := range cells {
+				b = cell(b, e)
 			}
-			return e.AppendJSON(b)
+			if f == asCSV {
+				return b
+			}
+			at := len(b)
+			b = e.AppendJSON(b)
+			if fields != nil {
+				some, err := pick(b[at:], fields)
+				if err != nil {
+					panic(err) // it is what was written
+				}
+				b = append(b[:at], some...)
+			}
+			return b
 		}); err != nil {
 			return err
 		}

@@ -326,7 +326,7 @@ func (p *Processes) examine(pid int, inode uint64, now int64) (changed bool) {
 	}
 	s.young, s.line = int64(st.start)*tickMicros+youngFor, maphash.Bytes(p.seed, line)
 	p.seen[pid] = s
-	if m != nil && m.stat.start == st.start && m.cmdline == string(line) && !p.dead[pid] {
+	if m != nil && m.stat.start == st.start && (m.cmdline == string(line) && !p.dead[pid] || m.ending(line)) {
 		return false
 	}
 	if m != nil {
@@ -405,6 +405,13 @@ func (p *Processes) lost(m *machine) {
 		p.tell(m, p.opt.Clock.Now())
 	}
 	p.forget(m)
+}
+
+// ending reports whether a machine's process, which has this command line, has given up
+// its memory and not ended yet. It frees that first, which takes a while where there is
+// much, and only then is it known how it ended.
+func (m *machine) ending(line []byte) bool {
+	return len(line) == 0 && m.pidfd >= 0 && !readable(m.pidfd)
 }
 
 // forget drops a machine.
@@ -494,6 +501,9 @@ func (p *Processes) lookAgain(m *machine, now int64, deadline time.Time) bool {
 	}
 	defer dir.close()
 	st, line, err := p.read(dir)
+	if err == nil && st.start == m.stat.start && m.ending(line) {
+		return false
+	}
 	if err != nil || st.start != m.stat.start || m.cmdline != string(line) {
 		p.seen[m.pid] = seen{round: p.round} // another process, or it executes another binary
 		return false

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -38,6 +39,17 @@ const jailed = "jail:"
 // --api-sock, with what lies there.
 const serves = "serves:"
 
+// leaves says to end the first thread at the end of the input, and no other: from then
+// on the process has neither a command line nor a state but that of a dead one, and
+// lives.
+const leaves = "leaves"
+
+func init() {
+	if os.Getenv(playVariable) == leaves {
+		runtime.LockOSThread() // play is in the first thread
+	}
+}
+
 // play opens a tap, "-" for none, says that it is there and waits for the end
 // of its input.
 func play(tap string) {
@@ -64,7 +76,7 @@ func play(tap string) {
 			fmt.Println("enter the jail:", err)
 			os.Exit(1)
 		}
-	} else if tap != "-" {
+	} else if tap != "-" && tap != leaves {
 		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if err != nil {
 			fmt.Println(err)
@@ -84,6 +96,9 @@ func play(tap string) {
 	}
 	fmt.Println("ready")
 	_, _ = io.Copy(io.Discard, os.Stdin)
+	if tap == leaves {
+		_, _, _ = unix.Syscall(unix.SYS_EXIT, 0, 0, 0) // this thread alone
+	}
 	os.Exit(0)
 }
 
@@ -337,6 +352,42 @@ func TestTheScanSeesTheEndFirst(t *testing.T) {
 			t.Errorf("its end is told again: %+v", c)
 		}
 	default:
+	}
+}
+
+// TestAProcessThatIsEndingIsThere looks at a process whose memory is gone while it has
+// not ended, as it is for as long as the memory of a large machine takes to be freed:
+// it is listed until it has ended, and how it ended is told.
+func TestAProcessThatIsEndingIsThere(t *testing.T) {
+	exact := kernelTellsExit(t)
+	p := realProcesses(t)
+	if p.ends == nil {
+		t.Skip("this kernel has no pidfds")
+	}
+	a := act(t, leaves, "kvm", "-name", "ending", "-m", "1")
+	v := byPID(list(t, p), a.Process.Pid)
+	if v == nil {
+		t.Fatal("it is not found")
+	}
+	a.in.Close()
+	for line := []byte("?"); len(line) > 0; time.Sleep(time.Millisecond) {
+		var err error
+		if line, err = os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", a.Process.Pid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 5 { // it is young, so that each looks again
+		if byPID(list(t, p), a.Process.Pid) == nil {
+			t.Fatal("it has not ended and is not listed")
+		}
+	}
+	a.Process.Kill()
+	a.Wait()
+	if c := awaitTold(t, p, v.Instance); exact && c.Kind != odometer.ChangeCrashed {
+		t.Errorf("got %+v, want that it crashed", c)
+	}
+	if byPID(list(t, p), a.Process.Pid) != nil {
+		t.Error("it has ended and is listed")
 	}
 }
 

@@ -65,6 +65,7 @@ type EventQuery struct {
 	From, To string
 	After    string
 	Limit    int
+	Fields   []string // nil for all
 }
 
 // Events returns one page of entries. Next of the answer leads to the page
@@ -76,7 +77,8 @@ func (c *Client) Events(ctx context.Context, q EventQuery) (api.EventsAnswer, er
 }
 
 func (q *EventQuery) values() url.Values {
-	return values("instance", q.Instance, "user", q.User, "org", q.Org, "from", q.From, "to", q.To, "after", q.After, "limit", positive(q.Limit))
+	return values("instance", q.Instance, "user", q.User, "org", q.Org, "from", q.From, "to", q.To, "after", q.After, "limit", positive(q.Limit),
+		"fields", strings.Join(q.Fields, ","))
 }
 
 // InstanceQuery selects instances. Limit 0 takes the server's default.
