@@ -149,6 +149,28 @@ func (c *Caller) RoleIn(org OrgID) Role {
 	return ""
 }
 
+// MayManage reports whether the caller may make, change and delete thresholds and
+// channels of a holder: the administrator those of all, a user his own and those of
+// organisations in which his role gives it.
+func (c *Caller) MayManage(h Bound) bool {
+	switch {
+	case !c.May(ScopeAccount):
+		return false
+	case c.May(ScopeAdmin):
+		return true
+	case h.Org != "":
+		return h.User == "" && c.RoleIn(h.Org).Gives(ManageThresholds)
+	}
+	return h.User != "" && h.User == c.User
+}
+
+// MaySee reports whether the caller sees thresholds and channels of a holder: who
+// sees all of what is the holder's usage does.
+func (c *Caller) MaySee(h Bound) bool {
+	v := c.View()
+	return v.Sees(Owner(h)) && (h.User == "" || h.Org == "" || v.All())
+}
+
 // String names the caller where it is recorded who did something. Another's name
 // cannot pass for the administrator's, since an id follows it.
 func (c *Caller) String() string {

@@ -68,15 +68,16 @@ const (
 	ManageMembers      Right = "add and remove members" // but owners
 	ManageOwners       Right = "add and remove owners"  // and delete the organisation
 	ManageGrants       Right = "give grants on its instances"
+	ManageThresholds   Right = "keep its thresholds and channels"
 )
 
 // Rights lists every right.
-var Rights = []Right{SeeOrganisation, SeeUsage, SeeMembers, ChangeOrganisation, ManageMembers, ManageOwners, ManageGrants}
+var Rights = []Right{SeeOrganisation, SeeUsage, SeeMembers, ChangeOrganisation, ManageMembers, ManageOwners, ManageGrants, ManageThresholds}
 
 // rights is the table of docs/access.md. What is the user's own he sees without any.
 var rights = map[Role][]Right{
-	RoleOwner:   {SeeOrganisation, SeeUsage, SeeMembers, ChangeOrganisation, ManageMembers, ManageOwners, ManageGrants},
-	RoleAdmin:   {SeeOrganisation, SeeUsage, SeeMembers, ChangeOrganisation, ManageMembers, ManageGrants},
+	RoleOwner:   {SeeOrganisation, SeeUsage, SeeMembers, ChangeOrganisation, ManageMembers, ManageOwners, ManageGrants, ManageThresholds},
+	RoleAdmin:   {SeeOrganisation, SeeUsage, SeeMembers, ChangeOrganisation, ManageMembers, ManageGrants, ManageThresholds},
 	RoleBilling: {SeeOrganisation, SeeUsage},
 	RoleMember:  {SeeOrganisation},
 }

@@ -195,3 +195,42 @@ func TestWhatIsNoPerson(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoMayManageWhat: whose thresholds and channels somebody sees and changes.
+func TestWhoMayManageWhat(t *testing.T) {
+	member := func(r Role) []Membership { return []Membership{{Org: "acme", User: "ada", Role: r}} }
+	both := []Scope{ScopeRead, ScopeAccount}
+	operators, acme, zeta, ada, bob := Bound{}, Bound{Org: "acme"}, Bound{Org: "zeta"}, Bound{User: "ada"}, Bound{User: "bob"}
+	nobodys := Bound{User: "ada", Org: "acme"} // no holder is both
+	all := []Bound{operators, acme, zeta, ada, bob, nobodys}
+	for _, c := range []struct {
+		name          string
+		caller        Caller
+		manages, sees []Bound
+	}{
+		{"nobody", Caller{}, nil, nil},
+		{"the administrator", Caller{Scopes: []Scope{ScopeAdmin}}, all, all},
+		{"a service of the operator's that reads", Caller{Scopes: []Scope{ScopeRead}}, nil, all},
+		{"one that only sends events", Caller{Scopes: []Scope{ScopeWriteEvents}}, nil, nil},
+		{"a service of the operator's that says that it has an account", Caller{Scopes: []Scope{ScopeAccount}}, nil, nil},
+		{"a service of an organisation's", Caller{Bound: acme, Scopes: []Scope{ScopeRead}}, nil, []Bound{acme}},
+		{"one whose token says that it is the administrator", Caller{Bound: acme, Scopes: []Scope{ScopeAdmin, ScopeAccount, ScopeRead}}, nil, []Bound{acme}},
+		{"a user alone", Caller{Bound: ada, Scopes: both}, []Bound{ada}, []Bound{ada}},
+		{"a user who only reads", Caller{Bound: ada, Scopes: []Scope{ScopeRead}, Memberships: member(RoleOwner)}, nil, []Bound{acme, ada}},
+		{"an owner", Caller{Bound: ada, Scopes: both, Memberships: member(RoleOwner)}, []Bound{acme, ada}, []Bound{acme, ada}},
+		{"an admin", Caller{Bound: ada, Scopes: both, Memberships: member(RoleAdmin)}, []Bound{acme, ada}, []Bound{acme, ada}},
+		{"who does the billing", Caller{Bound: ada, Scopes: both, Memberships: member(RoleBilling)}, []Bound{ada}, []Bound{acme, ada}},
+		{"a member", Caller{Bound: ada, Scopes: both, Memberships: member(RoleMember)}, []Bound{ada}, []Bound{ada}},
+		{"a member of unknown role", Caller{Bound: ada, Scopes: both, Memberships: member("king")}, []Bound{ada}, []Bound{ada}},
+		{"who holds a grant", Caller{Bound: ada, Scopes: both, Grants: []Grant{{Instance: "vm-1", Level: LevelOwner}}}, []Bound{ada}, []Bound{ada}},
+	} {
+		for _, h := range all {
+			if got, want := c.caller.MayManage(h), slices.Contains(c.manages, h); got != want {
+				t.Errorf("%s: to manage what is of %+v: got %v, want %v", c.name, h, got, want)
+			}
+			if got, want := c.caller.MaySee(h), slices.Contains(c.sees, h); got != want {
+				t.Errorf("%s: to see what is of %+v: got %v, want %v", c.name, h, got, want)
+			}
+		}
+	}
+}
