@@ -110,7 +110,7 @@ func TestAnExternalServerHoldsEachToItsOwn(t *testing.T) {
 		if strings.ContainsAny(reply, "*>") {
 			continue
 		}
-		if err := i.PublishMsg(&nats.Msg{Subject: nextPrefix + string(readerOfAll), Reply: reply, Data: []byte(`{"batch":1,"no_wait":true}`)}); err != nil {
+		if err := i.PublishMsg(&nats.Msg{Subject: nextPrefix + UsageStream + "." + string(readerOfAll), Reply: reply, Data: []byte(`{"batch":1,"no_wait":true}`)}); err != nil {
 			t.Fatal(err)
 		}
 		if err := conn.nc.PublishMsg(&nats.Msg{Subject: IngestSubject(testAgent), Reply: reply, Header: nats.Header{headerFormat: {"none"}}}); err != nil {

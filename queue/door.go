@@ -19,7 +19,7 @@ import (
 //	$G       who has the token                     everything: the streams are here
 //	$G       who has it and names an agent         what that agent does
 //	HOSTS    an agent by its own key               what that agent does
-//	READERS  a consumer by its own key             reads its place in USAGE
+//	READERS  a consumer by its own key             reads its places in USAGE and VIOLATIONS
 //
 // HOSTS and READERS have no streams and no JetStream: what is sent there the server
 // hands to $G, subject by subject, and what is for them it hands back. So a reply
@@ -62,8 +62,16 @@ type passage struct {
 var (
 	hostsTo   = []passage{{ingestPrefix + "*", server.Singleton}, {receiptRequestPrefix + "*", server.Singleton}, {livePrefix + "*", server.Singleton}}
 	hostsFrom = []string{receiptPrefix + "*", ownersPrefix + "*", inboxPrefix + ">"}
-	readersTo = []passage{{nextPrefix + "*", server.Streamed}, {consumerInfoPrefix + "*", server.Singleton}, {ackPrefix + ">", server.Singleton}, {accountInfo, server.Singleton}}
+	readersTo = readerPassages()
 )
+
+// readerPassages are, for each topic, what a consumer asks of its place there.
+func readerPassages() (list []passage) {
+	for _, t := range topics {
+		list = append(list, passage{nextPrefix + t.stream + ".*", server.Streamed}, passage{consumerInfoPrefix + t.stream + ".*", server.Singleton}, passage{ackPrefix + t.stream + ".>", server.Singleton})
+	}
+	return append(list, passage{accountInfo, server.Singleton})
+}
 
 // prepare makes the accounts, once the server runs.
 func (d *door) prepare(ns *server.Server) error {
@@ -199,10 +207,14 @@ func agentPermissions(token string) *server.Permissions {
 }
 
 // readerPermissions says what a consumer may do: ask for what is next at its place
-// in USAGE, and acknowledge it.
+// in each topic, and acknowledge it.
 func readerPermissions(id string) *server.Permissions {
+	var ask []string
+	for _, t := range topics {
+		ask = append(ask, nextPrefix+t.stream+"."+id, consumerInfoPrefix+t.stream+"."+id, ackPrefix+t.stream+"."+id+".>")
+	}
 	return &server.Permissions{
-		Publish:   &server.SubjectPermission{Allow: []string{nextPrefix + id, consumerInfoPrefix + id, ackPrefix + id + ".>"}},
+		Publish:   &server.SubjectPermission{Allow: ask},
 		Subscribe: &server.SubjectPermission{Allow: []string{inboxPrefix + id + ".>"}},
 	}
 }

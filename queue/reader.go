@@ -10,11 +10,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Subjects by which a consumer reads USAGE.
+// topics are the streams that consumers read, each with the prefix of its subjects.
+var topics = []struct{ stream, prefix string }{{UsageStream, usagePrefix}, {ViolationStream, violationPrefix}}
+
+// Subjects by which a consumer reads a topic, before the stream's name.
 const (
-	nextPrefix         = "$JS.API.CONSUMER.MSG.NEXT." + UsageStream + "."
-	consumerInfoPrefix = "$JS.API.CONSUMER.INFO." + UsageStream + "."
-	ackPrefix          = "$JS.ACK." + UsageStream + "."
+	nextPrefix         = "$JS.API.CONSUMER.MSG.NEXT."
+	consumerInfoPrefix = "$JS.API.CONSUMER.INFO."
+	ackPrefix          = "$JS.ACK."
 	// accountInfo nobody may ask for. An account that does not have it from another
 	// is given JetStream's interface of its own whenever that is opened or the
 	// configuration read again (2.15.2), and this answers that there are no streams.
@@ -29,14 +32,22 @@ const readerPrefix = "con_"
 // when they connect.
 func InboxPrefix(id odometer.ConsumerID) string { return inboxPrefix + string(id) }
 
-// EnsureReaders gives each consumer its place in USAGE, which is a durable consumer
-// of its name, filtered to its organisation, and takes away those of consumers that
-// are not named. It may be repeated. A consumer whose place was lost with the stream
-// is given everything again.
+// EnsureReaders gives each consumer its place in each topic, which is a durable
+// consumer of its name, filtered to its organisation, and takes away those of consumers
+// that are not named. It may be repeated. A consumer whose place was lost with the
+// stream is given everything again.
 func (c *Conn) EnsureReaders(ctx context.Context, consumers []odometer.Consumer) error {
-	stream, err := c.js.Stream(ctx, UsageStream)
+	var errs []error
+	for _, t := range topics {
+		errs = append(errs, c.ensureReaders(ctx, t.stream, t.prefix, consumers))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Conn) ensureReaders(ctx context.Context, topic, prefix string, consumers []odometer.Consumer) error {
+	stream, err := c.js.Stream(ctx, topic)
 	if err != nil {
-		return unavailable("look for stream "+UsageStream, err)
+		return unavailable("look for stream "+topic, err)
 	}
 	there := map[string]bool{}
 	names := stream.ConsumerNames(ctx)
@@ -44,15 +55,15 @@ func (c *Conn) EnsureReaders(ctx context.Context, consumers []odometer.Consumer)
 		there[name] = strings.HasPrefix(name, readerPrefix)
 	}
 	if err := names.Err(); err != nil {
-		return unavailable("list the consumers of "+UsageStream, err)
+		return unavailable("list the consumers of "+topic, err)
 	}
 	var errs []error
 	for i := range consumers {
 		name := string(consumers[i].ID)
 		if !there[name] {
-			_, err := stream.CreateConsumer(ctx, readerConfig(&consumers[i]))
+			_, err := stream.CreateConsumer(ctx, readerConfig(&consumers[i], prefix))
 			if err != nil {
-				errs = append(errs, unavailable("create consumer "+name, err))
+				errs = append(errs, unavailable("create consumer "+name+" of "+topic, err))
 			}
 		}
 		delete(there, name)
@@ -62,16 +73,16 @@ func (c *Conn) EnsureReaders(ctx context.Context, consumers []odometer.Consumer)
 			continue
 		}
 		if err := stream.DeleteConsumer(ctx, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-			errs = append(errs, unavailable("delete consumer "+name, err))
+			errs = append(errs, unavailable("delete consumer "+name+" of "+topic, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func readerConfig(c *odometer.Consumer) jetstream.ConsumerConfig {
-	filter := usagePrefix + ">"
+func readerConfig(c *odometer.Consumer, prefix string) jetstream.ConsumerConfig {
+	filter := prefix + ">"
 	if c.Org != "" {
-		filter = usagePrefix + Token(string(c.Org)) + ".>"
+		filter = prefix + Token(string(c.Org)) + ".>"
 	}
 	return jetstream.ConsumerConfig{
 		Durable:       string(c.ID),

@@ -19,6 +19,10 @@ const (
 	// USAGE is for consumers that come back after a while.
 	DefaultUsageBytes = 8 << 30
 	DefaultUsageAge   = 90 * 24 * time.Hour
+	// VIOLATIONS is for the same consumers, as long; a change takes half a KiB, so
+	// that this is a million of them.
+	DefaultViolationBytes = 512 << 20
+	DefaultViolationAge   = 90 * 24 * time.Hour
 )
 
 // Limits are the sizes of the streams. A stream that has reached its bytes
@@ -28,6 +32,9 @@ type Limits struct {
 	IngestAge   time.Duration
 	UsageBytes  int64
 	UsageAge    time.Duration
+
+	ViolationBytes int64
+	ViolationAge   time.Duration
 }
 
 func (l Limits) orDefaults() Limits {
@@ -43,11 +50,17 @@ func (l Limits) orDefaults() Limits {
 	if l.UsageAge <= 0 {
 		l.UsageAge = DefaultUsageAge
 	}
+	if l.ViolationBytes <= 0 {
+		l.ViolationBytes = DefaultViolationBytes
+	}
+	if l.ViolationAge <= 0 {
+		l.ViolationAge = DefaultViolationAge
+	}
 	return l
 }
 
-// usageDuplicates is how long USAGE remembers entry ids. It remembers them in
-// memory, some 265 bytes each, and the feed does not need it.
+// usageDuplicates is how long a stream remembers ids. It remembers them in
+// memory, some 265 bytes each, and the feeds do not need it.
 const usageDuplicates = time.Second
 
 func (c *Conn) ingestConfig() jetstream.StreamConfig {
@@ -68,6 +81,15 @@ func (c *Conn) ingestConfig() jetstream.StreamConfig {
 }
 
 func (c *Conn) usageConfig() jetstream.StreamConfig {
+	return c.topic(UsageStream, "Entries as the ledger booked them, one a message, in ledger order", usagePrefix, c.limits.UsageBytes, c.limits.UsageAge)
+}
+
+func (c *Conn) violationConfig() jetstream.StreamConfig {
+	return c.topic(ViolationStream, "What becomes of violations of thresholds, one change a message, in order", violationPrefix, c.limits.ViolationBytes, c.limits.ViolationAge)
+}
+
+// topic is a stream that is fed from the ledger's file, for consumers.
+func (c *Conn) topic(name, description, prefix string, bytes int64, age time.Duration) jetstream.StreamConfig {
 	// One copy need not wait for the disk, since the ledger can feed it again.
 	// Several copies have a log between them that does, and take no such wish;
 	// and a copy that is brought back to what the others have became unreadable
@@ -77,13 +99,13 @@ func (c *Conn) usageConfig() jetstream.StreamConfig {
 		persist, compression = jetstream.DefaultPersistMode, jetstream.NoCompression
 	}
 	return jetstream.StreamConfig{
-		Name:        UsageStream,
-		Description: "Entries as the ledger booked them, one a message, in ledger order",
-		Subjects:    []string{usagePrefix + ">"},
+		Name:        name,
+		Description: description,
+		Subjects:    []string{prefix + ">"},
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     jetstream.DiscardNew,
-		MaxBytes:    c.limits.UsageBytes,
-		MaxAge:      c.limits.UsageAge,
+		MaxBytes:    bytes,
+		MaxAge:      age,
 		Storage:     jetstream.FileStorage,
 		PersistMode: persist,
 		Compression: compression,
@@ -98,7 +120,8 @@ func (c *Conn) usageConfig() jetstream.StreamConfig {
 func (c *Conn) EnsureStreams(ctx context.Context) error {
 	_, err := c.ensure(ctx, c.ingestConfig())
 	_, err2 := c.ensure(ctx, c.usageConfig())
-	return errors.Join(err, err2)
+	_, err3 := c.ensure(ctx, c.violationConfig())
+	return errors.Join(err, err2, err3)
 }
 
 // ensure creates or updates one stream. An unchanged one is not written anew.

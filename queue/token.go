@@ -9,11 +9,13 @@ import (
 
 // Streams and their subjects.
 const (
-	IngestStream = "INGEST"
-	UsageStream  = "USAGE"
+	IngestStream    = "INGEST"
+	UsageStream     = "USAGE"
+	ViolationStream = "VIOLATIONS"
 
 	ingestPrefix         = "odometer.ingest."
 	usagePrefix          = "odometer.usage."
+	violationPrefix      = "odometer.violation."
 	receiptPrefix        = "odometer.receipt."
 	receiptRequestPrefix = "odometer.receipt-request."
 	livePrefix           = "odometer.live."
@@ -92,6 +94,13 @@ func IngestSubject(agent odometer.AgentID) string { return ingestPrefix + Token(
 // UsageSubject returns the subject under which an entry is published.
 func UsageSubject(owner odometer.Owner, instance odometer.InstanceID) string {
 	return usagePrefix + Token(string(owner.Org)) + "." + Token(string(owner.User)) + "." + Token(string(instance))
+}
+
+// ViolationSubject returns the subject under which what becomes of a violation is
+// published. What it does not have, as the sum over an organisation has no user and no
+// instance, is "_".
+func ViolationSubject(v *odometer.Violation) string {
+	return violationPrefix + Token(string(v.Owner.Org)) + "." + Token(string(v.Owner.User)) + "." + Token(string(v.Instance))
 }
 
 // agentOf returns the agent whose token follows the prefix in a subject.

@@ -1,0 +1,76 @@
+package odometer
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// violationJSON is a change of a violation as it is published.
+type violationJSON struct {
+	EventType string      `json:"event_type"`
+	Version   string      `json:"version"`
+	ID        ViolationID `json:"violation_id"`
+	Change    uint64      `json:"change"`
+	Standing  Standing    `json:"standing"`
+
+	Threshold        ThresholdID `json:"threshold_id"`
+	ThresholdVersion uint64      `json:"threshold_version"`
+	Name             string      `json:"threshold_name"`
+	Level            string      `json:"level"`
+
+	Instance *InstanceID `json:"instance_id"`
+	User     *UserID     `json:"user_id"`
+	Org      *OrgID      `json:"org_id"`
+	Sum      bool        `json:"sum"`
+
+	Resource  Resource  `json:"resource"`
+	Condition Condition `json:"condition"`
+	Unit      Unit      `json:"unit"`
+	Limit     float64   `json:"limit"`
+	Before    float64   `json:"before"`
+	Value     float64   `json:"value"`
+
+	From     *time.Time  `json:"from"`
+	To       *time.Time  `json:"to"`
+	Crossed  *time.Time  `json:"crossed_at"`
+	Detected *time.Time  `json:"detected_at"`
+	Changed  *time.Time  `json:"changed_at"`
+	Reaches  *time.Time  `json:"reaches_at"`
+	Event    *string     `json:"event_id"`
+	Entry    *string     `json:"entry_id"`
+	Late     bool        `json:"late"`
+	Action   Notify      `json:"action"`
+	Channels []ChannelID `json:"channels"`
+}
+
+// AppendJSON appends the change as JSON: times are RFC 3339 in UTC, and what there is
+// not is null.
+func (v *Violation) AppendJSON(b []byte) []byte {
+	at := func(us int64) *time.Time {
+		if us == 0 {
+			return nil
+		}
+		return new(time.UnixMicro(us).UTC())
+	}
+	j := violationJSON{
+		EventType: ViolationType, Version: "1.0", ID: v.ID, Change: v.Change, Standing: v.Standing,
+		Threshold: v.Threshold, ThresholdVersion: v.Version, Name: v.Name, Level: v.Level,
+		Instance: some(v.Instance), User: some(v.Owner.User), Org: some(v.Owner.Org), Sum: v.Sum,
+		Resource: v.Resource, Condition: v.Condition, Unit: v.Unit, Limit: v.Limit, Before: v.Before, Value: v.Value,
+		From: at(v.From), To: at(v.To), Crossed: at(v.Crossed), Detected: at(v.Detected), Changed: at(v.Changed), Reaches: at(v.Reaches),
+		Event: some(v.Event), Entry: some(v.Entry), Late: v.Late, Action: v.Action, Channels: append([]ChannelID{}, v.Channels...),
+	}
+	text, err := json.Marshal(j)
+	if err != nil {
+		panic(err) // numbers are finite
+	}
+	return append(b, text...)
+}
+
+// some returns nil for "".
+func some[T ~string](s T) *T {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
