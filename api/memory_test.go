@@ -546,6 +546,7 @@ func (m FixedMachine) read(context.Context) (Machine, error) {
 type Fixture struct {
 	*InMemory
 	Accounts *account.Accounts
+	Alerts   *Alerts
 	Health   *FixedFacts
 	Machine  *FixedMachine
 	Deps     Deps
@@ -556,9 +557,9 @@ type Fixture struct {
 func NewFixture(t *testing.T) *Fixture {
 	t.Helper()
 	clock := func() time.Time { return Now }
-	f := &Fixture{InMemory: NewInMemory(), Accounts: NewAccounts(t, clock), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
+	f := &Fixture{InMemory: NewInMemory(), Accounts: NewAccounts(t, clock), Alerts: NewAlerts(), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
 	f.Deps = Deps{
-		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Identities: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
+		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Identities: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts, Thresholds: f.Alerts, Violations: f.Alerts, Channels: f.Alerts,
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
 		Usage: f.InMemory, Entries: f.InMemory, Exports: f.InMemory, Revisions: f.InMemory, Stream: f.InMemory, StreamLife: time.Millisecond, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Months: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
