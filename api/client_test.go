@@ -436,10 +436,10 @@ func speaksOfThresholds(t *testing.T, f *api.Fixture, c *client.Client) {
 	ctx := t.Context()
 	ask := api.ThresholdRequest{Org: new(odometer.OrgID("acme")), ThresholdChange: api.ThresholdChange{
 		Name: "busy", Scope: api.ThresholdScope{Instance: "vm-1"}, Resource: odometer.ResourceCPU, Condition: odometer.ConditionPeriod, Unit: odometer.UnitPercent,
-		Levels: []api.ThresholdLevel{{Name: "warning", Value: 80}, {Name: "critical", Value: 95}}, Timezone: "Europe/Berlin", ForSeconds: 60, CoolDown: 90,
+		Levels: []api.ThresholdLevel{{Name: "warning", Value: 80}, {Name: "critical", Value: 95}}, Timezone: "Europe/Berlin", For: "1m", CoolDown: "90s",
 	}}
 	made, err := c.CreateThreshold(ctx, ask)
-	if err != nil || made.Version != 1 || made.Org == nil || *made.Org != "acme" || !*made.Enabled || made.Timezone != "Europe/Berlin" || made.ForSeconds != 60 || made.CoolDown != 90 || made.Action != odometer.ActionLog {
+	if err != nil || made.Version != 1 || made.Org == nil || *made.Org != "acme" || !*made.Enabled || made.Timezone != "Europe/Berlin" || made.For != "1m0s" || made.CoolDown != "1m30s" || made.Action != odometer.ActionLog {
 		t.Fatalf("create a threshold: got %+v, %v", made, err)
 	}
 	bad := ask

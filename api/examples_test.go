@@ -47,11 +47,11 @@ func exampleBodies() map[string]map[string]any {
 		"createThreshold": {odometer.ContentJSON: schema{
 			"name": "processor of acme", "org_id": "acme", "scope": schema{"org_id": "acme", "sum": true}, "resource": "cpu", "condition": "budget", "every": "month", "timezone": "Europe/Berlin",
 			"unit": "hours", "limit": 500, "levels": []any{schema{"percent": 50}, schema{"percent": 80, "name": "warning"}, schema{"percent": 100, "name": "critical"}},
-			"hysteresis_percent": 5, "forecast": true, "action": "log",
+			"hysteresis": 5, "forecast": true, "action": "log",
 		}},
 		"updateThreshold": {odometer.ContentJSON: schema{
-			"name": "processor of vm-1", "description": "It is a small one.", "scope": schema{"instance_id": "vm-1"}, "resource": "cpu", "condition": "sustained", "for_s": 600,
-			"unit": "percent", "levels": []any{schema{"name": "warning", "value": 80}, schema{"name": "critical", "value": 95}}, "cool_down_s": 3600,
+			"name": "processor of vm-1", "description": "It is a small one.", "scope": schema{"instance_id": "vm-1"}, "resource": "cpu", "condition": "sustained", "for": "10m",
+			"unit": "percent", "levels": []any{schema{"name": "warning", "value": 80}, schema{"name": "critical", "value": 95}}, "cool_down": "1h",
 		}},
 		"testThreshold": {odometer.ContentJSON: schema{
 			"name": "a trial", "scope": schema{"instance_id": "vm-1"}, "resource": "memory", "condition": "period", "unit": "percent", "levels": []any{schema{"name": "warning", "value": 90}},

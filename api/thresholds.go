@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"math"
 	"net/http"
 	"net/url"
 	"time"
@@ -50,7 +49,7 @@ type ThresholdChange struct {
 	Scope       ThresholdScope     `json:"scope"`
 	Resource    odometer.Resource  `json:"resource,omitempty"` // absent for silence and gaps
 	Condition   odometer.Condition `json:"condition"`
-	Unit        odometer.Unit      `json:"unit"`            // of the limit and the levels
+	Unit        odometer.Unit      `json:"unit,omitempty"`  // of the limit and the levels; absent for the usual one
 	Limit       float64            `json:"limit,omitempty"` // that percentages of levels are of
 	Levels      []ThresholdLevel   `json:"levels"`          // rising
 
@@ -58,13 +57,12 @@ type ThresholdChange struct {
 	// Timezone is where days and months of a budget begin, of the IANA's database;
 	// absent for UTC.
 	Timezone   string  `json:"timezone,omitempty"`
-	ForSeconds int64   `json:"for_s,omitempty" schema:"minimum=0"`       // of what is sustained: how long it lasts before it is told
-	Missed     int     `json:"missed,omitempty" schema:"minimum=0"`      // of silence: intervals without an event
-	Hysteresis float64 `json:"hysteresis_percent,omitempty"`             // by how much of a level's value the value falls below it before it can be reached again
-	CoolDown   int64   `json:"cool_down_s,omitempty" schema:"minimum=0"` // between two violations of one level and subject
-	Forecast   bool    `json:"forecast,omitempty"`                       // of a budget: tell also when the limit will be reached at this rate
+	For        string  `json:"for,omitempty"`        // of what is sustained: how long it lasts before it is told, such as 10m
+	Hysteresis float64 `json:"hysteresis,omitempty"` // by how many percent of a level's value the value falls below it before it can be reached again
+	CoolDown   string  `json:"cool_down,omitempty"`  // between two violations of one level and subject, such as 1h
+	Forecast   bool    `json:"forecast,omitempty"`   // of a budget: tell also when the limit will be reached at this rate
 
-	Action   odometer.Notify      `json:"action,omitempty"`   // absent for log
+	Action   odometer.Notify      `json:"action,omitempty"`   // absent for notify where channels are named, else for log
 	Channels []odometer.ChannelID `json:"channels,omitempty"` // that it tells
 }
 
@@ -119,7 +117,7 @@ func thresholdOf(d *odometer.Threshold) Threshold {
 			Name: d.Name, Description: d.Description, Enabled: &d.Enabled,
 			Scope:    ThresholdScope{Instance: d.Scope.Instance, User: d.Scope.User, Org: d.Scope.Org, All: d.Scope.All, Sum: d.Scope.Sum},
 			Resource: d.Resource, Condition: d.Condition, Unit: d.Unit, Limit: d.Limit, Levels: []ThresholdLevel{}, Every: d.Every,
-			ForSeconds: int64(d.For / time.Second), Missed: d.Missed, Hysteresis: d.Hysteresis, CoolDown: int64(d.CoolDown / time.Second), Forecast: d.Forecast,
+			For: lasting(d.For), Hysteresis: d.Hysteresis, CoolDown: lasting(d.CoolDown), Forecast: d.Forecast,
 			Action: d.Action, Channels: d.Channels,
 		},
 	}
@@ -138,29 +136,40 @@ func (c *ThresholdChange) threshold(wrong *checks) odometer.Threshold {
 	d := odometer.Threshold{
 		Name: c.Name, Description: c.Description, Enabled: c.Enabled == nil || *c.Enabled,
 		Scope:    odometer.Scoped{Instance: c.Scope.Instance, User: c.Scope.User, Org: c.Scope.Org, All: c.Scope.All, Sum: c.Scope.Sum},
-		Resource: c.Resource, Condition: c.Condition, Unit: c.Unit, Limit: c.Limit, Every: c.Every, Missed: c.Missed,
+		Resource: c.Resource, Condition: c.Condition, Unit: c.Unit, Limit: c.Limit, Every: c.Every,
 		Hysteresis: c.Hysteresis, Forecast: c.Forecast, Action: c.Action, Channels: c.Channels,
 	}
 	for _, l := range c.Levels {
 		d.Levels = append(d.Levels, odometer.ThresholdLevel{Name: l.Name, Value: l.Value, Percent: l.Percent})
 	}
 	if d.Action == "" {
-		d.Action = odometer.ActionLog
+		if d.Action = odometer.ActionLog; len(d.Channels) > 0 {
+			d.Action = odometer.ActionNotify
+		}
 	}
 	if c.Timezone != "" {
 		zone, err := odometer.LoadZone(c.Timezone)
 		wrong.body("timezone", err)
 		d.Zone = zone
 	}
-	lasts := func(field string, seconds int64) time.Duration {
-		if seconds < 0 || seconds > math.MaxInt64/int64(time.Second) {
-			*wrong = append(*wrong, FieldError{"body", "$." + field, "is no number of seconds"})
-			return 0
+	lasts := func(field, text string) (d time.Duration) {
+		if text != "" {
+			var err error
+			d, err = time.ParseDuration(text)
+			wrong.body(field, err)
 		}
-		return time.Duration(seconds) * time.Second
+		return d
 	}
-	d.For, d.CoolDown = lasts("for_s", c.ForSeconds), lasts("cool_down_s", c.CoolDown)
+	d.For, d.CoolDown = lasts("for", c.For), lasts("cool_down", c.CoolDown)
 	return d
+}
+
+// lasting writes a duration, "" for none.
+func lasting(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return d.String()
 }
 
 var thresholdPath = &parameter{
