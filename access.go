@@ -212,6 +212,11 @@ const (
 	ActionIdentityAdd       Action = "identity.add"
 	ActionIdentityRemove    Action = "identity.remove"
 	ActionMonthClose        Action = "month.close"
+	ActionChannelCreate     Action = "channel.create"
+	ActionChannelUpdate     Action = "channel.update"
+	ActionChannelDelete     Action = "channel.delete"
+	ActionChannelTest       Action = "channel.test"
+	ActionChannelRetry      Action = "channel.retry"
 )
 
 // AuditQuery selects lines of the audit log, the newest first. Fields that are zero

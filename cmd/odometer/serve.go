@@ -280,11 +280,11 @@ func (sv *server) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	sv.refused = api.NewRefusals(sv.accounts, nil, sv.logger)
 	if err := sv.openQueue(ctx); err != nil {
 		return err
 	}
 	sv.admission = &admission{Accounts: sv.accounts, nats: sv.nats, conn: sv.conn, logger: sv.logger}
-	sv.refused = api.NewRefusals(sv.accounts, nil, sv.logger)
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
 	sv.fleet = &fleet{ledger: sv.ledger, now: time.Now, putOut: sv.accounts.PutOut, transferred: func(ctx context.Context, o odometer.Ownership) error {
@@ -350,7 +350,7 @@ func (sv *server) openQueue(ctx context.Context) error {
 		}
 	} else {
 		sv.nats, err = queue.StartServer(queue.ServerOptions{
-			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, Peers: sv.accounts, TLS: sv.tls.config(), Logger: sv.logger,
+			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, Peers: sv.accounts, Refused: sv.refused.QueueLogin, TLS: sv.tls.config(), Logger: sv.logger,
 		})
 		if err != nil {
 			return err
