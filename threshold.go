@@ -28,10 +28,9 @@ type Threshold struct {
 	Limit     float64 // that percentages of levels are of, 0 where levels are values
 	Levels    []ThresholdLevel
 
-	Every  Cycle          // of a budget
-	Zone   *time.Location // of a budget's days and months; nil for UTC
-	For    time.Duration  // of what is sustained: how long it lasts before it is told
-	Missed int            // of silence: intervals without an event
+	Every Cycle          // of a budget
+	Zone  *time.Location // of a budget's days and months; nil for UTC
+	For   time.Duration  // of what is sustained: how long it lasts before it is told
 
 	Hysteresis float64       // percent of a level's value that it falls below before it can be reached again
 	CoolDown   time.Duration // between two violations of one level and subject
@@ -118,6 +117,10 @@ type ThresholdLevel struct {
 	Value   float64 // in the threshold's unit
 	Percent float64 // of the threshold's limit, where it has one: Value follows from it
 }
+
+// ForecastLevel is the level of a budget that is reached when its limit will be, at the
+// rate of its period so far.
+const ForecastLevel = "forecast"
 
 // Notify is what a threshold does beside recording a violation.
 type Notify string

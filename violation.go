@@ -1,9 +1,26 @@
 package odometer
 
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+	"strings"
+)
+
 // ViolationID names a violation: "vio_" and 26 characters. It follows from what was
 // violated: threshold, level, subject and, for a budget, its period, or else the event
 // that did it; so that whatever is read again finds the same violation.
 type ViolationID string
+
+// NewViolationID returns the id of a violation: the same for the same level of the same
+// threshold, subject and period, or event.
+func NewViolationID(t ThresholdID, level, subject, period string) ViolationID {
+	h := sha256.New()
+	for _, s := range []string{"odometer violation", string(t), level, subject, period} {
+		fmt.Fprintf(h, "%d:%s,", len(s), s)
+	}
+	return ViolationID("vio_" + strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil))[:26]))
+}
 
 // ViolationType is the event_type of a violation that is told.
 const ViolationType = "threshold_violation"
