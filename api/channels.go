@@ -206,9 +206,6 @@ const (
 	exampleDelivery = "dlv_22222222222222222222222227"
 )
 
-// ChannelKinds are the kinds of channels that there are.
-var ChannelKinds = []odometer.ChannelKind{odometer.ChannelWebhook, odometer.ChannelSlack, odometer.ChannelEmail, odometer.ChannelAlertmanager, odometer.ChannelLog}
-
 // asWordsOf returns constants as the words of a parameter.
 func asWordsOf[T ~string](list ...T) (words []string) {
 	for _, w := range list {
@@ -231,7 +228,7 @@ func (s *server) channelRoutes() []route {
 			id: "channels", tag: "alerts", summary: "The channels that the caller sees",
 			description: "Webhooks are among them. No secret is in any answer but the one that created it.",
 			params: []*parameter{
-				{name: "kind", kind: asWord, words: asWordsOf(ChannelKinds...), example: "webhook", description: "only those of this kind"},
+				{name: "kind", kind: asWord, words: asWordsOf(odometer.ChannelKinds...), example: "webhook", description: "only those of this kind"},
 				holderParam, afterCursor, limitParam,
 			},
 			replies: []reply{answers(http.StatusOK, "One page.", ChannelsAnswer{}, nextPage)}, fails: missing,
@@ -551,11 +548,8 @@ func (s *server) postSecret(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, ChannelSecret{id, secret, p.now.Add(keep).UTC()})
 }
 
-// member is how a member of a body is named, such as levels[1].value.
-var member = regexp.MustCompile(`^[a-z_]+(\[[0-9]+\])?(\.[a-z_]+)*$`)
-
-// inBody has what is invalid of an object be wrong with the body that describes it:
-// each problem that begins with the name of a member and a colon is that member's.
+// inBody has what is invalid of an object be wrong with the body that describes it: each
+// problem names the member that it is about.
 func inBody(err error) error {
 	if !errors.Is(err, odometer.ErrInvalid) {
 		return err
@@ -565,7 +559,7 @@ func inBody(err error) error {
 		error
 		Unwrap() []error
 	}](err); ok && !slices.Contains(several.Unwrap(), odometer.ErrInvalid) {
-		problems = several.Unwrap()
+		problems = slices.Clone(several.Unwrap())
 	}
 	for i, p := range problems {
 		if name, why, ok := strings.Cut(reason(p), ": "); ok && member.MatchString(name) {
@@ -574,3 +568,6 @@ func inBody(err error) error {
 	}
 	return join(problems...)
 }
+
+// member is how a member of a body is named, such as levels[1].value.
+var member = regexp.MustCompile(`^[a-z_]+(\[[0-9]+\])?(\.[a-z_]+)*$`)

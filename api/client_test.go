@@ -435,15 +435,15 @@ func speaksOfConsumers(t *testing.T, c *client.Client) {
 func speaksOfThresholds(t *testing.T, f *api.Fixture, c *client.Client) {
 	ctx := t.Context()
 	ask := api.ThresholdRequest{Org: new(odometer.OrgID("acme")), ThresholdChange: api.ThresholdChange{
-		Name: "busy", Scope: api.ThresholdScope{Instance: "vm-1"}, Resource: odometer.ResourceCPU, Condition: odometer.ConditionPeriod, Unit: odometer.UnitPercent,
-		Levels: []api.ThresholdLevel{{Name: "warning", Value: 80}, {Name: "critical", Value: 95}}, Timezone: "Europe/Berlin", For: "1m", CoolDown: "90s",
+		Name: "busy", Scope: api.ThresholdScope{Instance: "vm-1"}, Resource: odometer.ResourceCPU, Condition: odometer.ConditionSustained, Unit: odometer.UnitPercent,
+		Levels: []api.ThresholdLevel{{Name: "warning", Value: 80}, {Name: "critical", Value: 95}}, For: "1m", CoolDown: "90s",
 	}}
 	made, err := c.CreateThreshold(ctx, ask)
-	if err != nil || made.Version != 1 || made.Org == nil || *made.Org != "acme" || !*made.Enabled || made.Timezone != "Europe/Berlin" || made.For != "1m0s" || made.CoolDown != "1m30s" || made.Action != odometer.ActionLog {
+	if err != nil || made.Version != 1 || made.Org == nil || *made.Org != "acme" || !*made.Enabled || made.For != "1m0s" || made.CoolDown != "1m30s" || made.Action != odometer.ActionLog {
 		t.Fatalf("create a threshold: got %+v, %v", made, err)
 	}
 	bad := ask
-	bad.Levels = []api.ThresholdLevel{{Value: 2}, {Value: 1}}
+	bad.Levels = []api.ThresholdLevel{{Name: "a", Value: 2}, {Name: "b", Value: 1}}
 	bad.Name, bad.Timezone = "", "Mars/Olympus"
 	_, err = c.CreateThreshold(ctx, bad)
 	if p, ok := errors.AsType[*api.Problem](err); !ok || len(p.Errors) != 1 || p.Errors[0].Name != "$.timezone" {
@@ -690,6 +690,22 @@ func keepsPeople(t *testing.T, c *client.Client) {
 	}
 	if g, err := c.AddGrant(ctx, odd, api.GrantRequest{User: "u-bob", Since: "-2h", GrantChange: api.GrantChange{Level: odometer.LevelOperator}}); err != nil || g.Instance != odd || g.Level != odometer.LevelOperator {
 		t.Errorf("add a grant: got %+v, %v", g, err)
+	}
+	r, err := c.CreateInstance(ctx, api.InstanceRequest{ID: odd, InstanceChange: api.InstanceChange{Name: "odd one", Labels: map[string]string{"tier": "web"}}})
+	if err != nil || r.Instance != odd || r.Version != 1 {
+		t.Errorf("create an instance: got %+v, %v", r, err)
+	}
+	if r, err = c.UpdateInstance(ctx, odd, r.Version, api.InstanceChange{Labels: map[string]string{"tier": "db"}}); err != nil || r.Version != 2 || r.Name != "" || r.Labels["tier"] != "db" {
+		t.Errorf("update an instance: got %+v, %v", r, err)
+	}
+	if list, err := c.Instances(ctx, client.InstanceQuery{Label: "tier:db"}); err != nil || len(list.Instances) != 1 || list.Instances[0].Record.Version != 2 {
+		t.Errorf("instances with a label: got %+v, %v, want one", list, err)
+	}
+	if _, err := c.DeleteInstance(ctx, odd, 1); !errors.Is(err, odometer.ErrStale) {
+		t.Errorf("delete an instance of before: got %v, want ErrStale", err)
+	}
+	if r, err := c.DeleteInstance(ctx, odd, 2); err != nil || r.DeletedAt == nil || r.Labels != nil {
+		t.Errorf("delete an instance: got %+v, %v", r, err)
 	}
 	g, err := c.SetGrant(ctx, odd, "u-bob", 1, api.GrantChange{Level: odometer.LevelReadOnly, ExpiresAt: new("+1d")})
 	if err != nil || g.Level != odometer.LevelReadOnly || g.ExpiresAt == nil {

@@ -309,7 +309,7 @@ const exampleSecret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
 func validChannel(c *odometer.Channel) error {
 	switch {
-	case !slices.Contains(ChannelKinds, c.Kind):
+	case !slices.Contains(odometer.ChannelKinds, c.Kind):
 		return fmt.Errorf("kind: %q is none: %w", c.Kind, odometer.ErrInvalid)
 	case odometer.ValidName(c.Name) != nil:
 		return fmt.Errorf("name: is no line: %w", odometer.ErrInvalid)

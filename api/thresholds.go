@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"time"
@@ -130,37 +131,16 @@ func thresholdOf(d *odometer.Threshold) Threshold {
 	return t
 }
 
-// threshold returns what a body describes. Whether it will do is for who keeps it to
-// say, but for what cannot even be said.
+// threshold returns what a body describes, which is the form in which the vocabulary
+// writes thresholds, and notes what is wrong with it.
 func (c *ThresholdChange) threshold(wrong *checks) odometer.Threshold {
-	d := odometer.Threshold{
-		Name: c.Name, Description: c.Description, Enabled: c.Enabled == nil || *c.Enabled,
-		Scope:    odometer.Scoped{Instance: c.Scope.Instance, User: c.Scope.User, Org: c.Scope.Org, All: c.Scope.All, Sum: c.Scope.Sum},
-		Resource: c.Resource, Condition: c.Condition, Unit: c.Unit, Limit: c.Limit, Every: c.Every,
-		Hysteresis: c.Hysteresis, Forecast: c.Forecast, Action: c.Action, Channels: c.Channels,
+	text, err := json.Marshal(c)
+	if err != nil {
+		*wrong = append(*wrong, FieldError{"body", "$", err.Error()})
+		return odometer.Threshold{}
 	}
-	for _, l := range c.Levels {
-		d.Levels = append(d.Levels, odometer.ThresholdLevel{Name: l.Name, Value: l.Value, Percent: l.Percent})
-	}
-	if d.Action == "" {
-		if d.Action = odometer.ActionLog; len(d.Channels) > 0 {
-			d.Action = odometer.ActionNotify
-		}
-	}
-	if c.Timezone != "" {
-		zone, err := odometer.LoadZone(c.Timezone)
-		wrong.body("timezone", err)
-		d.Zone = zone
-	}
-	lasts := func(field, text string) (d time.Duration) {
-		if text != "" {
-			var err error
-			d, err = time.ParseDuration(text)
-			wrong.body(field, err)
-		}
-		return d
-	}
-	d.For, d.CoolDown = lasts("for", c.For), lasts("cool_down", c.CoolDown)
+	d, err := odometer.ParseThreshold(text)
+	*wrong = append(*wrong, inBody(err))
 	return d
 }
 

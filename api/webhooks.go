@@ -81,7 +81,7 @@ func (s *server) webhookRoutes() []route {
 		{
 			pattern: "POST /api/v1/webhooks", access: accountHolder, handle: s.postWebhook,
 			id: "createWebhook", tag: "alerts", summary: "Register a webhook",
-			description: "`usage` tells each entry of the ledger that its holder sees, `threshold_violation` each change of a violation of a threshold that names it, or of any of its holder's thresholds that tells its channels and names none. The body is the CloudEvent, signed by Standard Webhooks with the secret that this answer, and no other, has.",
+			description: "`usage` tells each entry of the ledger that its holder sees, `threshold_violation` each change of a violation by a machine, or a sum, whose usage its holder sees. The body is the CloudEvent, signed by Standard Webhooks with the secret that this answer, and no other, has.",
 			params:      []*parameter{onceHeader},
 			takes:       takes(WebhookRequest{}),
 			replies:     []reply{answers(http.StatusCreated, "The webhook.", CreatedWebhook{}, versioned, location)}, fails: creates,

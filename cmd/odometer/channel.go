@@ -108,7 +108,7 @@ alone goes to standard output, and what it belongs to, to standard error.`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			ask := api.ChannelRequest{Kind: odometer.ChannelKind(c.Kind)}
 			ask.Name = args[0]
-			if ask.User, ask.Org, err = holder(c.Holder); err == nil && c.Kind == "" {
+			if ask.User, ask.Org, err = boundTo(c.Holder); err == nil && c.Kind == "" {
 				err = errors.New("--kind is needed: " + joinWords(odometer.ChannelKinds))
 			}
 			if err = errors.Join(wrong("NAME", odometer.ValidName(args[0])), err, oneOf("kind", c.Kind, odometer.ChannelKinds)); err != nil {
@@ -482,7 +482,7 @@ func attemptCells(a *api.Attempt) []cell {
 	if a.Error != nil {
 		why = *a.Error
 	}
-	return []cell{instant(a.At), plain(status), {number(a.LatencyMS) + " ms", fmt.Sprint(a.LatencyMS)}, plain(a.Answer), plain(why)}
+	return []cell{instant(a.At), plain(status), {decimal(a.LatencyMS) + " ms", fmt.Sprint(a.LatencyMS)}, plain(a.Answer), plain(why)}
 }
 
 var deliveryColumns = []column{

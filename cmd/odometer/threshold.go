@@ -178,8 +178,8 @@ func levelsOf(list []string, ofLimit bool) ([]api.ThresholdLevel, error) {
 	return levels, nil
 }
 
-// holder is what the flag --holder says of whose a threshold or a channel is to be.
-func holder(text string) (user *odometer.UserID, org *odometer.OrgID, err error) {
+// boundTo is what the flag --holder says of whose a threshold or a channel is to be.
+func boundTo(text string) (user *odometer.UserID, org *odometer.OrgID, err error) {
 	kind, id, _ := strings.Cut(text, ":")
 	switch {
 	case text == "":
@@ -198,7 +198,7 @@ const holderHelp = "whose it is to be, user:ID or org:ID (default: the token's o
 // request is what the flags describe.
 func (c *thresholdConfig) request(flags *pflag.FlagSet, name string) (ask api.ThresholdRequest, err error) {
 	ask.Name = name
-	ask.User, ask.Org, err = holder(c.Holder)
+	ask.User, ask.Org, err = boundTo(c.Holder)
 	return ask, errors.Join(wrong("NAME", odometer.ValidName(name)), err, c.given(flags, &ask.ThresholdChange))
 }
 
@@ -459,15 +459,15 @@ func subjectText(n *api.SubjectTest, of int) string {
 
 // valueText writes a value beside the limit of a threshold, where it has one.
 func valueText(d *api.ThresholdChange, value float64) string {
-	text := number(value)
+	text := decimal(value)
 	if d.Limit == 0 {
 		return text + " " + unitText(d.Unit)
 	}
-	return fmt.Sprintf("%s of %s %s (%.1f %%)", text, number(d.Limit), unitText(d.Unit), 100*value/d.Limit)
+	return fmt.Sprintf("%s of %s %s (%.1f %%)", text, decimal(d.Limit), unitText(d.Unit), 100*value/d.Limit)
 }
 
-// number writes a value with two digits after the point at most.
-func number(f float64) string {
+// decimal writes a value with two digits after the point at most.
+func decimal(f float64) string {
 	text := strconv.FormatFloat(f, 'f', 2, 64)
 	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
 }
@@ -548,9 +548,9 @@ func thresholdCells(d *api.Threshold) []cell {
 	}
 	var levels []string
 	for _, l := range d.Levels {
-		text := l.Name + "=" + number(l.Value)
+		text := l.Name + "=" + decimal(l.Value)
 		if l.Percent != 0 {
-			if text = number(l.Percent) + "%"; l.Name != text {
+			if text = decimal(l.Percent) + "%"; l.Name != text {
 				text = l.Name + "=" + text
 			}
 		}
@@ -558,7 +558,7 @@ func thresholdCells(d *api.Threshold) []cell {
 	}
 	list := strings.Join(levels, ",")
 	if d.Limit != 0 {
-		list += " of " + number(d.Limit)
+		list += " of " + decimal(d.Limit)
 	}
 	tells := strings.Join(words(d.Channels), ",")
 	if d.Action == odometer.ActionAlert {

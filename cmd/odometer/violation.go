@@ -142,7 +142,7 @@ func violationCells(v *api.Violation) []cell {
 }
 
 // exact is a number that a program is given as it is.
-func exact(f float64) cell { return cell{number(f), fmt.Sprint(f)} }
+func exact(f float64) cell { return cell{decimal(f), fmt.Sprint(f)} }
 
 // subjectOf names whose value it is.
 func subjectOf(v *api.Violation) string {
