@@ -32,6 +32,15 @@ func (a *Accounts) Note(ctx context.Context, by odometer.Actor, action odometer.
 	return nil
 }
 
+// NoteIn adds a line about what is done elsewhere in the ledger's file, in the
+// transaction that does it.
+func (a *Accounts) NoteIn(ctx context.Context, tx *sql.Tx, by odometer.Actor, action odometer.Action, object, detail string) error {
+	if err := note(ctx, tx, a.clock().UnixMicro(), by, action, object, detail); err != nil {
+		return fmt.Errorf("write the audit log: %w", err)
+	}
+	return nil
+}
+
 // note adds a line. What repeats what came from outside has no secret in it.
 func note(ctx context.Context, tx *sql.Tx, at int64, by odometer.Actor, action odometer.Action, object, detail string) error {
 	clean := func(s string) string {

@@ -262,6 +262,11 @@ func refusal(err error) bool {
 	return errors.Is(err, odometer.ErrNotFound) || errors.Is(err, odometer.ErrConflict) || errors.Is(err, odometer.ErrInvalid)
 }
 
+// Owns returns an error that wraps [ErrFenced] where another process has opened the
+// ledger since, for whoever writes tables of his own into its file, in a transaction
+// that has the file locked.
+func (l *Ledger) Owns(ctx context.Context, tx *sql.Tx) error { return l.owns(ctx, tx) }
+
 // owns returns ErrFenced where another process has opened the ledger since.
 func (l *Ledger) owns(ctx context.Context, tx *sql.Tx) error {
 	var token string
