@@ -47,6 +47,13 @@ type Threshold struct {
 	CreatedBy        string
 }
 
+// What is done to thresholds, in the audit log.
+const (
+	ActionThresholdCreate Action = "threshold.create"
+	ActionThresholdUpdate Action = "threshold.update"
+	ActionThresholdDelete Action = "threshold.delete"
+)
+
 // Scoped is whom a threshold covers: one instance, all of a user, all of an
 // organisation, or (the zero Scoped with All) every one. With Sum it watches the sum over
 // them, otherwise each instance by itself.

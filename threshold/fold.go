@@ -1,0 +1,319 @@
+package threshold
+
+import (
+	"slices"
+	"strconv"
+
+	"example.org/odometer"
+)
+
+// fold is what is remembered of all thresholds, as of the ledger's entries that it took
+// in, and what that changed since it was stored last. It does no I/O but through what it
+// is given.
+type fold struct {
+	watches map[odometer.ThresholdID]*watch
+	index   *index
+	now     int64 // microseconds of the wall clock
+
+	// stored returns the state of a budget's period that is not held in memory, nil for
+	// none; earlier the violations that an event did to a threshold, as they were told
+	// last. Both may be nil.
+	stored  func(w *watch, subject string, period int64) (*state, error)
+	earlier func(w *watch, event string) ([]odometer.Violation, error)
+	recent  int64 // periods that end later are held in memory, if there is anything of them
+
+	changes []odometer.Violation // since the last time, without numbers
+	touched map[*state]*watch    // states to be stored
+	begun   []*watch             // that are new, or were changed
+}
+
+func newFold() *fold {
+	return &fold{watches: map[odometer.ThresholdID]*watch{}, index: newIndex(), touched: map[*state]*watch{}}
+}
+
+// replace watches other thresholds from now on.
+func (f *fold) replace(list []*watch) {
+	f.watches, f.index = make(map[odometer.ThresholdID]*watch, len(list)), newIndex()
+	for _, w := range list {
+		f.watches[w.ID] = w
+		f.index.add(w)
+	}
+}
+
+// silences reports whether any threshold is of silence.
+func (f *fold) silences() bool {
+	for _, w := range f.watches {
+		if w.Condition == odometer.ConditionSilence {
+			return true
+		}
+	}
+	return false
+}
+
+// seen is what a level is compared with, and what it came from.
+type seen struct {
+	value, before float64
+	from, to      int64 // time of use
+	event, entry  string
+	late          bool
+}
+
+func seenOf(e *odometer.Entry) seen {
+	return seen{from: e.Event.Span.Start, to: e.Event.Span.End, event: e.SourceEventID, entry: e.ID.String()}
+}
+
+// take takes in an entry of the ledger, which is in the journal's record of a number.
+func (f *fold) take(e *odometer.Entry, record int64) (err error) {
+	f.index.each(e.Event.Instance, e.Event.Owner.OrUnassigned(), func(w *watch) {
+		if err != nil || record <= w.from {
+			return
+		}
+		switch w.Condition {
+		case odometer.ConditionBudget:
+			err = f.spend(w, e)
+		case odometer.ConditionSilence: // told by the clock
+		default:
+			err = f.check(w, e)
+		}
+	})
+	return err
+}
+
+// takesBack reports whether a correction takes something away.
+func takesBack(e *odometer.Entry) bool {
+	return e.Kind == odometer.KindCorrection && slices.ContainsFunc(e.Event.Usage.Vector[:], func(n int64) bool { return n < 0 })
+}
+
+// subjectOf names what a threshold's state is of.
+func subjectOf(w *watch, instance odometer.InstanceID) string {
+	if w.Scope.Sum {
+		return ""
+	}
+	return string(instance)
+}
+
+// check takes an entry into a threshold that looks at each.
+func (f *fold) check(w *watch, e *odometer.Entry) error {
+	if takesBack(e) {
+		return f.retract(w, e)
+	}
+	num, den, ok := parts(w.Threshold, e)
+	if !ok {
+		return nil
+	}
+	subject := subjectOf(w, e.Event.Instance)
+	s := w.states[subject]
+	at := seenOf(e)
+	at.value = num / den
+	if w.Scope.Sum {
+		s = f.state(w, subject)
+		at.value = s.total(e.Event.Instance, part{num, den, at.to}, w.Unit == odometer.UnitPercent)
+	}
+	reached := reachedBy(w.Threshold, at.value)
+	if reached == 0 && s == nil {
+		return nil
+	}
+	s = f.state(w, subject)
+	w.of(s, e)
+	if at.to < s.Last && !w.Scope.Sum {
+		f.checkLate(w, s, at, reached)
+		return nil
+	}
+	at.before = s.Value
+	f.step(w, s, at, reached)
+	s.Value, s.Last = at.value, max(s.Last, at.to)
+	f.touch(w, s)
+	if s.idle() {
+		delete(w.states, subject)
+	}
+	return nil
+}
+
+// state returns what is remembered of a subject, and begins it where there is nothing.
+func (f *fold) state(w *watch, subject string) *state {
+	s := w.states[subject]
+	if s == nil {
+		s = &state{Subject: subject}
+		w.states[subject] = s
+	}
+	return s
+}
+
+// of notes whose a state is: an entry's instance and owner, or whom a sum is over.
+func (w *watch) of(s *state, e *odometer.Entry) {
+	if w.Scope.Sum {
+		s.Owner = w.sumOf()
+		return
+	}
+	s.Instance, s.Owner = e.Event.Instance, e.Event.Owner.OrUnassigned()
+}
+
+// sumOf is whom a sum is over; the zero Owner for everybody.
+func (w *watch) sumOf() odometer.Owner {
+	if w.Scope.All {
+		return odometer.Owner(w.Holder)
+	}
+	return odometer.Owner{User: w.Scope.User, Org: w.Scope.Org}
+}
+
+// total notes what an instance came to and returns the sum over all of lately.
+func (s *state) total(instance odometer.InstanceID, p part, quotient bool) float64 {
+	if s.Parts == nil {
+		s.Parts = map[odometer.InstanceID]part{}
+	}
+	if p.At >= s.Parts[instance].At {
+		s.Parts[instance] = p
+	}
+	last := int64(0)
+	for _, p := range s.Parts {
+		last = max(last, p.At)
+	}
+	var sum, num, den float64
+	for id, p := range s.Parts {
+		if p.At < last-partsLast {
+			delete(s.Parts, id)
+			continue
+		}
+		sum, num, den = sum+p.Num/p.Den, num+p.Num, den+p.Den
+	}
+	if quotient && den > 0 {
+		return num / den
+	}
+	return sum
+}
+
+// lull is how much time may lie between two events without that what lasts is taken for
+// interrupted: more than between two periods of one instance.
+const lull = odometer.SecondMicros
+
+// rearm is the value below which a level that was reached is armed again.
+func (w *watch) rearm(value float64) float64 { return value * (1 - w.Hysteresis/100) }
+
+// step compares what was seen with every level.
+func (f *fold) step(w *watch, s *state, at seen, reached uint32) {
+	for i := range w.Levels {
+		limit := w.Levels[i].Value
+		l := s.level(w.Levels[i].Name)
+		hit := reached>>i&1 != 0
+		lasts := hit
+		if w.For > 0 {
+			switch {
+			case !hit:
+				l.Since = 0
+			case l.Since == 0 || at.from > s.Last+lull:
+				l.Since = at.from
+			}
+			lasts = hit && at.to-l.Since >= w.For.Microseconds()
+		}
+		switch {
+		case lasts && !l.open() && at.to >= l.Rests:
+			l.Now = f.cross(w, s, l.Name, limit, at, at.event)
+		case !hit && l.open() && at.value < w.rearm(limit):
+			f.turn(l.Now, odometer.StandingRecovered, at)
+			l.Covered, l.Rests = at.to, at.to+w.CoolDown.Microseconds()
+		}
+	}
+}
+
+// checkLate compares an event that came after later ones: what it did was over already
+// when it came, unless a violation covers it.
+func (f *fold) checkLate(w *watch, s *state, at seen, reached uint32) {
+	at.late = true
+	for i := range w.Levels {
+		l := s.level(w.Levels[i].Name)
+		covered := l.Now != nil && l.Now.Crossed <= at.to && (l.open() || at.to <= l.Covered)
+		if reached>>i&1 == 0 || covered || w.For > 0 {
+			continue
+		}
+		f.turn(f.cross(w, s, l.Name, w.Levels[i].Value, at, at.event), odometer.StandingRecovered, at)
+	}
+}
+
+// retract finds what an event did that is taken back.
+func (f *fold) retract(w *watch, e *odometer.Entry) error {
+	at := seenOf(e)
+	done := map[odometer.ViolationID]bool{}
+	if s := w.states[subjectOf(w, e.Event.Instance)]; s != nil {
+		for i := range s.Levels {
+			l := &s.Levels[i]
+			if l.Now != nil && l.Now.Event == at.event {
+				done[l.Now.ID] = true
+				if l.Now.Standing != odometer.StandingRetracted {
+					f.turn(l.Now, odometer.StandingRetracted, at)
+					l.Since = 0
+					f.touch(w, s)
+				}
+			}
+		}
+	}
+	for _, v := range slices.Clone(f.changes) { // not stored yet
+		if v.Threshold == w.ID && v.Event == at.event && !done[v.ID] {
+			done[v.ID] = true
+			if last := f.lastOf(v.ID); last.Standing != odometer.StandingRetracted {
+				f.turn(last, odometer.StandingRetracted, at)
+			}
+		}
+	}
+	if f.earlier == nil {
+		return nil
+	}
+	list, err := f.earlier(w, at.event)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		if v := &list[i]; v.Standing != odometer.StandingRetracted && !done[v.ID] {
+			f.turn(v, odometer.StandingRetracted, at)
+		}
+	}
+	return nil
+}
+
+// lastOf returns a violation as it was told last among the changes.
+func (f *fold) lastOf(id odometer.ViolationID) *odometer.Violation {
+	for i := len(f.changes) - 1; ; i-- {
+		if f.changes[i].ID == id {
+			v := f.changes[i]
+			return &v
+		}
+	}
+}
+
+// cross begins a violation.
+func (f *fold) cross(w *watch, s *state, name string, limit float64, at seen, basis string) *odometer.Violation {
+	v := &odometer.Violation{
+		ID: odometer.NewViolationID(w.ID, name, s.Subject, basis), Change: 1, Threshold: w.ID, Version: w.Version, Name: w.Name, Level: name, Standing: odometer.StandingOpen,
+		Instance: s.Instance, Owner: s.Owner, Sum: w.Scope.Sum, Resource: w.Resource, Condition: w.Condition, Unit: w.Unit, Limit: limit, Before: at.before, Value: at.value,
+		From: at.from, To: at.to, Crossed: at.to, Detected: f.now, Changed: f.now, Event: at.event, Entry: at.entry, Late: at.late, Action: w.Action, Channels: w.Channels,
+	}
+	if s.Period != 0 {
+		v.From, v.To = s.Period, s.End
+	}
+	f.changes = append(f.changes, *v)
+	return v
+}
+
+// turn notes what becomes of a violation.
+func (f *fold) turn(v *odometer.Violation, to odometer.Standing, at seen) {
+	v.Change++
+	v.Standing, v.Before, v.Value, v.Changed = to, v.Value, at.value, f.now
+	f.changes = append(f.changes, *v)
+}
+
+// touch notes that a state is to be stored.
+func (f *fold) touch(w *watch, s *state) { f.touched[s] = w }
+
+// end ends what is open of a threshold that is not watched any more.
+func (f *fold) end(w *watch) {
+	for _, s := range w.states {
+		for i := range s.Levels {
+			if l := &s.Levels[i]; l.open() {
+				f.turn(l.Now, odometer.StandingRecovered, seen{value: l.Now.Value})
+				f.touch(w, s)
+			}
+		}
+	}
+}
+
+// basisOf is what a budget's violation is of, beside its subject: the period.
+func basisOf(period int64) string { return "period " + strconv.FormatInt(period, 10) }

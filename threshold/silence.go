@@ -1,0 +1,81 @@
+package threshold
+
+import (
+	"strconv"
+
+	"example.org/odometer"
+)
+
+// Machine is an instance that is known to run.
+type Machine struct {
+	Instance odometer.InstanceID
+	Owner    odometer.Owner
+	Last     int64 // end of the latest that was heard of it, microseconds of the wall clock
+	Interval int64 // after which something is due, microseconds
+}
+
+// listen compares how long nothing was heard of machines with the thresholds of silence.
+// What is not among the machines does not run any more, as far as is known.
+func (f *fold) listen(machines []Machine) {
+	heard := map[*watch]map[string]bool{}
+	for i := range machines {
+		m := &machines[i]
+		f.index.each(m.Instance, m.Owner.OrUnassigned(), func(w *watch) {
+			if w.Condition != odometer.ConditionSilence || m.Interval <= 0 {
+				return
+			}
+			if heard[w] == nil {
+				heard[w] = map[string]bool{}
+			}
+			heard[w][string(m.Instance)] = true
+			f.miss(w, m)
+		})
+	}
+	for _, w := range f.watches {
+		if w.Condition != odometer.ConditionSilence {
+			continue
+		}
+		for subject, s := range w.states {
+			if !heard[w][subject] {
+				f.hush(w, s, seen{})
+			}
+		}
+	}
+}
+
+// miss compares one machine.
+func (f *fold) miss(w *watch, m *Machine) {
+	at := seen{value: max(0, float64(f.now-m.Last)/float64(m.Interval)), from: m.Last, to: f.now}
+	reached := reachedBy(w.Threshold, at.value)
+	s := w.states[string(m.Instance)]
+	if reached == 0 {
+		if s != nil {
+			f.hush(w, s, at)
+		}
+		return
+	}
+	s = f.state(w, string(m.Instance))
+	s.Instance, s.Owner, at.before = m.Instance, m.Owner.OrUnassigned(), s.Value
+	for i := range w.Levels {
+		l := s.level(w.Levels[i].Name)
+		if reached>>i&1 != 0 && !l.open() && f.now >= l.Rests {
+			l.Now = f.cross(w, s, l.Name, w.Levels[i].Value, at, "silence since "+strconv.FormatInt(m.Last, 10))
+			f.touch(w, s)
+		}
+	}
+	s.Value = at.value
+}
+
+// hush ends what is open of a machine that was heard, or runs no more.
+func (f *fold) hush(w *watch, s *state, at seen) {
+	for i := range s.Levels {
+		if l := &s.Levels[i]; l.open() {
+			f.turn(l.Now, odometer.StandingRecovered, at)
+			l.Rests = f.now + w.CoolDown.Microseconds()
+			f.touch(w, s)
+		}
+	}
+	if s.Last = f.now; s.idle() {
+		delete(w.states, s.Subject)
+	}
+}
