@@ -97,6 +97,7 @@ func newOffice(t *testing.T, o Options) *office {
 			t.Fatal(err)
 		}
 	}
+	w.o.synchronous = "OFF" // the tests are not about the disk
 	w.o.Clock, w.o.Changes, w.o.Key = w.now, w.log, make([]byte, KeyBytes)
 	w.o.Logger = slog.New(slog.NewTextHandler(&locked{w: &w.texts, mu: &w.mu}, nil))
 	if w.o.Allow == nil {
@@ -170,17 +171,17 @@ func (w *office) goOn(d time.Duration) {
 	end := w.now().Add(d)
 	for {
 		w.rest()
-		wait, err := w.round(w.t.Context(), w.t.Context())
+		next, err := w.round(w.t.Context(), w.t.Context())
 		if err != nil {
 			w.t.Fatal(err)
 		}
 		w.flight.Wait()
-		if left := end.Sub(w.now()); wait >= left {
-			w.after(left)
+		if next.IsZero() || !next.Before(end) {
+			w.after(end.Sub(w.now()))
 			w.rest()
 			return
 		}
-		w.after(wait)
+		w.after(max(next.Sub(w.now()), time.Microsecond))
 	}
 }
 
