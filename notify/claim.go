@@ -60,11 +60,7 @@ func dues(ctx context.Context, db querier) (list []due, err error) {
 // to look again, zero for after the next news or result.
 func (n *Notifier) claims(ctx context.Context, tx *sql.Tx, now int64, list []due) (jobs []*job, again time.Time, err error) {
 	at := moment(now)
-	sooner := func(t time.Time) {
-		if !t.IsZero() && (again.IsZero() || t.Before(again)) {
-			again = t
-		}
-	}
+	sooner := func(t time.Time) { again = earlier(again, t) }
 	flight, holders := n.inFlight()
 	for _, d := range list {
 		if d.next > now {

@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -94,6 +95,8 @@ type Options struct {
 	Logger *slog.Logger     // discarded when nil
 	Driver string           // of database/sql; "sqlite" when empty
 	Wait   time.Duration    // for a database that is locked; 5 s when zero
+
+	synchronous string // of SQLite; FULL when empty; tests
 }
 
 // Notifier keeps channels and delivers. Its methods may be called at once; Run is
@@ -154,16 +157,9 @@ func (n *Notifier) open(ctx context.Context) (err error) {
 	if n.seal, err = newSealer(n.o.Key); err != nil {
 		return err
 	}
-	driver, wait := n.o.Driver, n.o.Wait
-	if driver == "" {
-		driver = "sqlite"
-	}
-	if wait == 0 {
-		wait = lockWait
-	}
 	// As the ledger has it: what was claimed and recorded is there after a power cut.
-	n.db, err = sql.Open(driver, "file:"+n.o.Path+"?_txlock=immediate&_pragma=busy_timeout("+strconv.FormatInt(wait.Milliseconds(), 10)+
-		")&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=cache_size(-1000)&_pragma=wal_autocheckpoint(8192)&_pragma=secure_delete(1)")
+	n.db, err = sql.Open(cmp.Or(n.o.Driver, "sqlite"), "file:"+n.o.Path+"?_txlock=immediate&_pragma=busy_timeout("+strconv.FormatInt(cmp.Or(n.o.Wait, lockWait).Milliseconds(), 10)+
+		")&_pragma=journal_mode(WAL)&_pragma=synchronous("+cmp.Or(n.o.synchronous, "FULL")+")&_pragma=cache_size(-1000)&_pragma=wal_autocheckpoint(8192)&_pragma=secure_delete(1)")
 	if err != nil {
 		return err
 	}

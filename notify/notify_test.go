@@ -2,6 +2,8 @@ package notify
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -97,6 +99,7 @@ func newOffice(t *testing.T, o Options) *office {
 			t.Fatal(err)
 		}
 	}
+	w.o.synchronous = "OFF" // the tests are not about the disk
 	w.o.Clock, w.o.Changes, w.o.Key = w.now, w.log, make([]byte, KeyBytes)
 	w.o.Logger = slog.New(slog.NewTextHandler(&locked{w: &w.texts, mu: &w.mu}, nil))
 	if w.o.Allow == nil {
@@ -170,17 +173,17 @@ func (w *office) goOn(d time.Duration) {
 	end := w.now().Add(d)
 	for {
 		w.rest()
-		wait, err := w.round(w.t.Context(), w.t.Context())
+		next, err := w.round(w.t.Context(), w.t.Context())
 		if err != nil {
 			w.t.Fatal(err)
 		}
 		w.flight.Wait()
-		if left := end.Sub(w.now()); wait >= left {
-			w.after(left)
+		if next.IsZero() || !next.Before(end) {
+			w.after(end.Sub(w.now()))
 			w.rest()
 			return
 		}
-		w.after(wait)
+		w.after(max(next.Sub(w.now()), time.Microsecond))
 	}
 }
 
@@ -389,4 +392,11 @@ func sameIDs(got, want []string) bool {
 	slices.Sort(g)
 	slices.Sort(w)
 	return slices.Equal(g, w)
+}
+
+// trust is the configuration of who trusts a test's server.
+func trust(s *httptest.Server) *tls.Config {
+	pool := x509.NewCertPool()
+	pool.AddCert(s.Certificate())
+	return &tls.Config{RootCAs: pool}
 }

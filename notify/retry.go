@@ -13,10 +13,10 @@ const (
 	GiveUpAfter = 72 * time.Hour
 	// retryFirst and retryMost bound how long it takes to the next attempt: after
 	// the n-th failure any time up to retryFirst · 2^(n-1), no longer than retryMost
-	// ("full jitter"). So there are some 80 attempts in three days, half of them at
-	// the end of a mean wait of an hour.
+	// ("full jitter"). So there are some 150 attempts in three days, ten of them in
+	// the first hour, and who comes back is found within the hour.
 	retryFirst = 5 * time.Second
-	retryMost  = 2 * time.Hour
+	retryMost  = time.Hour
 	// retryAfterMost bounds how long a receiver may ask to be left alone.
 	retryAfterMost = 24 * time.Hour
 
@@ -34,7 +34,7 @@ const (
 	// as many as are at once may fail for the same passing reason.
 	breakAfter = atOnce
 	// breakFirst and breakMost bound how long an open breaker waits to let one attempt
-	// through, as retryFirst and retryMost do. Who comes back is found within minutes.
+	// through that is due, as retryFirst and retryMost do.
 	breakFirst = 5 * time.Second
 	breakMost  = 5 * time.Minute
 )

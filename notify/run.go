@@ -42,7 +42,8 @@ func (n *Notifier) Run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		changes, entries := n.newsOf()
-		wait, err := n.round(ctx, flights)
+		next, err := n.round(ctx, flights)
+		wait := n.until(next)
 		switch {
 		case ctx.Err() != nil:
 			land()
@@ -134,27 +135,27 @@ func (n *Notifier) gatherResults() {
 }
 
 // round does what is to be done now, in one transaction, begins the attempts that it
-// claimed, and says how long to wait for the next one where nothing happens. A round that
-// finds nothing to do writes nothing.
-func (n *Notifier) round(ctx, flights context.Context) (wait time.Duration, err error) {
+// claimed, and says when the next one has something to do where nothing happens, zero for
+// never. A round that finds nothing to do writes nothing.
+func (n *Notifier) round(ctx, flights context.Context) (next time.Time, err error) {
 	n.gatherResults()
 	w, err := n.look(ctx)
 	if err != nil {
-		return 0, unavailable(err)
+		return next, unavailable(err)
 	}
 	now := n.now()
 	if err := n.keepUp(ctx, now); err != nil {
-		return 0, err
+		return next, err
 	}
 	list, err := dues(ctx, n.db)
 	if err != nil {
-		return 0, unavailable(err)
+		return next, unavailable(err)
 	}
 	again := n.retell(ctx, flights, now)
 	if len(n.pending) == 0 && w.none() {
 		ready, later := n.ready(list, now)
 		if !ready {
-			return n.until(again, later), nil
+			return earlier(again, later), nil
 		}
 	}
 	var jobs []*job
@@ -174,16 +175,16 @@ func (n *Notifier) round(ctx, flights context.Context) (wait time.Duration, err 
 		return err
 	})
 	if err != nil {
-		return 0, err
+		return next, err
 	}
 	n.landed()
 	for _, j := range jobs {
 		n.launch(flights, j)
 	}
 	if w.more() {
-		return 0, nil
+		return n.clock(), nil
 	}
-	return n.until(again, later), nil
+	return earlier(again, later), nil
 }
 
 // ready reports whether anything of a list may be claimed, or else when to look again.
@@ -205,23 +206,25 @@ func (n *Notifier) ready(list []due, now int64) (ready bool, later time.Time) {
 				continue
 			}
 		}
-		if later.IsZero() || t.Before(later) {
-			later = t
-		}
+		later = earlier(later, t)
 	}
 	return false, later
 }
 
-// until is how long it is to the first of some moments.
-func (n *Notifier) until(moments ...time.Time) time.Duration {
-	wait := lookEvery
-	now := n.clock()
-	for _, t := range moments {
-		if !t.IsZero() {
-			wait = min(wait, max(t.Sub(now), time.Millisecond))
-		}
+// earlier is the first of two moments, of which zero is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
 	}
-	return wait
+	return a
+}
+
+// until is how long Run waits for a moment.
+func (n *Notifier) until(t time.Time) time.Duration {
+	if t.IsZero() {
+		return lookEvery
+	}
+	return min(lookEvery, max(t.Sub(n.clock()), time.Millisecond))
 }
 
 // launch begins an attempt that was claimed.
