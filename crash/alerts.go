@@ -89,15 +89,30 @@ func (h *hook) told() (map[string]map[string]bool, error) {
 }
 
 // watch has the hook told of two thresholds: of each event that comes late, and of what
-// everybody used in a day. Both are made once, however often they are asked for.
+// everybody used in a day. They are made once, however often they are asked for; where
+// the hook is elsewhere than before, the channel is told so.
 func watch(s *site, h *hook) error {
-	var channel struct{ ID string }
-	if err := s.once("/api/v1/channels", fmt.Sprintf(`{"name":"hook","kind":"webhook","url":%q}`, h.url), "hook", &channel); err != nil {
-		return err
+	about := fmt.Appendf(nil, `{"name":"hook","url":%q,"event_types":["threshold_violation"]}`, h.url)
+	var list struct {
+		Webhooks []struct{ ID string }
+	}
+	status, err := s.do(http.MethodGet, "/api/v1/webhooks", "", nil, &list)
+	if err != nil || status != http.StatusOK {
+		return fmt.Errorf("list webhooks: status %d, %w", status, err)
+	}
+	var made struct{ ID string }
+	if len(list.Webhooks) > 0 {
+		made = list.Webhooks[0]
+		status, err = s.do(http.MethodPut, "/api/v1/webhooks/"+made.ID, odometer.ContentJSON, about, nil, "If-Match", "*")
+	} else {
+		status, err = s.do(http.MethodPost, "/api/v1/webhooks", odometer.ContentJSON, about, &made)
+	}
+	if err != nil || status != http.StatusOK && status != http.StatusCreated {
+		return fmt.Errorf("have the hook told: status %d, %w", status, err)
 	}
 	return errors.Join(
-		s.once("/api/v1/thresholds", fmt.Sprintf(`{"name":"late","scope":{"instance_id":"late"},"resource":"cpu","condition":"period","unit":"seconds","levels":[{"name":"much","value":5}],"channels":[%q]}`, channel.ID), "late", nil),
-		s.once("/api/v1/thresholds", fmt.Sprintf(`{"name":"day","scope":{"all":true,"sum":true},"resource":"cpu","condition":"budget","every":"day","unit":"seconds","limit":100,"levels":[{"percent":50},{"percent":100}],"channels":[%q]}`, channel.ID), "day", nil),
+		s.once("/api/v1/thresholds", fmt.Sprintf(`{"name":"late","scope":{"instance_id":"late"},"resource":"cpu","condition":"period","unit":"seconds","levels":[{"name":"much","value":5}],"channels":[%q]}`, made.ID), "late", nil),
+		s.once("/api/v1/thresholds", fmt.Sprintf(`{"name":"day","scope":{"all":true,"sum":true},"resource":"cpu","condition":"budget","every":"day","unit":"seconds","limit":100,"levels":[{"percent":50},{"percent":100}],"channels":[%q]}`, made.ID), "day", nil),
 	)
 }
 
@@ -118,11 +133,40 @@ func alerted(p *process, s *site, h *hook) (err error) {
 		if told, err = h.told(); err != nil {
 			return true
 		}
+		if err = s.delivered(told); err != nil {
+			return true
+		}
 		var missing bool
 		missing, err = s.untold(told)
 		return err != nil || !missing
 	})
 	return errors.Join(err, waits)
+}
+
+// delivered adds what the server knows to have been told, before there was this hook.
+func (s *site) delivered(told map[string]map[string]bool) error {
+	var list struct {
+		Webhooks []struct{ ID string }
+	}
+	if status, err := s.do(http.MethodGet, "/api/v1/webhooks", "", nil, &list); err != nil || status != http.StatusOK || len(list.Webhooks) != 1 {
+		return fmt.Errorf("list webhooks: %d, status %d, %w", len(list.Webhooks), status, err)
+	}
+	var page struct {
+		Deliveries []struct {
+			ID    string `json:"id"`
+			Event string `json:"event_id"`
+		}
+	}
+	if status, err := s.do(http.MethodGet, "/api/v1/channels/"+list.Webhooks[0].ID+"/deliveries?state=delivered&limit=1000", "", nil, &page); err != nil || status != http.StatusOK {
+		return fmt.Errorf("list deliveries: status %d, %w", status, err)
+	}
+	for _, d := range page.Deliveries {
+		if told[d.Event] == nil {
+			told[d.Event] = map[string]bool{}
+		}
+		told[d.Event][d.ID] = true
+	}
+	return nil
 }
 
 // untold reports whether something is recorded that was not told, or not recorded yet.

@@ -185,7 +185,7 @@ func playServer(ctx context.Context, a *attempt) (err error) {
 		return err
 	}
 	defer h.http.Close()
-	a.site.extra = append(a.site.extra, "--notify-allow", "127.0.0.0/8")
+	a.site.extra = append(a.site.extra, "--notify-allow", "127.0.0.0/8", "--request-rate", "0")
 	p, err := a.under(a.site.args()...)
 	if err != nil {
 		return err
