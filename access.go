@@ -204,6 +204,9 @@ const (
 	ActionEntryReverse      Action = "entry.reverse"
 	ActionQuarantineRelease Action = "quarantine.release"
 	ActionInstanceAssign    Action = "instance.assign"
+	ActionInstanceCreate    Action = "instance.create"
+	ActionInstanceUpdate    Action = "instance.update"
+	ActionInstanceDelete    Action = "instance.delete"
 	ActionChangeRefused     Action = "change.refused" // to whoever asked for it
 	ActionLoginRefused      Action = "login.refused"  // a token that is not known
 	ActionGrantAdd          Action = "grant.add"
@@ -212,6 +215,11 @@ const (
 	ActionIdentityAdd       Action = "identity.add"
 	ActionIdentityRemove    Action = "identity.remove"
 	ActionMonthClose        Action = "month.close"
+	ActionChannelCreate     Action = "channel.create"
+	ActionChannelUpdate     Action = "channel.update"
+	ActionChannelDelete     Action = "channel.delete"
+	ActionChannelTest       Action = "channel.test"
+	ActionChannelRetry      Action = "channel.retry"
 )
 
 // AuditQuery selects lines of the audit log, the newest first. Fields that are zero

@@ -139,6 +139,8 @@ func TestClientSpeaksToServer(t *testing.T) {
 	speaksOfTokens(t, c)
 	speaksOfHosts(t, c)
 	speaksOfConsumers(t, c)
+	speaksOfThresholds(t, f, c)
+	speaksOfChannels(t, f, c)
 	if h, err := c.Health(ctx); err != nil || h.Status != api.OK {
 		t.Errorf("health: got %+v, %v, want all well", h, err)
 	}
@@ -282,6 +284,7 @@ func speaksOfInstances(t *testing.T, f *api.Fixture, c *client.Client) {
 var ofItsOwn = map[string]reflect.Type{
 	"Quarantine": reflect.TypeFor[[]api.QuarantineItem](), "Queue": reflect.TypeFor[string](),
 	"Metrics": reflect.TypeFor[[]byte](), "StatementText": reflect.TypeFor[[]byte](), "Reverse": reflect.TypeFor[json.RawMessage](),
+	"DeleteThreshold": reflect.TypeFor[struct{}](), "DeleteChannel": reflect.TypeFor[struct{}](), "DeleteWebhook": reflect.TypeFor[struct{}](),
 	"ExportUsage": reflect.TypeFor[*client.Export](), "ExportEvents": reflect.TypeFor[*client.Export](), "Stream": reflect.TypeFor[*client.Stream](),
 }
 
@@ -428,6 +431,161 @@ func speaksOfConsumers(t *testing.T, c *client.Client) {
 	}
 }
 
+// speaksOfThresholds calls what a client has of thresholds and violations.
+func speaksOfThresholds(t *testing.T, f *api.Fixture, c *client.Client) {
+	ctx := t.Context()
+	ask := api.ThresholdRequest{Org: new(odometer.OrgID("acme")), ThresholdChange: api.ThresholdChange{
+		Name: "busy", Scope: api.ThresholdScope{Instance: "vm-1"}, Resource: odometer.ResourceCPU, Condition: odometer.ConditionSustained, Unit: odometer.UnitPercent,
+		Levels: []api.ThresholdLevel{{Name: "warning", Value: 80}, {Name: "critical", Value: 95}}, For: "1m", CoolDown: "90s",
+	}}
+	made, err := c.CreateThreshold(ctx, ask)
+	if err != nil || made.Version != 1 || made.Org == nil || *made.Org != "acme" || !*made.Enabled || made.For != "1m0s" || made.CoolDown != "1m30s" || made.Action != odometer.ActionLog {
+		t.Fatalf("create a threshold: got %+v, %v", made, err)
+	}
+	bad := ask
+	bad.Levels = []api.ThresholdLevel{{Name: "a", Value: 2}, {Name: "b", Value: 1}}
+	bad.Name, bad.Timezone = "", "Mars/Olympus"
+	_, err = c.CreateThreshold(ctx, bad)
+	if p, ok := errors.AsType[*api.Problem](err); !ok || len(p.Errors) != 1 || p.Errors[0].Name != "$.timezone" {
+		t.Errorf("in a zone that there is not: got %v, want it named", err)
+	}
+	bad.Timezone = ""
+	_, err = c.CreateThreshold(ctx, bad)
+	if p, ok := errors.AsType[*api.Problem](err); !ok || len(p.Errors) != 2 || p.Errors[0].Name != "$.name" || p.Errors[1].Name != "$.levels[1].value" || p.Errors[1].In != "body" {
+		t.Errorf("levels that do not rise: got %v, want the members named", err)
+	}
+	if list, err := c.Thresholds(ctx, client.AlertQuery{Holder: "org:acme", Resource: "cpu", Enabled: "true", Limit: 1}); err != nil || len(list.Thresholds) != 1 || list.Thresholds[0].ID != made.ID || list.Next != nil {
+		t.Errorf("thresholds: got %+v, %v", list, err)
+	}
+	ask.Enabled = new(false)
+	changed, err := c.UpdateThreshold(ctx, made.ID, 1, ask.ThresholdChange)
+	if err != nil || changed.Version != 2 || *changed.Enabled {
+		t.Errorf("change a threshold: got %+v, %v", changed, err)
+	}
+	if _, err := c.UpdateThreshold(ctx, made.ID, 1, ask.ThresholdChange); !errors.Is(err, odometer.ErrStale) {
+		t.Errorf("a stale change: got %v, want ErrStale", err)
+	}
+	if got, err := c.Threshold(ctx, made.ID); err != nil || got.Version != 2 {
+		t.Errorf("got %+v, %v, want %+v", got, err, changed)
+	}
+	if tried, err := c.TestThreshold(ctx, ask, "-2d", "now"); err != nil || len(tried.Changes) != 2 || len(tried.Now) != 1 || tried.To.Sub(tried.From) != 48*time.Hour || tried.Now[0].Reached[1] != "critical" {
+		t.Errorf("try one: got %+v, %v", tried, err)
+	}
+	if tried, err := c.TestThresholdOf(ctx, made.ID, "", ""); err != nil || len(tried.Changes) != 2 || tried.To.Sub(tried.From) != 7*24*time.Hour {
+		t.Errorf("try it: got %+v, %v", tried, err)
+	}
+	id := f.Alerts.Violate(made.ID, 0, odometer.Owner{User: "ada", Org: "acme"})
+	f.Alerts.Violate(made.ID, 1, odometer.Owner{User: "ada", Org: "acme"})
+	f.Alerts.Recover(id)
+	q := client.ViolationQuery{Threshold: string(made.ID), Instance: "vm-1", User: "ada", Org: "acme", Resource: "cpu", From: "-1h", To: "+1h", Limit: 1}
+	list, err := c.Violations(ctx, q)
+	if err != nil || len(list.Violations) != 1 || list.Violations[0].ID != id || list.Violations[0].Standing != odometer.StandingRecovered || list.Next == nil {
+		t.Fatalf("violations: got %+v, %v, want the one that changed last, and more", list, err)
+	}
+	q.After = *list.Next
+	if list, err = c.Violations(ctx, q); err != nil || len(list.Violations) != 1 || list.Violations[0].Level != "critical" || list.Next != nil {
+		t.Errorf("the rest of them: got %+v, %v, want the other", list, err)
+	}
+	if list, err := c.ThresholdViolations(ctx, made.ID, client.ViolationQuery{Level: "critical", Standing: "open"}); err != nil || len(list.Violations) != 1 || list.Violations[0].ID == id {
+		t.Errorf("violations of the threshold: got %+v, %v", list, err)
+	}
+	if v, err := c.Violation(ctx, id); err != nil || len(v.Changes) != 2 || v.Changes[1].Change != 2 || v.Changes[1].Limit != 80 {
+		t.Errorf("a violation: got %+v, %v, want both changes", v, err)
+	}
+	if _, err := c.DeleteThreshold(ctx, made.ID, 1); !errors.Is(err, odometer.ErrStale) {
+		t.Errorf("delete what was changed: got %v, want ErrStale", err)
+	}
+	if _, err := c.DeleteThreshold(ctx, made.ID, 2); err != nil {
+		t.Errorf("delete a threshold: %v", err)
+	}
+	if _, err := c.Threshold(ctx, made.ID); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("after that: got %v, want ErrNotFound", err)
+	}
+}
+
+// speaksOfChannels calls what a client has of channels and webhooks.
+func speaksOfChannels(t *testing.T, f *api.Fixture, c *client.Client) {
+	ctx := t.Context()
+	made, err := c.CreateChannel(ctx, api.ChannelRequest{Kind: odometer.ChannelWebhook, User: new(odometer.UserID("u-ada")), Secret: "whsec_given", ChannelChange: api.ChannelChange{Name: "billing", URL: "https://billing.example.org"}})
+	if err != nil || made.Secret == nil || *made.Secret != "whsec_given" || made.User == nil || *made.User != "u-ada" || !slices.Equal(made.Events, []odometer.EventKind{odometer.EventViolation}) {
+		t.Fatalf("create a channel: got %+v, %v", made, err)
+	}
+	_, err = c.CreateChannel(ctx, api.ChannelRequest{Kind: odometer.ChannelSlack, ChannelChange: api.ChannelChange{Name: "chat", URL: "http://127.0.0.1"}})
+	if p, ok := errors.AsType[*api.Problem](err); !ok || len(p.Errors) != 1 || p.Errors[0].Name != "$.url" {
+		t.Errorf("an address inside: got %v, want the member named", err)
+	}
+	if list, err := c.Channels(ctx, client.AlertQuery{Holder: "user:u-ada", Kind: "webhook", Limit: 5}); err != nil || len(list.Channels) != 1 || list.Channels[0].ID != made.ID {
+		t.Errorf("channels: got %+v, %v", list, err)
+	}
+	if _, err := c.Channels(ctx, client.AlertQuery{Holder: "u-ada"}); !errors.Is(err, odometer.ErrInvalid) {
+		t.Errorf("of what is no holder: got %v, want it refused", err)
+	}
+	changed, err := c.UpdateChannel(ctx, made.ID, 1, api.ChannelChange{Name: "billing", URL: "https://new.example.org", Enabled: new(false)})
+	if err != nil || changed.Version != 2 || changed.Enabled {
+		t.Errorf("change a channel: got %+v, %v", changed, err)
+	}
+	if a, err := c.TestChannel(ctx, made.ID); err != nil || a.Status == nil || *a.Status != 200 || a.LatencyMS != 12.345 || a.Error != nil {
+		t.Errorf("test a channel: got %+v, %v", a, err)
+	}
+	first, second := f.Alerts.GiveUp(made.ID, "e1"), f.Alerts.GiveUp(made.ID, "e2")
+	list, err := c.Deliveries(ctx, made.ID, "dead", "", 1)
+	if err != nil || len(list.Deliveries) != 1 || list.Deliveries[0].ID != second || list.Next == nil || list.Deliveries[0].Last == nil {
+		t.Fatalf("deliveries: got %+v, %v, want the newest", list, err)
+	}
+	if list, err = c.Deliveries(ctx, made.ID, "dead", *list.Next, 1); err != nil || len(list.Deliveries) != 1 || list.Deliveries[0].ID != first || list.Next != nil {
+		t.Errorf("the rest of them: got %+v, %v", list, err)
+	}
+	if all, err := c.Attempts(ctx, made.ID, first); err != nil || len(all.Attempts) != 2 || all.Attempts[0].Status != nil || *all.Attempts[1].Status != 500 {
+		t.Errorf("attempts: got %+v, %v", all, err)
+	}
+	if n, err := c.Retry(ctx, made.ID, first); err != nil || n.Retried != 1 {
+		t.Errorf("send one again: got %+v, %v", n, err)
+	}
+	if _, err := c.Retry(ctx, made.ID, first); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("and again: got %v, want ErrNotFound", err)
+	}
+	if n, err := c.Retry(ctx, made.ID, ""); err != nil || n.Retried != 1 {
+		t.Errorf("send all again: got %+v, %v, want the other", n, err)
+	}
+	if s, err := c.RotateSecret(ctx, made.ID, api.SecretRotation{KeepSeconds: new(int64(60))}); err != nil || s.Secret == "" || !s.Until.Equal(api.Now.Add(time.Minute)) {
+		t.Errorf("another secret: got %+v, %v", s, err)
+	}
+	if _, err := c.RotateSecret(ctx, made.ID, api.SecretRotation{KeepSeconds: new(int64(-1))}); !errors.Is(err, odometer.ErrInvalid) {
+		t.Errorf("another secret, and the old one for less than no time: got %v", err)
+	}
+	if got, err := c.Channel(ctx, made.ID); err != nil || got.Secrets != 2 {
+		t.Errorf("got %+v, %v, want two secrets", got, err)
+	}
+
+	hook, err := c.CreateWebhook(ctx, api.WebhookRequest{WebhookChange: api.WebhookChange{URL: "https://hooks.example.org/odometer?key=x", Events: []odometer.EventKind{odometer.EventUsage}}})
+	if err != nil || hook.Secret == "" || hook.Name != "hooks.example.org/odometer" || hook.User != nil || hook.Org != nil {
+		t.Fatalf("register a webhook: got %+v, %v", hook, err)
+	}
+	if list, err := c.Webhooks(ctx, client.AlertQuery{Holder: "operator"}); err != nil || len(list.Webhooks) != 1 || list.Webhooks[0].ID != hook.ID {
+		t.Errorf("webhooks: got %+v, %v", list, err)
+	}
+	again, err := c.UpdateWebhook(ctx, hook.ID, 1, api.WebhookChange{URL: "https://hooks.example.org/v2", Events: []odometer.EventKind{odometer.EventViolation}})
+	if err != nil || again.Version != 2 || again.Name != hook.Name {
+		t.Errorf("change a webhook: got %+v, %v", again, err)
+	}
+	if got, err := c.Webhook(ctx, hook.ID); err != nil || got.URL != "https://hooks.example.org/v2" {
+		t.Errorf("got %+v, %v, want %+v", got, err, again)
+	}
+	if _, err := c.DeleteWebhook(ctx, hook.ID, 2); err != nil {
+		t.Errorf("delete a webhook: %v", err)
+	}
+	mail, err := c.CreateChannel(ctx, api.ChannelRequest{Kind: odometer.ChannelEmail, ChannelChange: api.ChannelChange{Name: "mail", To: []string{"a@example.org"}}})
+	if err != nil || mail.Secret != nil {
+		t.Fatalf("a channel without a secret: got %+v, %v", mail, err)
+	}
+	if _, err := c.Webhook(ctx, mail.ID); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("a webhook that is none: got %v, want ErrNotFound", err)
+	}
+	if _, err := c.DeleteChannel(ctx, mail.ID, uint64(odometer.AnyVersion)); err != nil {
+		t.Errorf("delete a channel: %v", err)
+	}
+}
+
 // TestOutputOfSubmitIsTheSameInBothAnswers holds the problem of refused events
 // to the shape of the answer to accepted ones.
 func TestOutputOfSubmitIsTheSameInBothAnswers(t *testing.T) {
@@ -532,6 +690,22 @@ func keepsPeople(t *testing.T, c *client.Client) {
 	}
 	if g, err := c.AddGrant(ctx, odd, api.GrantRequest{User: "u-bob", Since: "-2h", GrantChange: api.GrantChange{Level: odometer.LevelOperator}}); err != nil || g.Instance != odd || g.Level != odometer.LevelOperator {
 		t.Errorf("add a grant: got %+v, %v", g, err)
+	}
+	r, err := c.CreateInstance(ctx, api.InstanceRequest{ID: odd, InstanceChange: api.InstanceChange{Name: "odd one", Labels: map[string]string{"tier": "web"}}})
+	if err != nil || r.Instance != odd || r.Version != 1 {
+		t.Errorf("create an instance: got %+v, %v", r, err)
+	}
+	if r, err = c.UpdateInstance(ctx, odd, r.Version, api.InstanceChange{Labels: map[string]string{"tier": "db"}}); err != nil || r.Version != 2 || r.Name != "" || r.Labels["tier"] != "db" {
+		t.Errorf("update an instance: got %+v, %v", r, err)
+	}
+	if list, err := c.Instances(ctx, client.InstanceQuery{Label: "tier:db"}); err != nil || len(list.Instances) != 1 || list.Instances[0].Record.Version != 2 {
+		t.Errorf("instances with a label: got %+v, %v, want one", list, err)
+	}
+	if _, err := c.DeleteInstance(ctx, odd, 1); !errors.Is(err, odometer.ErrStale) {
+		t.Errorf("delete an instance of before: got %v, want ErrStale", err)
+	}
+	if r, err := c.DeleteInstance(ctx, odd, 2); err != nil || r.DeletedAt == nil || r.Labels != nil {
+		t.Errorf("delete an instance: got %+v, %v", r, err)
 	}
 	g, err := c.SetGrant(ctx, odd, "u-bob", 1, api.GrantChange{Level: odometer.LevelReadOnly, ExpiresAt: new("+1d")})
 	if err != nil || g.Level != odometer.LevelReadOnly || g.ExpiresAt == nil {

@@ -65,6 +65,7 @@ var tags = []schema{
 	{"name": "usage", "description": "What was used, and what is being used."},
 	{"name": "instances", "description": "The virtual machines, and what happened to them."},
 	{"name": "events", "description": "What is booked, one by one; events that come in; corrections."},
+	{"name": "alerts", "description": "Thresholds, what was reached of them, and who is told."},
 	{"name": "access", "description": "Tokens, and who did what."},
 	{"name": "people", "description": "Organisations, users, and who is a member of what."},
 	{"name": "operation", "description": "The process itself."},

@@ -37,6 +37,8 @@ func exampleBodies() map[string]map[string]any {
 		"addMember":          {odometer.ContentJSON: schema{"user_id": "u-bob", "role": "billing"}},
 		"setMember":          {odometer.ContentJSON: schema{"role": "admin"}},
 		"addIdentity":        {odometer.ContentJSON: schema{"issuer": "https://login.example.org", "subject": "s-17"}},
+		"createInstance":     {odometer.ContentJSON: schema{"instance_id": "vm-7", "name": "new shop", "labels": schema{"tier": "web"}}},
+		"updateInstance":     {odometer.ContentJSON: schema{"name": "shop front", "labels": schema{"tier": "web", "rack": "r1"}}},
 		"addGrant":           {odometer.ContentJSON: schema{"user_id": "u-ada", "level": "operator", "since": "-30d", "expires_at": "+90d"}},
 		"setGrant":           {odometer.ContentJSON: schema{"level": "manager"}},
 		"createToken":        {odometer.ContentJSON: schema{"name": "billing", "scopes": []any{"read"}, "expires_at": "+90d"}},
@@ -44,6 +46,24 @@ func exampleBodies() map[string]map[string]any {
 		"enrolHost": {odometer.ContentJSON: schema{
 			"agent_id": "host-1", "public_key": host.public, "proof": host.proof("host-1"), "token": "odm_" + strings.Repeat("a", 58),
 		}},
+		"createThreshold": {odometer.ContentJSON: schema{
+			"name": "processor of acme", "org_id": "acme", "scope": schema{"org_id": "acme", "sum": true}, "resource": "cpu", "condition": "budget", "every": "month", "timezone": "Europe/Berlin",
+			"unit": "hours", "limit": 500, "levels": []any{schema{"percent": 50}, schema{"percent": 80, "name": "warning"}, schema{"percent": 100, "name": "critical"}},
+			"hysteresis": 5, "forecast": true, "action": "log",
+		}},
+		"updateThreshold": {odometer.ContentJSON: schema{
+			"name": "processor of vm-1", "description": "It is a small one.", "scope": schema{"instance_id": "vm-1"}, "resource": "cpu", "condition": "sustained", "for": "10m",
+			"unit": "percent", "levels": []any{schema{"name": "warning", "value": 80}, schema{"name": "critical", "value": 95}}, "cool_down": "1h",
+		}},
+		"testThreshold": {odometer.ContentJSON: schema{
+			"name": "a trial", "scope": schema{"instance_id": "vm-1"}, "resource": "memory", "condition": "period", "unit": "percent", "levels": []any{schema{"name": "warning", "value": 90}},
+		}},
+		"createChannel":  {odometer.ContentJSON: schema{"name": "on duty", "kind": "slack", "url": "https://chat.example.org/hooks/T0/B1"}},
+		"updateChannel":  {odometer.ContentJSON: schema{"name": "billing", "url": "https://billing.example.org/v2/odometer", "event_types": []any{"usage", "threshold_violation"}}},
+		"retry":          {odometer.ContentJSON: schema{"delivery_id": exampleDelivery}},
+		"rotateSecret":   {odometer.ContentJSON: schema{"keep_s": 3600}},
+		"createWebhook":  {odometer.ContentJSON: schema{"url": "https://hooks.example.org/odometer", "event_types": []any{"threshold_violation"}}},
+		"updateWebhook":  {odometer.ContentJSON: schema{"url": "https://hooks.example.org/v2", "event_types": []any{"usage"}, "enabled": true}},
 		"createConsumer": {odometer.ContentJSON: schema{"name": "billing", "org_id": "acme", "public_key": billing.public}},
 	}
 }
@@ -97,6 +117,10 @@ func prepared(t *testing.T) (f *Fixture, weak string) {
 	if _, err = f.Accounts.AddGrant(t.Context(), byHand, odometer.Once{}, odometer.Ownership{Instance: "vm-1", Owner: ada}, given); err != nil {
 		t.Fatal(err)
 	}
+	kept := odometer.Registered{Instance: "vm-1", Name: "shop front", Labels: map[string]string{"tier": "web"}}
+	if _, err = f.Accounts.Register(t.Context(), byHand, odometer.Once{}, kept); err != nil {
+		t.Fatal(err)
+	}
 	who := odometer.Identity{User: "u-ada", Issuer: "https://login.example.org", Subject: "248289761001"}
 	if _, err = f.Accounts.AddIdentity(t.Context(), byHand, who); err != nil {
 		t.Fatal(err)
@@ -105,7 +129,34 @@ func prepared(t *testing.T) (f *Fixture, weak string) {
 	_, weak = create(t, f.Accounts, "collector", Now.Add(24*time.Hour), odometer.ScopeWriteEvents)
 	create(t, f.Accounts, "export", time.Time{}, odometer.ScopeRead)
 	letIn(t, f, "")
+	alert(t, f)
 	return f, weak
+}
+
+// alert has two channels, a threshold that tells one of them, what was reached of it
+// and has fallen back, and what was given up.
+func alert(t *testing.T, f *Fixture) {
+	t.Helper()
+	ctx := t.Context()
+	if _, _, err := f.Alerts.CreateChannel(ctx, byHand, odometer.Once{}, odometer.Channel{
+		Name: "billing", Kind: odometer.ChannelWebhook, URL: "https://billing.example.org/odometer", Events: []odometer.EventKind{odometer.EventViolation}, Enabled: true,
+	}, ChannelSecrets{}); err != nil {
+		t.Fatal(err)
+	}
+	duty, _, err := f.Alerts.CreateChannel(ctx, byHand, odometer.Once{}, odometer.Channel{Name: "mail to those on duty", Kind: odometer.ChannelEmail, To: []string{"duty@example.org"}, Enabled: true}, ChannelSecrets{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := f.Alerts.Create(ctx, byHand, odometer.Threshold{
+		Name: "busy", Description: "A machine that is busy all the time.", Enabled: true, Scope: odometer.Scoped{Instance: "vm-1"}, Resource: odometer.ResourceCPU,
+		Condition: odometer.ConditionPeriod, Unit: odometer.UnitPercent, Levels: []odometer.ThresholdLevel{{Name: "warning", Value: 80}, {Name: "critical", Value: 95}},
+		Hysteresis: 10, Action: odometer.ActionNotify, Channels: []odometer.ChannelID{duty.ID},
+	}, odometer.Once{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := f.Alerts.Violate(d.ID, 0, odometer.Owner{User: "ada", Org: "acme"})
+	f.Alerts.GiveUp(exampleChannel, string(v)+".1")
 }
 
 // closeDecember has something used in December by an owner and by bolt, and closes it
@@ -386,7 +437,7 @@ func TestExamplesAreAnswered(t *testing.T) {
 func empty(t *testing.T, x exampleRequest, v any) {
 	members, _ := v.(map[string]any)
 	for name, m := range members {
-		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "metrics", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved", "grants", "identities"}, name) {
+		if list, ok := m.([]any); ok && len(list) == 0 && slices.Contains([]string{"rows", "events", "metrics", "items", "instances", "tokens", "enrolments", "hosts", "consumers", "log", "lifecycle", "results", "organizations", "members", "users", "ownership", "moved", "grants", "identities", "thresholds", "violations", "changes", "channels", "deliveries", "attempts", "webhooks"}, name) {
 			t.Errorf("%s: the example has no %s", x.where, name)
 		}
 	}

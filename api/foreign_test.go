@@ -26,6 +26,9 @@ type tenants struct {
 	tokens map[string]odometer.TokenID // of each user
 	asks   []asker
 	stated map[string]odometer.OrgID // statements
+
+	violated map[string]odometer.InstanceID // violations
+	told     map[string]string              // deliveries, after their channels
 }
 
 // asker is somebody who makes requests, and what he sees of each kind of object:
@@ -57,7 +60,7 @@ var machinesOf = []struct {
 }
 
 func newTenants(t *testing.T) *tenants {
-	w := &tenants{Fixture: NewFixture(t), t: t, tokens: map[string]odometer.TokenID{}, stated: map[string]odometer.OrgID{}}
+	w := &tenants{Fixture: NewFixture(t), t: t, tokens: map[string]odometer.TokenID{}, stated: map[string]odometer.OrgID{}, violated: map[string]odometer.InstanceID{}, told: map[string]string{}}
 	w.Deps.Logger = slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	now := Now
 	w.Deps.Clock = func() time.Time { return now }
@@ -116,6 +119,8 @@ func newTenants(t *testing.T) *tenants {
 		w.stated[closed.Statements[0].ID] = org
 	}
 
+	kept := w.keep()
+
 	// Who holds a grant: of each level one, one who holds one on every machine, and one
 	// to whom a machine of his organisation's was shown in its name.
 	given := func(by odometer.Actor, user odometer.UserID, level odometer.Level, instances ...odometer.InstanceID) {
@@ -169,7 +174,13 @@ func newTenants(t *testing.T) *tenants {
 		if user == "u-member" {
 			lists = []string{"vm-m"}
 		}
-		sees := map[string][]string{"instance": c.vms, "granted": lists, "org": c.orgs, "user": {string(user)}, "token": {string(id)}}
+		holders := []string{"user:" + string(user)}
+		if user != "u-member" { // whose role shows him nothing of what is the organisation's
+			for _, org := range c.orgs {
+				holders = append(holders, "org:"+org)
+			}
+		}
+		sees := map[string][]string{"holder": holders, "instance": c.vms, "granted": lists, "org": c.orgs, "user": {string(user)}, "token": {string(id)}}
 		for _, org := range c.orgs {
 			for _, m := range c.members {
 				sees["member"] = append(sees["member"], org+"/members/"+m)
@@ -178,34 +189,85 @@ func newTenants(t *testing.T) *tenants {
 		add("the user "+string(user), secret, sees)
 	}
 	_, service := token("service", odometer.Bound{Org: "acme"}, time.Time{}, odometer.ScopeRead)
-	add("the service of acme", service, map[string][]string{"instance": all, "granted": all, "org": {"acme"}})
+	add("the service of acme", service, map[string][]string{"holder": {"org:acme"}, "instance": all, "granted": all, "org": {"acme"}})
 	_, operators := token("operator's", odometer.Bound{}, time.Time{}, odometer.ScopeRead)
-	add("the operator's service", operators, map[string][]string{"instance": {"*"}, "granted": {"*"}})
+	add("the operator's service", operators, map[string][]string{"holder": {"*"}, "instance": {"*"}, "granted": {"*"}})
 	_, reads := token("reads", odometer.Bound{User: "u-owner"}, time.Time{}, odometer.ScopeRead)
-	add("an owner who only reads", reads, map[string][]string{"instance": all, "granted": all, "org": {"acme"}, "user": {"u-owner"}, "member": {"acme/members/u-owner", "acme/members/u-admin", "acme/members/u-billing", "acme/members/u-member"}})
+	add("an owner who only reads", reads, map[string][]string{"holder": {"user:u-owner", "org:acme"}, "instance": all, "granted": all, "org": {"acme"}, "user": {"u-owner"}, "member": {"acme/members/u-owner", "acme/members/u-admin", "acme/members/u-billing", "acme/members/u-member"}})
 	_, changes := token("changes", odometer.Bound{User: "u-owner"}, time.Time{}, odometer.ScopeAccount)
-	add("an owner without the scope read", changes, map[string][]string{"instance": all, "granted": all, "org": {"acme"}, "user": {"u-owner"}, "token": {string(w.tokens["u-owner"])}, "member": {"acme/members/u-owner", "acme/members/u-admin", "acme/members/u-billing", "acme/members/u-member"}})
+	add("an owner without the scope read", changes, map[string][]string{"holder": {"user:u-owner", "org:acme"}, "instance": all, "granted": all, "org": {"acme"}, "user": {"u-owner"}, "token": {string(w.tokens["u-owner"])}, "member": {"acme/members/u-owner", "acme/members/u-admin", "acme/members/u-billing", "acme/members/u-member"}})
 	w.asks[len(w.asks)-1].blind = true
 	_, sends := token("sends", odometer.Bound{}, time.Time{}, odometer.ScopeWriteEvents)
-	add("a sender of events", sends, nil)
+	add("a sender of events", sends, map[string][]string{})
 	_, expired := token("expired", odometer.Bound{User: "u-owner"}, Now.Add(time.Hour), odometer.ScopeRead, odometer.ScopeAccount)
-	add("an expired token", expired, nil)
+	add("an expired token", expired, map[string][]string{})
 	id, revoked := token("revoked", odometer.Bound{User: "u-owner"}, time.Time{}, odometer.ScopeRead, odometer.ScopeAccount)
 	_, err := accounts.RevokeToken(ctx, byHand, id)
 	must(err)
-	add("a revoked token", revoked, nil)
+	add("a revoked token", revoked, map[string][]string{})
 	_, err = accounts.CreateUser(ctx, byHand, odometer.Once{}, odometer.User{ID: "u-gone", Name: "canary-gone"})
 	must(err)
 	_, gone := token("gone", odometer.Bound{User: "u-gone"}, time.Time{}, odometer.ScopeRead, odometer.ScopeAccount)
 	_, err = accounts.DeleteUser(ctx, byHand, "u-gone", 1)
 	must(err)
-	add("a user who was deleted", gone, nil)
-	add("nobody", "", nil)
-	add("the administrator", "secret", map[string][]string{"instance": {"*"}, "granted": {"*"}, "org": {"*"}, "user": {"*"}, "member": {"*"}, "token": {"*"}, "host": {"*"}, "enrolment": {"*"}, "consumer": {"*"}})
+	add("a user who was deleted", gone, map[string][]string{})
+	add("nobody", "", map[string][]string{})
+	add("the administrator", "secret", map[string][]string{"holder": {"*"}, "instance": {"*"}, "granted": {"*"}, "org": {"*"}, "user": {"*"}, "member": {"*"}, "token": {"*"}, "host": {"*"}, "enrolment": {"*"}, "consumer": {"*"}})
+	for i := range w.asks {
+		for holder, ids := range kept {
+			if a := &w.asks[i]; a.seesIt("holder", holder) {
+				a.sees["threshold"], a.sees["channel"], a.sees["webhook"] = append(a.sees["threshold"], ids[0]), append(a.sees["channel"], ids[1]), append(a.sees["webhook"], ids[2])
+			}
+		}
+	}
 	letIn(t, w.Fixture, "canary-")
 	now = now.Add(time.Hour)
 	w.h = serverOf(t, w.Deps)
 	return w
+}
+
+// keep has each kind of holder have a threshold, a channel that was told something, and
+// a webhook, whose names are canaries, and returns their ids; and each machine a violation.
+func (w *tenants) keep() map[string][3]string {
+	w.t.Helper()
+	ctx, kept := w.t.Context(), map[string][3]string{}
+	whole := odometer.Threshold{
+		Name: "busy", Resource: odometer.ResourceCPU, Condition: odometer.ConditionPeriod, Unit: odometer.UnitPercent, Action: odometer.ActionLog,
+		Levels: []odometer.ThresholdLevel{{Name: "warning", Value: 80}},
+	}
+	canary := func(prefix string) string { return "canary-" + ID(prefix, w.Alerts.made+1, 16) }
+	for _, holder := range []string{"operator", "org:acme", "org:zeta", "user:u-owner", "user:u-plain", "user:z-owner", "user:u-member"} {
+		h, err := holderNamed(holder)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		d := whole
+		d.Name, d.Holder = canary("thr_"), h
+		d, err = w.Alerts.Create(ctx, byHand, d, odometer.Once{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		c, _, err := w.Alerts.CreateChannel(ctx, byHand, odometer.Once{}, odometer.Channel{Name: canary("chn_"), Kind: odometer.ChannelEmail, Holder: h}, ChannelSecrets{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		hook, _, err := w.Alerts.CreateChannel(ctx, byHand, odometer.Once{}, odometer.Channel{Name: canary("chn_"), Kind: odometer.ChannelWebhook, URL: "https://x.example", Holder: h}, ChannelSecrets{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		kept[holder] = [3]string{string(d.ID), string(c.ID), string(hook.ID)}
+		w.told[string(c.ID)] = string(w.Alerts.GiveUp(c.ID, "e"))
+	}
+	for _, m := range machinesOf {
+		d := whole
+		d.Scope.Instance = m.vm
+		d, err := w.Alerts.Create(ctx, byHand, d, odometer.Once{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.violated[string(w.Alerts.Violate(d.ID, 0, m.owner.OrUnassigned()))] = m.vm
+	}
+	return kept
 }
 
 // ask makes one request, whose id is always the same.
@@ -237,6 +299,9 @@ func wholeOf(w *httptest.ResponseRecorder, ids ...string) string {
 
 // probe is a request about an object: %s is where its id goes.
 type probe struct{ kind, method, target, body string }
+
+// aThreshold is one that will not do, so that nobody makes it.
+const aThreshold = `{"name":"x","scope":{"all":true},"resource":"cpu","condition":"period","unit":"percent","levels":[]}`
 
 // probes are those of every route that names an object, in its path, a filter or
 // the body. What would change something names a version that nothing has.
@@ -305,6 +370,8 @@ var probes = []probe{
 	{"addressee", "POST", "/api/v1/tokens", `{"name":"x","scopes":["read"],"user_id":"%s"}`},
 	{"customer", "POST", "/api/v1/tokens", `{"name":"x","scopes":["read"],"org_id":"%s"}`},
 	{"entry", "POST", "/api/v1/entries/%s/reverse", `{"cause":"x"}`},
+	{"instance", "PUT", "/api/v1/instances/%s", `{"name":"x","labels":{"a":"b"}}`},
+	{"instance", "DELETE", "/api/v1/instances/%s", ""},
 	{"instance", "GET", "/api/v1/instances/%s/ownership", ""},
 	{"instance", "GET", "/api/v1/instances/%s/grants", ""},
 	{"instance", "GET", "/api/v1/instances/%s/grants?limit=1", ""},
@@ -325,6 +392,37 @@ var probes = []probe{
 	{"host", "POST", "/api/v1/enrolments", `{"agent_id":"%s"}`},
 	{"enrolment", "DELETE", "/api/v1/enrolments/%s", ""},
 	{"consumer", "DELETE", "/api/v1/consumers/%s", ""},
+	{"threshold", "GET", "/api/v1/thresholds/%s", ""},
+	{"threshold", "PUT", "/api/v1/thresholds/%s", aThreshold},
+	{"threshold", "DELETE", "/api/v1/thresholds/%s", ""},
+	{"threshold", "GET", "/api/v1/thresholds/%s/violations", ""},
+	{"threshold", "POST", "/api/v1/thresholds/%s/test", ""},
+	{"addressee", "POST", "/api/v1/thresholds", `{"user_id":"%s",` + aThreshold[1:]},
+	{"addressee", "POST", "/api/v1/thresholds/test", `{"user_id":"%s",` + aThreshold[1:]},
+	{"keeper", "POST", "/api/v1/thresholds", `{"org_id":"%s",` + aThreshold[1:]},
+	{"keeper", "POST", "/api/v1/thresholds/test", `{"org_id":"%s",` + aThreshold[1:]},
+	{"keeper", "GET", "/api/v1/thresholds?holder=org:%s", ""},
+	{"keeper", "GET", "/api/v1/channels?holder=org:%s&kind=email", ""},
+	{"keeper", "GET", "/api/v1/webhooks?holder=org:%s", ""},
+	{"violation", "GET", "/api/v1/violations/%s", ""},
+	{"instance", "GET", "/api/v1/violations?instance=%s", ""},
+	{"owner", "GET", "/api/v1/violations?user=%s", ""},
+	{"tenant", "GET", "/api/v1/violations?org=%s&fields=level", ""},
+	{"channel", "GET", "/api/v1/channels/%s", ""},
+	{"channel", "PUT", "/api/v1/channels/%s", `{"name":"x"}`},
+	{"channel", "DELETE", "/api/v1/channels/%s", ""},
+	{"channel", "POST", "/api/v1/channels/%s/test", ""},
+	{"channel", "GET", "/api/v1/channels/%s/deliveries", ""},
+	{"delivery", "GET", "/api/v1/channels/%s", ""},
+	{"channel", "POST", "/api/v1/channels/%s/retry", `{"delivery_id":"dlv_aaaaaaaaaaaaaaaaaaaaaaaaaa"}`},
+	{"channel", "POST", "/api/v1/channels/%s/secret", `{}`},
+	{"addressee", "POST", "/api/v1/channels", `{"user_id":"%s","name":"","kind":"email"}`},
+	{"keeper", "POST", "/api/v1/channels", `{"org_id":"%s","name":"","kind":"email"}`},
+	{"webhook", "GET", "/api/v1/webhooks/%s", ""},
+	{"webhook", "PUT", "/api/v1/webhooks/%s", `{"url":"https://x.example","event_types":["usage"]}`},
+	{"webhook", "DELETE", "/api/v1/webhooks/%s", ""},
+	{"addressee", "POST", "/api/v1/webhooks", `{"user_id":"%s","url":"x","event_types":["usage"]}`},
+	{"keeper", "POST", "/api/v1/webhooks", `{"org_id":"%s","url":"x","event_types":["usage"]}`},
 	{"customer", "POST", "/api/v1/consumers", `{"name":"x","org_id":"%s","public_key":"` + string(exampleKey(5).public) + `"}`},
 }
 
@@ -356,6 +454,15 @@ func (w *tenants) ids() (there, absent map[string][]string) {
 		there["statement"] = append(there["statement"], id)
 	}
 	there["owner"] = append(there["owner"], string(odometer.Unassigned))
+	for id := range w.violated {
+		there["violation"] = append(there["violation"], id)
+	}
+	admin := &w.asks[len(w.asks)-1] // who sees all of these
+	there["threshold"], there["channel"], there["webhook"] = admin.sees["threshold"], admin.sees["channel"], admin.sees["webhook"]
+	there["keeper"] = []string{"acme", "zeta"}
+	for channel, delivery := range w.told {
+		there["delivery"] = append(there["delivery"], channel+"/deliveries/"+delivery)
+	}
 	there["host"] = []string{"canary-host-1", "canary-host-2"}
 	there["enrolment"], there["consumer"] = w.letIn()
 	nobody := []string{"x-none", "äöü", "a%b?c#d", "no.such", "=1+1"}
@@ -364,6 +471,14 @@ func (w *tenants) ids() (there, absent map[string][]string) {
 		switch kind {
 		case "token", "other token":
 			absent[kind] = []string{"tok_aaaaaaaaaaaaaaaa", "tok_2222222222222222"}
+		case "threshold":
+			absent[kind] = []string{"thr_aaaaaaaaaaaaaaaa", "thr_7777777777777777"}
+		case "channel", "webhook":
+			absent[kind] = []string{"chn_aaaaaaaaaaaaaaaa", "chn_7777777777777777"}
+		case "violation":
+			absent[kind] = []string{"vio_aaaaaaaaaaaaaaaaaaaaaaaaaa", "vio_77777777777777777777777777"}
+		case "delivery":
+			absent[kind] = []string{"chn_aaaaaaaaaaaaaaaa/deliveries/dlv_aaaaaaaaaaaaaaaaaaaaaaaaaa", "chn_7777777777777777/deliveries/dlv_77777777777777777777777777"}
 		case "statement":
 			absent[kind] = []string{"2025-12-aaaaaaaaaaaaaaaa", "2025-11-0123456789abcdef"}
 		case "enrolment":
@@ -430,6 +545,13 @@ func (w *tenants) sees(a *asker, kind, id string) bool {
 			}
 		}
 		return true
+	case "violation":
+		return a.seesIt("instance", string(w.violated[id]))
+	case "keeper":
+		return a.seesIt("holder", "org:"+id)
+	case "delivery":
+		channel, _, _ := strings.Cut(id, "/")
+		return a.seesIt("channel", channel)
 	case "addressee":
 		return a.seesIt("user", id)
 	case "other token":
@@ -479,7 +601,7 @@ func TestForeignIsAbsent(t *testing.T) {
 						return ask(method, p.target, fmt.Sprintf(p.body, id))
 					}
 					switch {
-					case p.kind == "member" || p.kind == "item": // parts of a path
+					case p.kind == "member" || p.kind == "item" || p.kind == "delivery": // parts of a path
 					case strings.Contains(p.target, "?"):
 						id = url.QueryEscape(id)
 					default:
@@ -491,6 +613,9 @@ func TestForeignIsAbsent(t *testing.T) {
 				// organisation, where that is seen.
 				nothing := map[string]string{}
 				parts := func(id string) (ids []string, beside string) {
+					if channel, delivery, ok := strings.Cut(id, "/deliveries/"); ok {
+						return []string{channel, delivery}, ""
+					}
 					org, user, member := strings.Cut(id, "/members/")
 					if !member {
 						return []string{id}, ""
@@ -550,6 +675,11 @@ func TestForeignIsAbsent(t *testing.T) {
 				ask("POST", "/api/v1/events", `{}`)
 			}
 		}
+		if a.name != "the administrator" {
+			if r := ask("POST", "/api/v1/instances", `{"instance_id":"vm-new"}`); r.Code != http.StatusForbidden && r.Code != http.StatusUnauthorized {
+				t.Errorf("%s: POST /api/v1/instances: got %d, want it refused", a.name, r.Code)
+			}
+		}
 		w.lists(a, ask)
 	}
 	for pattern := range w.h.table {
@@ -592,6 +722,11 @@ func (w *tenants) leaksNothing(a *asker, request string, r *httptest.ResponseRec
 	for user := range w.tokens {
 		look("user", user)
 	}
+	for _, kind := range []string{"threshold", "channel", "webhook"} {
+		for _, id := range w.asks[len(w.asks)-1].sees[kind] {
+			look(kind, id)
+		}
+	}
 	look("org", "acme")
 	look("org", "zeta")
 	look("user", "gone")
@@ -606,7 +741,7 @@ func (w *tenants) lists(a *asker, ask func(method, target, body string) *httptes
 	for _, c := range []struct {
 		kind, target string
 		canaries     bool
-	}{{"instance", "/api/v1/instances", true}, {"instance", "/api/v1/metrics", true}, {"instance", "/api/v1/events", true}, {"org", "/api/v1/organizations", true}, {"user", "/api/v1/users", true}} {
+	}{{"instance", "/api/v1/instances", true}, {"instance", "/api/v1/metrics", true}, {"instance", "/api/v1/events", true}, {"threshold", "/api/v1/thresholds", true}, {"channel", "/api/v1/channels", true}, {"webhook", "/api/v1/webhooks", true}, {"org", "/api/v1/organizations", true}, {"user", "/api/v1/users", true}} {
 		r := ask("GET", c.target, "")
 		if r.Code != http.StatusOK {
 			if len(a.sees[c.kind]) > 0 && !a.blind {

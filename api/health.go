@@ -61,6 +61,9 @@ type Facts struct {
 
 	Instances *InstanceFacts
 	Directory *DirectoryFacts
+
+	Thresholds    *ThresholdFacts
+	Notifications *NotificationFacts
 }
 
 // SamplerFacts are about reading the counters.
@@ -209,6 +212,12 @@ func Judge(f Facts, now time.Time) map[string]Component {
 	}
 	if d := f.Directory; d != nil {
 		parts["account_service"] = judgeDirectory(d, now)
+	}
+	if t := f.Thresholds; t != nil {
+		parts["thresholds"] = judgeThresholds(t)
+	}
+	if n := f.Notifications; n != nil {
+		parts["notifications"] = judgeNotifications(n, now)
 	}
 	return parts
 }

@@ -90,6 +90,17 @@ func TestHealthFromFacts(t *testing.T) {
 		{"an account service that nobody asked", "account_service", Facts{Directory: &DirectoryFacts{MaxAge: time.Minute}}, OK, ""},
 		{"an account service that is away", "account_service", Facts{Directory: &DirectoryFacts{Err: "connection refused", LeftAlone: true, MaxAge: time.Minute}}, Degraded, "connection refused; it is left alone"},
 		{"an account service that is late", "account_service", Facts{Directory: &DirectoryFacts{Oldest: ago(2 * time.Minute), MaxAge: time.Minute}}, Degraded, "its oldest answer is 2m0s old, and is to be 1m0s at most"},
+		{"thresholds that are checked", "thresholds", Facts{Thresholds: &ThresholdFacts{Enabled: 3, Behind: time.Minute}}, OK, ""},
+		{"thresholds that are late", "thresholds", Facts{Thresholds: &ThresholdFacts{Behind: 61 * time.Second}}, Degraded, "what was booked 1m1s ago is not checked yet"},
+		{"thresholds that cannot be checked", "thresholds", Facts{Thresholds: &ThresholdFacts{Err: "database is locked"}}, Degraded, "database is locked"},
+		{"a file of thresholds that is wrong", "thresholds", Facts{Thresholds: &ThresholdFacts{File: "levels[1].value: 1 is not above 2"}}, Degraded, "the file of thresholds: levels[1]"},
+		{"violations that cannot be published", "thresholds", Facts{Thresholds: &ThresholdFacts{Stream: "the stream is full"}}, Degraded, "not published: the stream is full"},
+		{"thresholds of a newer version", "thresholds", Facts{Thresholds: &ThresholdFacts{Absent: "written by a newer version"}}, Failed, "newer version"},
+		{"notifications that go out", "notifications", Facts{Notifications: &NotificationFacts{Waiting: 9, Oldest: ago(time.Hour)}}, OK, ""},
+		{"a receiver that does not answer", "notifications", Facts{Notifications: &NotificationFacts{Open: 1}}, OK, "1 receiver is left alone for now"},
+		{"what was given up", "notifications", Facts{Notifications: &NotificationFacts{Dead: 2, Disabled: 1}}, OK, "2 deliveries were given up: odometer channel deliveries lists them; 1 channel was disabled"},
+		{"notifications that cannot be kept", "notifications", Facts{Notifications: &NotificationFacts{Err: "disk full"}}, Degraded, "disk full"},
+		{"notifications whose key is lost", "notifications", Facts{Notifications: &NotificationFacts{Absent: "another key"}}, Failed, "another key"},
 		{"a clock that is behind", "clock", Facts{Clock: &ClockFacts{Set: true, Synchronised: true, Ahead: -6 * time.Minute}}, Degraded, "-6m0s"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -285,6 +286,32 @@ func TestTheAuditLogIsNotFloodedByWhatIsRefused(t *testing.T) {
 	}
 	if len(r.logins) > maxBuckets+1 {
 		t.Errorf("got %d addresses remembered", len(r.logins))
+	}
+}
+
+func TestWhoIsRefusedAtTheQueueIsInTheAuditLog(t *testing.T) {
+	accounts := NewAccounts(t, func() time.Time { return Now })
+	r := NewRefusals(accounts, func() time.Time { return Now }, nil)
+	r.QueueLogin("192.0.2.7:4711")
+	r.QueueLogin("192.0.2.7:4712")
+	r.login(&http.Request{RemoteAddr: "192.0.2.7:80"})
+	r.QueueLogin("pipe") // within the process
+	r.write(t.Context())
+	list, err := accounts.FindAudit(t.Context(), odometer.AuditQuery{Limit: 10, Action: odometer.ActionLoginRefused})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, l := range list {
+		got = append(got, l.Object+": "+l.Detail)
+	}
+	want := []string{ // the newest first
+		"192.0.2.7: a token that is not known, once",
+		"unknown: at the queue, a token or a key that is not known, once",
+		"192.0.2.7: at the queue, a token or a key that is not known, 2 times since 2026-01-02T15:04:05Z",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

@@ -33,6 +33,7 @@ type InMemory struct {
 	quarantine []quarantined
 	open       []OpenPeriod
 	described  []described
+	kept       *account.Accounts // of instances
 	counts     map[string]int64
 	news       chan struct{} // closed when something is booked; nil while nobody waits
 	// Fails is what every call answers while it is set.
@@ -546,6 +547,7 @@ func (m FixedMachine) read(context.Context) (Machine, error) {
 type Fixture struct {
 	*InMemory
 	Accounts *account.Accounts
+	Alerts   *Alerts
 	Health   *FixedFacts
 	Machine  *FixedMachine
 	Deps     Deps
@@ -556,9 +558,10 @@ type Fixture struct {
 func NewFixture(t *testing.T) *Fixture {
 	t.Helper()
 	clock := func() time.Time { return Now }
-	f := &Fixture{InMemory: NewInMemory(), Accounts: NewAccounts(t, clock), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
+	f := &Fixture{InMemory: NewInMemory(), Accounts: NewAccounts(t, clock), Alerts: NewAlerts(), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
+	f.InMemory.kept = f.Accounts
 	f.Deps = Deps{
-		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Identities: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
+		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Identities: f.Accounts, Registered: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts, Thresholds: f.Alerts, Violations: f.Alerts, Channels: f.Alerts,
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
 		Usage: f.InMemory, Entries: f.InMemory, Exports: f.InMemory, Revisions: f.InMemory, Stream: f.InMemory, StreamLife: time.Millisecond, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Months: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),
@@ -609,6 +612,12 @@ func SampleStats() Stats {
 		Feed:  func() FeedStats { return FeedStats{Published: 30, Behind: 31, Errors: 32} },
 		TLS:   func() TLSStats { return TLSStats{NotAfter: Now, Loaded: 33, Failed: 34, Stale: true} },
 		Conns: func() ConnStats { return ConnStats{Open: 35, Refused: 36} },
+		Thresholds: func() ThresholdStats {
+			return ThresholdStats{Enabled: 37, Checked: 38, Reached: map[string]uint64{"budget": 39}, Changes: 40, Behind: 1500 * time.Millisecond, Published: 41}
+		},
+		Notifications: func() NotificationStats {
+			return NotificationStats{Attempts: []AttemptCount{{odometer.ChannelWebhook, "delivered", 42}, {odometer.ChannelWebhook, "failed", 43}}, Waiting: 44, Dead: 45, Open: 46}
+		},
 	}
 }
 

@@ -25,6 +25,34 @@ type Stats struct {
 	Feed    func() FeedStats
 	TLS     func() TLSStats
 	Conns   func() ConnStats
+
+	Thresholds    func() ThresholdStats
+	Notifications func() NotificationStats
+}
+
+// ThresholdStats are about checking thresholds, and what was found.
+type ThresholdStats struct {
+	Enabled   int
+	Checked   uint64            // entries, since the process began
+	Reached   map[string]uint64 // violations by condition, since the process began
+	Changes   uint64            // of violations
+	Behind    time.Duration     // how long what is booked waits to be checked
+	Published uint64            // changes, to the stream
+}
+
+// NotificationStats are about telling channels.
+type NotificationStats struct {
+	Attempts []AttemptCount
+	Waiting  int // deliveries
+	Dead     int // deliveries that were given up
+	Open     int // receivers that are left alone for now
+}
+
+// AttemptCount says of which attempts there were how many, since the process began.
+type AttemptCount struct {
+	Kind   odometer.ChannelKind
+	Result string // delivered or failed
+	Times  uint64
 }
 
 // SamplerStats are about reading the counters of this machine.
@@ -194,6 +222,17 @@ var (
 	feedBehind    = desc("feed_lag_entries", "Entries booked and not yet published.")
 	feedErrors    = desc("feed_errors_total", "Entries whose publishing failed, each time.")
 
+	thresholdsEnabled = desc("thresholds_enabled", "Thresholds that are checked.")
+	thresholdsChecked = desc("threshold_entries_checked_total", "Entries of the ledger that thresholds were held to.")
+	thresholdsLag     = desc("threshold_lag_seconds", "How long what is booked waits to be checked.")
+	violationsReached = desc("violations_total", "Levels of thresholds that were reached, by condition.", "condition")
+	violationChanges  = desc("violation_changes_total", "Changes of violations: reached, recovered, retracted.")
+	violationsTold    = desc("violation_changes_published_total", "Changes of violations that were published to their stream.")
+	deliveriesMade    = desc("notification_deliveries_total", "Attempts to tell a channel, by its kind and what came of it.", "kind", "result")
+	deliveriesWaiting = desc("notification_waiting_deliveries", "Deliveries that wait for their turn or their next attempt.")
+	deliveriesDead    = desc("notification_dead_deliveries", "Deliveries that were given up.")
+	receiversOpen     = desc("notification_open_breakers", "Receivers that are left alone for now, since they do not answer.")
+
 	httpConns   = desc("http_connections", "Connections to the API that are open.")
 	httpRefused = desc("http_connections_refused_total", "Connections to the API that were refused because too many were open.")
 
@@ -291,6 +330,26 @@ func (s snapshots) Collect(ch chan<- prometheus.Metric) {
 		count(feedPublished, v.Published)
 		gauge(feedBehind, v.Behind)
 		count(feedErrors, v.Errors)
+	}
+	if s.stats.Thresholds != nil {
+		v := s.stats.Thresholds()
+		gauge(thresholdsEnabled, int64(v.Enabled))
+		count(thresholdsChecked, v.Checked)
+		send(thresholdsLag, prometheus.GaugeValue, v.Behind.Seconds())
+		for condition, n := range v.Reached {
+			count(violationsReached, n, condition)
+		}
+		count(violationChanges, v.Changes)
+		count(violationsTold, v.Published)
+	}
+	if s.stats.Notifications != nil {
+		v := s.stats.Notifications()
+		for _, a := range v.Attempts {
+			count(deliveriesMade, a.Times, string(a.Kind), a.Result)
+		}
+		gauge(deliveriesWaiting, int64(v.Waiting))
+		gauge(deliveriesDead, int64(v.Dead))
+		gauge(receiversOpen, int64(v.Open))
 	}
 	if s.stats.Conns != nil {
 		v := s.stats.Conns()

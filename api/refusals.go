@@ -36,9 +36,27 @@ type Refusals struct {
 
 	mu      sync.Mutex
 	since   time.Time // the first of what follows
-	logins  map[netip.Addr]int
+	logins  map[login]int
 	changes map[refusal]int
 	others  int // changes beyond mostChanges
+}
+
+// login is where somebody was refused who is not known, and from where he came.
+type login struct {
+	from  netip.Addr
+	queue bool // and not the API
+}
+
+// with says what he came with.
+func (l login) with() string {
+	if l.queue {
+		return "at the queue, a token or a key that is not known"
+	}
+	return "a token that is not known"
+}
+
+func (l login) compare(m login) int {
+	return cmp.Or(l.from.Compare(m.from), cmp.Compare(l.with(), m.with()))
 }
 
 // refusal is one kind of refused change.
@@ -58,7 +76,7 @@ func NewRefusals(audit AuditLogger, clock func() time.Time, logger *slog.Logger)
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Refusals{audit: audit, clock: clock, logger: logger, logins: map[netip.Addr]int{}, changes: map[refusal]int{}}
+	return &Refusals{audit: audit, clock: clock, logger: logger, logins: map[login]int{}, changes: map[refusal]int{}}
 }
 
 // Run writes until ctx is done.
@@ -79,18 +97,23 @@ func (s *Refusals) Run(ctx context.Context) error {
 }
 
 // login counts a token that is not known.
-func (s *Refusals) login(r *http.Request) {
+func (s *Refusals) login(r *http.Request) { s.count(login{from: network(r.RemoteAddr)}) }
+
+// QueueLogin counts a connection to the queue, from an address with a port, that was
+// refused since its token or key is not known.
+func (s *Refusals) QueueLogin(remote string) { s.count(login{network(remote), true}) }
+
+func (s *Refusals) count(l login) {
 	if s == nil {
 		return
 	}
-	from := network(r.RemoteAddr)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begin()
-	if _, known := s.logins[from]; !known && len(s.logins) >= maxBuckets {
-		from = netip.Addr{}
+	if _, known := s.logins[l]; !known && len(s.logins) >= maxBuckets {
+		l.from = netip.Addr{}
 	}
-	s.logins[from]++
+	s.logins[l]++
 }
 
 // change counts a request that was refused, where it would have changed something.
@@ -132,7 +155,7 @@ func (s *Refusals) begin() {
 func (s *Refusals) write(ctx context.Context) {
 	s.mu.Lock()
 	since, logins, changes, others := s.since, s.logins, s.changes, s.others
-	s.since, s.logins, s.changes, s.others = time.Time{}, map[netip.Addr]int{}, map[refusal]int{}, 0
+	s.since, s.logins, s.changes, s.others = time.Time{}, map[login]int{}, map[refusal]int{}, 0
 	s.mu.Unlock()
 	times := func(n int) string {
 		if n == 1 {
@@ -149,16 +172,17 @@ func (s *Refusals) write(ctx context.Context) {
 	if others > 0 {
 		s.note(ctx, odometer.Actor{}, odometer.ActionChangeRefused, "others", times(others))
 	}
-	from := inOrder(logins, netip.Addr.Compare)
-	for _, a := range from[:min(len(from), mostAddresses)] {
-		s.note(ctx, odometer.Actor{Remote: addressText(a)}, odometer.ActionLoginRefused, addressText(a), "a token that is not known, "+times(logins[a]))
+	refused := inOrder(logins, login.compare)
+	for _, l := range refused[:min(len(refused), mostAddresses)] {
+		from := addressText(l.from)
+		s.note(ctx, odometer.Actor{Remote: from}, odometer.ActionLoginRefused, from, l.with()+", "+times(logins[l]))
 	}
-	if len(from) > mostAddresses {
-		rest, n := from[mostAddresses:], 0
-		for _, a := range rest {
-			n += logins[a]
+	if len(refused) > mostAddresses {
+		rest, n := refused[mostAddresses:], 0
+		for _, l := range rest {
+			n += logins[l]
 		}
-		s.note(ctx, odometer.Actor{}, odometer.ActionLoginRefused, "others", fmt.Sprintf("tokens that are not known, from %d more addresses, %s", len(rest), times(n)))
+		s.note(ctx, odometer.Actor{}, odometer.ActionLoginRefused, "others", fmt.Sprintf("tokens and keys that are not known, from %d more addresses, %s", len(rest), times(n)))
 	}
 }
 

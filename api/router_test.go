@@ -73,6 +73,9 @@ var decisions = map[string]access{
 	"GET /api/v1/metrics":                              reader,
 	"GET /api/v1/metrics/instances/{id}":               reader,
 	"GET /api/v1/instances":                            reader,
+	"POST /api/v1/instances":                           administrator,
+	"PUT /api/v1/instances/{id}":                       accountHolder,
+	"DELETE /api/v1/instances/{id}":                    administrator,
 	"GET /api/v1/instances/{id}":                       reader,
 	"GET /api/v1/instances/{id}/lifecycle":             reader,
 	"GET /api/v1/instances/{id}/ownership":             reader,
@@ -126,6 +129,31 @@ var decisions = map[string]access{
 	"POST /api/v1/consumers":                           administrator,
 	"DELETE /api/v1/consumers/{id}":                    administrator,
 	"GET /api/v1/audit-log":                            administrator,
+	"GET /api/v1/thresholds":                           reader,
+	"POST /api/v1/thresholds":                          accountHolder,
+	"GET /api/v1/thresholds/{id}":                      reader,
+	"PUT /api/v1/thresholds/{id}":                      accountHolder,
+	"DELETE /api/v1/thresholds/{id}":                   accountHolder,
+	"GET /api/v1/thresholds/{id}/violations":           reader,
+	"POST /api/v1/thresholds/test":                     reader, // it changes nothing
+	"POST /api/v1/thresholds/{id}/test":                reader,
+	"GET /api/v1/violations":                           reader,
+	"GET /api/v1/violations/{id}":                      reader,
+	"GET /api/v1/channels":                             reader,
+	"POST /api/v1/channels":                            accountHolder,
+	"GET /api/v1/channels/{id}":                        reader,
+	"PUT /api/v1/channels/{id}":                        accountHolder,
+	"DELETE /api/v1/channels/{id}":                     accountHolder,
+	"POST /api/v1/channels/{id}/test":                  accountHolder,
+	"GET /api/v1/channels/{id}/deliveries":             reader,
+	"GET /api/v1/channels/{id}/deliveries/{delivery}":  reader,
+	"POST /api/v1/channels/{id}/retry":                 accountHolder,
+	"POST /api/v1/channels/{id}/secret":                accountHolder,
+	"GET /api/v1/webhooks":                             reader,
+	"POST /api/v1/webhooks":                            accountHolder,
+	"GET /api/v1/webhooks/{id}":                        reader,
+	"PUT /api/v1/webhooks/{id}":                        accountHolder,
+	"DELETE /api/v1/webhooks/{id}":                     accountHolder,
 }
 
 // handlers returns both servers on one fixture.
@@ -143,6 +171,11 @@ func target(pattern string) (method, path string) {
 	if strings.Contains(path, "/tokens/") {
 		id = "tok_aaaaaaaaaaaaaaaa"
 	}
+	for of, example := range map[string]string{"/thresholds/": exampleThreshold, "/violations/": exampleViolation, "/channels/": exampleChannel, "/webhooks/": exampleChannel} {
+		if strings.Contains(path, of) {
+			id = example
+		}
+	}
 	if strings.Contains(path, "/consumers/") {
 		id = "con_aaaaaaaaaaaaaaaa"
 	}
@@ -152,7 +185,7 @@ func target(pattern string) (method, path string) {
 	if strings.Contains(path, "/statements/") {
 		id = "2025-12-aaaaaaaaaaaaaaaa"
 	}
-	return method, strings.NewReplacer("{month}", "2025-12", "{identity}", exampleIdentity, "{id}", id, "{user}", "u-1", "{partition}", "3", "{no}", "1").Replace(path)
+	return method, strings.NewReplacer("{month}", "2025-12", "{identity}", exampleIdentity, "{delivery}", exampleDelivery, "{id}", id, "{user}", "u-1", "{partition}", "3", "{no}", "1").Replace(path)
 }
 
 func TestEveryRouteHasItsAuthDecision(t *testing.T) {

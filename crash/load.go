@@ -188,6 +188,21 @@ func byHand(s *site) error {
 }
 
 // reverseLate reverses the entry that came late for an hour which was sealed.
+// closeMonth closes the month of the load, whatever of it is missing, and posts an
+// event of it that comes after that.
+func closeMonth(s *site) error {
+	// Once it is closed, to close it is a conflict; both are answers.
+	status, err := s.do(http.MethodPost, "/api/v1/months/2026-01/close", odometer.ContentJSON, []byte(`{"accept_gaps":true,"cause":"it is over"}`), nil)
+	if err != nil || status != http.StatusOK && status != http.StatusConflict {
+		return fmt.Errorf("close the month: status %d, %w", status, err)
+	}
+	at := time.Date(2026, 1, 3, 10, 0, 0, 0, time.UTC)
+	if status, err := s.post("adjusting", plain("adjusting", at, 6)); err != nil || status != http.StatusOK {
+		return fmt.Errorf("post an event of a closed month: status %d, %w", status, err)
+	}
+	return nil
+}
+
 func reverseLate(s *site, hour time.Time) error {
 	var page struct {
 		Events []struct {

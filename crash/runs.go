@@ -136,7 +136,8 @@ var runs = []*run{serverRun, agentRun, replayRun}
 
 // The server takes two days of readings, events by hand that come late, of
 // which one is reversed, one that goes into quarantine and is released, ends, and
-// begins again, on which it seals what fell silent and compacts the first day.
+// begins again, on which it seals what fell silent and compacts the first day; and
+// closes the month, of which one event comes after that.
 var serverRun = &run{
 	name:   "server",
 	server: "data",
@@ -146,7 +147,7 @@ var serverRun = &run{
 		second := load{name: "two", host: "host-2", seed: 2, instances: 6, ticks: 120, begin: begin, step: 2 * time.Minute, restarts: 50}
 		t1, err1 := first.write(filepath.Join(dir, "one.ndjson"))
 		t2, err2 := second.write(filepath.Join(dir, "two.ndjson"))
-		byHand := truth{"by-hand": {"cpu_us": 1e15}, "late": {"cpu_us": 6e6}}
+		byHand := truth{"by-hand": {"cpu_us": 1e15}, "late": {"cpu_us": 6e6}, "adjusting": {"cpu_us": 6e6}}
 		return merge(t1, t2, byHand), errors.Join(err1, err2)
 	},
 	play: playServer,
@@ -165,6 +166,7 @@ var serverRun = &run{
 		{name: "a piece comes late for a sealed hour", query: `SELECT count(*) FROM hours WHERE cause = 'late'`},
 		{name: "an event is released from quarantine", query: `SELECT count(*) FROM quarantine WHERE released_us > 0`},
 		{name: "an entry is reversed", query: `SELECT count(*) FROM reversals`},
+		{name: "a month is closed", query: `SELECT count(*) FROM statements`},
 	},
 }
 
@@ -202,6 +204,9 @@ func playServer(ctx context.Context, a *attempt) (err error) {
 		}
 	}
 	if err := a.beside(p, a.replaying(a.near("feed"), "one.ndjson", "two.ndjson")...); err != nil {
+		return err
+	}
+	if err := closeMonth(a.site); err != nil {
 		return err
 	}
 	if err := a.settled(); err != nil {

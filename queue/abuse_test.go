@@ -6,9 +6,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -34,7 +36,16 @@ func (s *shared) String() string {
 // TestWhoIsNotLetInFillsNoLog guesses tokens and sends what is no NATS, again and again.
 func TestWhoIsNotLetInFillsNoLog(t *testing.T) {
 	var log shared
-	s, err := StartServer(ServerOptions{StoreDir: t.TempDir(), Addr: anyPort, Token: testToken, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	var refused atomic.Int64
+	s, err := StartServer(ServerOptions{
+		StoreDir: t.TempDir(), Addr: anyPort, Token: testToken, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		Refused: func(remote string) {
+			if a, err := netip.ParseAddrPort(remote); err != nil || !a.Addr().IsLoopback() {
+				t.Errorf("got somebody from %q refused: %v", remote, err)
+			}
+			refused.Add(1)
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,6 +69,9 @@ func TestWhoIsNotLetInFillsNoLog(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), "\n"); n == 0 || n > logBurst+60 {
 		t.Errorf("got %d lines, want some and at most %d:\n%s", n, logBurst, log.String())
+	}
+	if n := refused.Load(); n != 150 {
+		t.Errorf("got told of %d who guessed, want 150", n)
 	}
 	if strings.Contains(log.String(), "guess") {
 		t.Error("got a token in the log")

@@ -42,8 +42,9 @@ type Peers interface {
 
 // door is the server's [server.Authentication].
 type door struct {
-	token string // "" for none
-	peers Peers  // nil for nobody
+	token   string              // "" for none
+	peers   Peers               // nil for nobody
+	refused func(remote string) // nil for nobody
 
 	mu      sync.Mutex // held while a key is looked up and its connection noted
 	nats    *server.Server
@@ -119,6 +120,14 @@ func join(ns *server.Server, name string, to []passage, from []string) (*server.
 
 // Check implements [server.Authentication].
 func (d *door) Check(c server.ClientAuthentication) bool {
+	known := d.check(c)
+	if !known && d.refused != nil {
+		d.refused(c.RemoteAddress().String())
+	}
+	return known
+}
+
+func (d *door) check(c server.ClientAuthentication) bool {
 	o := c.GetOpts()
 	if o.Nkey != "" {
 		return d.checkKey(c, o)

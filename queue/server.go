@@ -49,10 +49,13 @@ type ServerOptions struct {
 	Addr string
 	// Token is what every client must present that has no key. It may be empty
 	// only where Addr is.
-	Token  string
-	Peers  Peers        // who has a key; nil for nobody
-	TLS    *tls.Config  // nil for none
-	Logger *slog.Logger // nil for none
+	Token string
+	Peers Peers // who has a key; nil for nobody
+	// Refused is told from where each came who was not let in: an address with a port.
+	// It must not wait. Nil for nobody.
+	Refused func(remote string)
+	TLS     *tls.Config  // nil for none
+	Logger  *slog.Logger // nil for none
 }
 
 // Server is an embedded NATS server with JetStream. Every message of a stream
@@ -125,7 +128,7 @@ func StartServer(o ServerOptions) (*Server, error) {
 	}
 	s := &Server{storeDir: o.StoreDir, token: o.Token, log: &serverLog{logger: o.Logger, failed: make(chan struct{})}, quit: make(chan struct{})}
 	if o.Token != "" || o.Peers != nil {
-		s.door = &door{token: o.Token, peers: o.Peers, open: map[odometer.Key][]uint64{}}
+		s.door = &door{token: o.Token, peers: o.Peers, refused: o.Refused, open: map[odometer.Key][]uint64{}}
 		opts.CustomClientAuthentication, opts.AlwaysEnableNonce = s.door, true
 	}
 	ns, err := server.NewServer(opts)

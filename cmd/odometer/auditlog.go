@@ -11,7 +11,7 @@ import (
 
 // auditActions are what can be done, by what it is done with.
 var auditActions = []string{
-	"change", "consumer", "enrolment", "entry", "host", "instance", "login", "member", "organization", "quarantine", "token", "user",
+	"change", "channel", "consumer", "enrolment", "entry", "host", "instance", "login", "member", "organization", "quarantine", "threshold", "token", "user",
 }
 
 // auditLogConfig is what `odometer audit-log` is told.

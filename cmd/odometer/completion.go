@@ -47,7 +47,7 @@ func flagWords(s streams) map[string]cobra.CompletionFunc {
 		"owner":    valueOf(s, (*serverFlags).completeUser),
 		"user":     valueOf(s, (*serverFlags).completeUser),
 	}
-	for _, name := range []string{"config", "enroll", "nats-token-file", "tls-ca", "tls-cert", "tls-key", "token-file", "vm-file"} {
+	for _, name := range []string{"config", "enroll", "nats-token-file", "smtp-password-file", "thresholds", "secret-file", "bearer-file", "url-file", "tls-ca", "tls-cert", "tls-key", "token-file", "vm-file"} {
 		words[name] = completeFiles
 	}
 	return words

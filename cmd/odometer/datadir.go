@@ -25,6 +25,7 @@ import (
 //	owners.json  whose this host's machines are, as the server told it; may be lost
 //	images.json  images that several of this host's machines share; may be lost
 //	admin.token  the administrator's bearer token, mode 0600
+//	notify.key   the key that secrets of channels are sealed with, mode 0600
 //	queue.key    the seed of the server's key for an external queue, mode 0600
 //	agent.key    the seed of an enrolled host's key, mode 0600
 //	enrolment.json  the server that let the host in, and its queue
@@ -49,6 +50,7 @@ const (
 	hostKeyFile   = "agent.key"
 	enrolmentFile = "enrolment.json"
 	queueKeyFile  = "queue.key"
+	notifyKeyFile = "notify.key"
 
 	serverFile = "server.json"
 	lockFile   = "lock"

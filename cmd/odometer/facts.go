@@ -41,6 +41,7 @@ type parts struct {
 	hints    *ownerMap           // nil without one
 	service  *directory.Follower // nil without an account service
 	maxAge   time.Duration       // of its answers
+	alerts   *alerts             // nil for an agent
 	// interval between samples that are due.
 	interval time.Duration
 }
@@ -100,6 +101,9 @@ func (p *parts) Facts(ctx context.Context) api.Facts {
 	if p.feed != nil {
 		st := p.feed.Stats()
 		f.Feed = &api.FeedFacts{Behind: st.Lag, Oldest: p.entries.since(), Last: st.Last, Err: reason(st.Err)}
+	}
+	if p.alerts != nil {
+		p.alerts.facts(&f)
 	}
 	return f
 }
@@ -189,6 +193,9 @@ func (p *parts) stats() api.Stats {
 			st := p.feed.Stats()
 			return api.FeedStats{Published: st.Published, Behind: st.Lag, Errors: st.Errors}
 		}
+	}
+	if p.alerts != nil {
+		p.alerts.stats(&s)
 	}
 	if p.tls != nil {
 		s.TLS = p.tls.stats

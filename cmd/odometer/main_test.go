@@ -100,6 +100,7 @@ func TestScript(t *testing.T) {
 			"misused":       misused,
 			"issuer":        issuer,
 			"issueraway":    issuerAway,
+			"receiver":      receiver,
 		},
 		RequireExplicitExec: true,
 	})
@@ -316,10 +317,15 @@ func post(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // readTopic reads entries as a billing system does, by the key in a file, and prints
-// subjects and bodies: topic URL KEYFILE CONSUMER N. With "!" the key is not let in.
+// subjects and bodies: topic URL KEYFILE CONSUMER N [STREAM]. With "!" the key is not
+// let in.
 func readTopic(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 4 {
-		ts.Fatalf("usage: topic url keyfile consumer n")
+	if len(args) < 4 || len(args) > 5 {
+		ts.Fatalf("usage: topic url keyfile consumer n [stream]")
+	}
+	stream := queue.UsageStream
+	if len(args) == 5 {
+		stream = args[4]
 	}
 	n, err := strconv.Atoi(args[3])
 	ts.Check(err)
@@ -338,7 +344,7 @@ func readTopic(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	place, err := js.Consumer(ctx, queue.UsageStream, args[2])
+	place, err := js.Consumer(ctx, stream, args[2])
 	ts.Check(err)
 	for range n {
 		batch, err := place.Fetch(1, jetstream.FetchMaxWait(patience))

@@ -46,7 +46,7 @@ and a key of the YAML file that --config names, in this order of precedence.`,
 	})
 	root.AddCommand(
 		newServe(s), newAgent(s), newReplay(s),
-		newUsage(s), newInstance(s), newEvent(s), newQuarantine(s), newMonth(s), newOrg(s), newUser(s), newToken(s), newHosts(s), newConsumer(s), newNATS(s), newStatus(s), newTop(s), newMetrics(s),
+		newUsage(s), newInstance(s), newEvent(s), newQuarantine(s), newMonth(s), newOrg(s), newUser(s), newToken(s), newHosts(s), newConsumer(s), newThreshold(s), newViolation(s), newChannel(s), newNATS(s), newStatus(s), newTop(s), newMetrics(s),
 		newAudit(s), newAuditLog(s), newRebuild(s), newBackup(s), newRestore(s), newDoctor(s), newVersion(s),
 	)
 	completing(root, s)

@@ -42,6 +42,7 @@ type serveConfig struct {
 	trustFlags
 	meterFlags
 	OIDC oidcFlags
+	alertFlags
 }
 
 func newServe(s streams) *cobra.Command {
@@ -78,6 +79,7 @@ Ctrl-C ends it within five seconds; nothing is lost.`,
 	flags.IntVar(&c.EventRate, "event-rate", int(api.StandardLimits.Events), "requests a second with events that one token may make, and ten times as many at once; 0 for any number")
 	c.trustFlags.register(flags)
 	c.OIDC.register(flags)
+	c.alertFlags.register(flags)
 	flags.StringVar(&c.LogLevel, "log-level", defaultLogLevel, "debug, info, warn or error")
 	return cmd
 }
@@ -128,6 +130,7 @@ func (c *serveConfig) complete() error {
 	add(c.meterFlags.check())
 	add(c.directoryFlags.check())
 	add(c.OIDC.check())
+	add(c.alertFlags.check())
 	_, err = parseKeep(c.KeepJournal)
 	add(err)
 	return misuse(errors.Join(errs...))
@@ -152,7 +155,9 @@ const (
 //	intake                        flow                                            service
 //	sampler ─▶ meter ─▶ spool ─▶ publisher ═ INGEST ═▶ ingest ─▶ ledger ─▶ feed ═ USAGE ═▶
 //	                      ▲                              │          │
-//	                      └────────── receipts ──────────┘          └─▶ api ──▶ clients
+//	                      └────────── receipts ──────────┘          ├─▶ api ──▶ clients
+//	                                                                └─▶ thresholds ─▶ notifications ──▶ receivers
+//	                                                                        └─▶ feed ═ VIOLATIONS ═▶
 //
 // Its fields are set in this order, from open on, and closed in the reverse.
 type server struct {
@@ -181,6 +186,7 @@ type server struct {
 
 	admission *admission // of hosts and consumers
 	refused   *api.Refusals
+	alerts    *alerts
 
 	agentConn *queue.Conn // as the agent; nil without one, like what follows
 	host      *host
@@ -280,14 +286,14 @@ func (sv *server) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	sv.refused = api.NewRefusals(sv.accounts, nil, sv.logger)
 	if err := sv.openQueue(ctx); err != nil {
 		return err
 	}
 	sv.admission = &admission{Accounts: sv.accounts, nats: sv.nats, conn: sv.conn, logger: sv.logger}
-	sv.refused = api.NewRefusals(sv.accounts, nil, sv.logger)
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
-	sv.fleet = &fleet{ledger: sv.ledger, now: time.Now, putOut: sv.accounts.PutOut, transferred: func(ctx context.Context, o odometer.Ownership) error {
+	sv.fleet = &fleet{ledger: sv.ledger, kept: sv.accounts, now: time.Now, putOut: sv.accounts.PutOut, transferred: func(ctx context.Context, o odometer.Ownership) error {
 		return sv.accounts.Transferred(ctx, odometer.Actor{Caller: odometer.Caller{Name: "account service"}}, o)
 	}}
 	sv.heard = queue.NewLive(sv.conn, sv.fleet.hear)
@@ -300,6 +306,9 @@ func (sv *server) open(ctx context.Context) (err error) {
 		sv.fleet.owners = newOwnerTeller(sv.fleet.directory, sv.ledger, sv.conn, sv.logger)
 	}
 	if err := sv.openOwners(); err != nil {
+		return err
+	}
+	if err := sv.openAlerts(ctx); err != nil {
 		return err
 	}
 	sv.ingest = ingest.New(ingest.Options{
@@ -350,7 +359,7 @@ func (sv *server) openQueue(ctx context.Context) error {
 		}
 	} else {
 		sv.nats, err = queue.StartServer(queue.ServerOptions{
-			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, Peers: sv.accounts, TLS: sv.tls.config(), Logger: sv.logger,
+			StoreDir: sv.dir.file(natsDir), Addr: sv.config.NATS, Token: sv.token, Peers: sv.accounts, Refused: sv.refused.QueueLogin, TLS: sv.tls.config(), Logger: sv.logger,
 		})
 		if err != nil {
 			return err
@@ -427,6 +436,7 @@ func (sv *server) run(parent context.Context, s streams) error {
 	}
 	service.run("feed", sv.feed.Run)
 	service.run("consumers", sv.admission.run)
+	sv.alerts.run(service)
 	flow.run("live", sv.heard.Run)
 	if sv.fleet.directory != nil {
 		flow.run("directory", sv.fleet.directory.Run)
@@ -530,6 +540,7 @@ func (sv *server) parts() *parts {
 	if sv.hints != nil {
 		p.hints = sv.hints.owners
 	}
+	p.alerts = sv.alerts
 	p.service, p.maxAge = sv.service, sv.config.DirectoryMaxAge
 	if sv.host != nil {
 		p.publish = func() queue.PublisherStats { return sv.publish.Stats() }
@@ -548,10 +559,11 @@ func (sv *server) deps(p *parts) api.Deps {
 		Usage:     seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Exports: seenLedger{sv.ledger}, Revisions: sv.ledger, Stream: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live,
 		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: ownership{sv.ledger, sv.fleet},
 		Months: months{p}, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger,
-		Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Identities: sv.accounts, Audit: sv.accounts,
+		Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Identities: sv.accounts, Registered: sv.accounts, Audit: sv.accounts,
 		Hosts: sv.admission, Consumers: sv.admission,
 		Status: p, Health: newLately(p), Stats: p.stats(), QueueURL: sv.queueURL,
 	}
+	sv.alerts.deps(&d)
 	d.Refused, d.Limits = sv.refused, sv.config.limits()
 	if sv.host != nil {
 		d.Machine = p

@@ -61,7 +61,7 @@ func showStatus(s streams, server string, st api.Status) error {
 		if c.Details != nil {
 			detail = "  " + *c.Details
 		}
-		fmt.Fprintf(&b, "  %-10s %-9s%s\n", name, c.Status, detail)
+		fmt.Fprintf(&b, "  %-15s %-9s%s\n", name, c.Status, detail)
 	}
 	l := st.Ledger
 	fmt.Fprintf(&b, "ledger %s (generation %d): %d entries of %d instances in %d epochs", l.ID, l.Generation, l.Entries, l.Instances, l.Epochs)
