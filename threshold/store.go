@@ -52,6 +52,8 @@ type Ledger interface {
 	Booked(ctx context.Context, after, upTo int64, limit int) (entries []odometer.Entry, records []int64, last int64, err error)
 	// UsageAt answers a question together with the last record that the answer knows.
 	UsageAt(ctx context.Context, q odometer.UsageQuery) (rows []odometer.UsageRow, last int64, err error)
+	// EachEntry calls each for every entry that q asks for, in the order of booking.
+	EachEntry(ctx context.Context, q odometer.EntryQuery, each func(*odometer.Entry) error) error
 	// News returns a channel that is closed at the next commit that books something.
 	News() <-chan struct{}
 }
@@ -69,6 +71,7 @@ type Options struct {
 	// Running lists the machines that are known to run, for thresholds of silence; nil
 	// for none.
 	Running func(context.Context) ([]Machine, error)
+	File    string           // of thresholds, YAML, see [ReadFile]; "" for none
 	Clock   func() time.Time // time.Now when nil
 	Logger  *slog.Logger     // discarded when nil
 	Random  io.Reader        // what ids are drawn from; crypto/rand when nil
