@@ -153,7 +153,7 @@ func (f *fold) elapse(keep int64) {
 					f.touch(w, s)
 				}
 			}
-			if _, dirty := f.touched[s]; !dirty && s.End < keep {
+			if _, dirty := f.touched[place{w.ID, s.Subject, s.Period}]; !dirty && s.End < keep {
 				delete(w.states, k)
 			}
 		}

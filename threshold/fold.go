@@ -23,12 +23,19 @@ type fold struct {
 	recent  int64 // periods that end later are held in memory, if there is anything of them
 
 	changes []odometer.Violation // since the last time, without numbers
-	touched map[*state]*watch    // states to be stored
+	touched map[place]*watch     // states to be stored
 	begun   []*watch             // that are new, or were changed
 }
 
+// place is where a state is stored.
+type place struct {
+	threshold odometer.ThresholdID
+	subject   string
+	period    int64
+}
+
 func newFold() *fold {
-	return &fold{watches: map[odometer.ThresholdID]*watch{}, index: newIndex(), touched: map[*state]*watch{}}
+	return &fold{watches: map[odometer.ThresholdID]*watch{}, index: newIndex(), touched: map[place]*watch{}}
 }
 
 // replace watches other thresholds from now on.
@@ -301,7 +308,7 @@ func (f *fold) turn(v *odometer.Violation, to odometer.Standing, at seen) {
 }
 
 // touch notes that a state is to be stored.
-func (f *fold) touch(w *watch, s *state) { f.touched[s] = w }
+func (f *fold) touch(w *watch, s *state) { f.touched[place{w.ID, s.Subject, s.Period}] = w }
 
 // end ends what is open of a threshold that is not watched any more.
 func (f *fold) end(w *watch) {

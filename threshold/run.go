@@ -1,6 +1,7 @@
 package threshold
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -96,6 +97,7 @@ type follower struct {
 	saved  time.Time // when it was stored
 	stored int64     // up to which record
 	pruned time.Time // when old periods were forgotten
+	file   fileSeen
 }
 
 // follow takes in what is booked until something fails.
@@ -166,6 +168,9 @@ func (f *follower) load(ctx context.Context) error {
 		return f.stateOf(ctx, w, subject, period)
 	}
 	f.fold.earlier = func(w *watch, event string) ([]odometer.Violation, error) { return f.Thresholds.earlier(ctx, w, event) }
+	if err := f.watchFile(ctx); err != nil {
+		return err
+	}
 	return f.look(ctx)
 }
 
@@ -299,7 +304,7 @@ func (f *follower) begin(ctx context.Context, w *watch) error {
 func (t *Thresholds) spent(ctx context.Context, w *watch) (rows []odometer.UsageRow, record, start, end int64, err error) {
 	start = w.calendar.Start(t.clock().UnixMicro())
 	end = w.calendar.Next(start)
-	q := odometer.UsageQuery{From: start, To: end, Zone: w.Zone, Instance: w.Scope.Instance, User: cmpOr(w.Scope.User, w.Holder.User), Org: cmpOr(w.Scope.Org, w.Holder.Org)}
+	q := odometer.UsageQuery{From: start, To: end, Zone: w.Zone, Instance: w.Scope.Instance, User: cmp.Or(w.Scope.User, w.Holder.User), Org: cmp.Or(w.Scope.Org, w.Holder.Org)}
 	if w.Scope.Sum {
 		q.GroupBy = nil
 	} else {
@@ -307,14 +312,6 @@ func (t *Thresholds) spent(ctx context.Context, w *watch) (rows []odometer.Usage
 	}
 	rows, record, err = t.o.Ledger.UsageAt(ctx, q)
 	return rows, record, start, end, err
-}
-
-func cmpOr[T comparable](a, b T) T {
-	var zero T
-	if a != zero {
-		return a
-	}
-	return b
 }
 
 // some takes in some of what is booked and reports whether there is more.
@@ -379,6 +376,9 @@ func (f *follower) store(ctx context.Context, now bool) error {
 func (f *follower) tick(ctx context.Context) error {
 	now := f.clock()
 	f.fold.now = now.UnixMicro()
+	if err := f.watchFile(ctx); err != nil {
+		return err
+	}
 	f.fold.elapse(now.Add(-keepPeriods).UnixMicro())
 	if f.o.Running != nil && f.fold.silences() {
 		machines, err := f.o.Running(ctx)

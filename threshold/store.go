@@ -52,6 +52,8 @@ type Ledger interface {
 	Booked(ctx context.Context, after, upTo int64, limit int) (entries []odometer.Entry, records []int64, last int64, err error)
 	// UsageAt answers a question together with the last record that the answer knows.
 	UsageAt(ctx context.Context, q odometer.UsageQuery) (rows []odometer.UsageRow, last int64, err error)
+	// EachEntry calls each for every entry that q asks for, in the order of booking.
+	EachEntry(ctx context.Context, q odometer.EntryQuery, each func(*odometer.Entry) error) error
 	// News returns a channel that is closed at the next commit that books something.
 	News() <-chan struct{}
 }
@@ -69,6 +71,7 @@ type Options struct {
 	// Running lists the machines that are known to run, for thresholds of silence; nil
 	// for none.
 	Running func(context.Context) ([]Machine, error)
+	File    string           // of thresholds, YAML, see [ReadFile]; "" for none
 	Clock   func() time.Time // time.Now when nil
 	Logger  *slog.Logger     // discarded when nil
 	Random  io.Reader        // what ids are drawn from; crypto/rand when nil
@@ -179,8 +182,8 @@ func (t *Thresholds) save(ctx context.Context, f *fold, record int64) error {
 		if err != nil {
 			return err
 		}
-		for s, w := range f.touched {
-			if err := saveState(ctx, tx, w, s); err != nil {
+		for at, w := range f.touched {
+			if err := saveState(ctx, tx, at, w.states[key(at.subject, at.period)]); err != nil {
 				return err
 			}
 		}
@@ -206,9 +209,10 @@ func (t *Thresholds) save(ctx context.Context, f *fold, record int64) error {
 	return nil
 }
 
-func saveState(ctx context.Context, tx *sql.Tx, w *watch, s *state) error {
-	if w.states[key(s.Subject, s.Period)] != s && s.Period == 0 { // it says nothing any more
-		_, err := tx.ExecContext(ctx, `DELETE FROM threshold_states WHERE threshold = ? AND subject = ? AND period_us = 0`, string(w.ID), s.Subject)
+// saveState stores a state, or that there is none any more.
+func saveState(ctx context.Context, tx *sql.Tx, at place, s *state) error {
+	if s == nil {
+		_, err := tx.ExecContext(ctx, `DELETE FROM threshold_states WHERE threshold = ? AND subject = ? AND period_us = ?`, string(at.threshold), at.subject, at.period)
 		return err
 	}
 	body, err := json.Marshal(s)
@@ -216,7 +220,7 @@ func saveState(ctx context.Context, tx *sql.Tx, w *watch, s *state) error {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO threshold_states (threshold, subject, period_us, end_us, body) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT (threshold, subject, period_us) DO UPDATE SET end_us = excluded.end_us, body = excluded.body`, string(w.ID), s.Subject, s.Period, s.End, string(body))
+		ON CONFLICT (threshold, subject, period_us) DO UPDATE SET end_us = excluded.end_us, body = excluded.body`, string(at.threshold), at.subject, at.period, s.End, string(body))
 	return err
 }
 

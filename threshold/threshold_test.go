@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -472,5 +473,107 @@ func TestWhoKeepsThresholds(t *testing.T) {
 	b, _ := json.Marshal(made)
 	if strings.Contains(string(b), "\x00") {
 		t.Error("got a zero byte")
+	}
+}
+
+func TestWhatItWouldHaveDone(t *testing.T) {
+	w := newWatchtower(t)
+	from := w.clock()
+	for _, h := range []int64{3, 3, 1, 4} {
+		w.use("vm-1", ada, time.Hour, hours(h))
+	}
+	w.use("vm-2", eve, time.Hour, hours(90))
+	d := monthly(odometer.Scoped{Org: "acme", Sum: true})
+	d.Name, d.Action = "month", odometer.ActionLog
+	test, err := w.Test(t.Context(), admin.Caller, d, from.UnixMicro(), w.clock().UnixMicro()+1)
+	if err != nil || len(test.Changes) != 3 || test.Changes[1].Level != "80%" || test.Changes[2].Value != 11 {
+		t.Errorf("got %+v, %v, want all three levels", test, err)
+	}
+	if len(test.Now) != 1 || test.Now[0].Value != 11 || len(test.Now[0].Reached) != 3 {
+		t.Errorf("got %+v, want 11 hours", test.Now)
+	}
+	alarm := twoLevels(odometer.Threshold{Name: "busy", Scope: odometer.Scoped{All: true}, Resource: odometer.ResourceCPU, Condition: odometer.ConditionPeriod, Action: odometer.ActionLog})
+	if test, err = w.Test(t.Context(), admin.Caller, alarm, from.UnixMicro(), w.clock().UnixMicro()+1); err != nil || len(test.Changes) != 1 || test.Changes[0].Instance != "vm-2" {
+		t.Errorf("got %+v, %v, want that of vm-2", test, err)
+	}
+	none := odometer.Caller{Bound: odometer.Bound{User: "u-none"}, Scopes: []odometer.Scope{odometer.ScopeRead}}
+	d.Holder = odometer.Bound{Org: "acme"}
+	if _, err := w.Test(t.Context(), none, d, 0, 1); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("of an organisation that is not seen: got %v", err)
+	}
+	if _, err := w.Test(t.Context(), admin.Caller, d, 1, 1); !errors.Is(err, odometer.ErrInvalid) {
+		t.Errorf("of no time: got %v", err)
+	}
+	w.run()
+	w.is() // nothing came of it
+}
+
+func TestAFileOfThresholds(t *testing.T) {
+	w := newWatchtower(t)
+	path := filepath.Join(t.TempDir(), "thresholds.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		at := w.clock()
+		if err := errors.Join(os.Chtimes(path+".new", at, at), os.Rename(path+".new", path)); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(fileLook)
+	}
+	const one = `
+thresholds:
+  - name: busy machines
+    scope: {all: true}
+    resource: cpu
+    condition: period
+    levels: [{name: warning, value: 80}]
+`
+	write(one)
+	w.Close()
+	w.options.File = path
+	w.open()
+	w.run()
+	names := func() (list []string) {
+		all, err := w.List(t.Context(), admin.Caller, odometer.ThresholdQuery{Limit: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range all {
+			list = append(list, fmt.Sprint(d.Name, " ", d.Version, " ", d.Levels[0].Value))
+		}
+		return list
+	}
+	has := func(want ...string) {
+		t.Helper()
+		w.await(fmt.Sprint("there are ", want), func() bool { return slices.Equal(names(), want) })
+	}
+	has("busy machines 1 80")
+	w.use("vm-1", ada, 30*time.Second, cpu(85))
+	w.await("it is told", func() bool { return w.Stats().Changes == 1 })
+	write(strings.Replace(one, "80", "90", 1))
+	has("busy machines 2 90")
+	write(strings.Replace(one, "80", "not many", 1))
+	w.await("it is said to be wrong", func() bool { return w.Stats().File != nil })
+	has("busy machines 2 90")
+	write(strings.Replace(one, "value: 80", "value: -1", 1))
+	w.await("it is said what is wrong", func() bool {
+		err := w.Stats().File
+		return err != nil && strings.Contains(err.Error(), "thresholds[0]: levels[0].value: -1 is not a number above 0")
+	})
+	all, _ := w.List(t.Context(), admin.Caller, odometer.ThresholdQuery{Limit: 10})
+	if err := w.Delete(t.Context(), admin, all[0].ID, 0); !errors.Is(err, odometer.ErrConflict) {
+		t.Errorf("delete what the file has: got %v, want ErrConflict", err)
+	}
+	write("thresholds: []\n")
+	w.await("the file is well again", func() bool { return w.Stats().File == nil })
+	has()
+	write(one)
+	has("busy machines 1 80")
+	for says, text := range map[string]string{"no YAML": ":", "another field": "levels: []", "no list": "thresholds: 3", "two of one name": one + strings.TrimPrefix(one, "\nthresholds:\n"), "no threshold": "thresholds: [3]"} {
+		if _, err := parseFile([]byte(text)); !errors.Is(err, odometer.ErrInvalid) {
+			t.Errorf("%s: got %v, want ErrInvalid", says, err)
+		}
 	}
 }
