@@ -174,7 +174,7 @@ func TestADeadReceiverDelaysNobodyElse(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- w.Run(ctx) }()
-	const changes = 100
+	const changes = 40
 	for i := range changes {
 		v := violation(fmt.Sprintf("vm-%d", i), i, append(slices.Clone(bad), good...)...)
 		v.Action = odometer.ActionAlert
@@ -182,7 +182,7 @@ func TestADeadReceiverDelaysNobodyElse(t *testing.T) {
 		made[eventID(&v)] = clock()
 		mu.Unlock()
 		w.log.add(v)
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 	}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		mu.Lock()
