@@ -12,7 +12,7 @@ var grantBugs = []bug{
 		"odometer.TestWhatAGrantShows"},
 	{"a sum has what another owner used of a granted instance", "ledger/granted.go",
 		`return there && (of == odometer.Owner{} || of == owner)`,
-		`return there`,
+		`return there && (of == odometer.Owner{} || of != odometer.Owner{})`,
 		"ledger.TestUsageIsTheFoldOfTheEntries"},
 	{"what is granted and his own is counted twice", "ledger/granted.go",
 		` && !u.View.Sees(owner) // which`,
