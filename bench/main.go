@@ -43,6 +43,7 @@ var figures = slices.Concat([]figure{
 	{"agent_1000", agentMemory},
 	{"owner_lookup", ownerLookups},
 	{"notify", notifications},
+	{"alert", alertLatency},
 }, exportFigures(), questionFigures(), []figure{{"http_usage", httpUsage}})
 
 // figure is what is measured under one name.
