@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -80,7 +81,7 @@ func latency(b *bench) error {
 	if err != nil {
 		return err
 	}
-	bare, err := threeSyncs(b, data, len(took))
+	bare, err := syncs(b, 3, data, len(took))
 	if err != nil {
 		return err
 	}
@@ -134,16 +135,16 @@ func (s *timedSpool) waiting() bool {
 	return len(s.began) > 0
 }
 
-// threeSyncs appends data to three files, one after the other, and syncs each;
-// it returns how long that took, each of n times.
-func threeSyncs(b *bench, data []byte, n int) ([]time.Duration, error) {
+// syncs appends data to so many files, one after the other, and syncs each; it
+// returns how long that took, each of n times.
+func syncs(b *bench, count int, data []byte, n int) ([]time.Duration, error) {
 	dir := b.place("syncs")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
 	var files []*os.File
-	for _, name := range []string{"spool", "queue", "ledger"} {
-		f, err := os.Create(filepath.Join(dir, name))
+	for i := range count {
+		f, err := os.Create(filepath.Join(dir, strconv.Itoa(i)))
 		if err != nil {
 			return nil, err
 		}

@@ -73,6 +73,7 @@ func record(ctx context.Context, r *run, binary, dir string) (*recording, error)
 	rec := &recording{plan: p, loads: merge(p.truth)}
 	delete(rec.loads, "by-hand")
 	delete(rec.loads, "late")
+	delete(rec.loads, "adjusting")
 	a, err := p.attempt("recorded")
 	if err != nil {
 		return nil, err

@@ -218,9 +218,9 @@ func ready(p *process, addr string) error {
 	})
 }
 
-// do makes an authenticated request and decodes the answer, if into is not
-// nil. It returns the status.
-func (s *site) do(method, path, contentType string, body []byte, into any) (int, error) {
+// do makes an authenticated request, with more headers, and decodes the answer, if into
+// is not nil. It returns the status.
+func (s *site) do(method, path, contentType string, body []byte, into any, headers ...string) (int, error) {
 	token, err := os.ReadFile(s.tokenFile())
 	if err != nil {
 		return 0, err
@@ -232,6 +232,9 @@ func (s *site) do(method, path, contentType string, body []byte, into any) (int,
 	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {

@@ -136,8 +136,8 @@ var runs = []*run{serverRun, agentRun, replayRun}
 
 // The server takes two days of readings, events by hand that come late, of
 // which one is reversed, one that goes into quarantine and is released, ends, and
-// begins again, on which it seals what fell silent and compacts the first day; and
-// closes the month, of which one event comes after that.
+// begins again, on which it seals what fell silent and compacts the first day; tells a
+// webhook of what is reached of two thresholds; and closes the month, of which one event comes after that.
 var serverRun = &run{
 	name:   "server",
 	server: "data",
@@ -166,6 +166,12 @@ var serverRun = &run{
 		{name: "a piece comes late for a sealed hour", query: `SELECT count(*) FROM hours WHERE cause = 'late'`},
 		{name: "an event is released from quarantine", query: `SELECT count(*) FROM quarantine WHERE released_us > 0`},
 		{name: "an entry is reversed", query: `SELECT count(*) FROM reversals`},
+		{name: "a threshold is made", query: `SELECT count(*) FROM threshold_thresholds`},
+		{name: "what was reached is recorded", query: `SELECT count(*) FROM threshold_changes`},
+		{name: "it was told", query: `SELECT count(*) FROM notify_deliveries WHERE state = 'delivered'`},
+		{name: "violations are published", calls: func(c *trace.Call) bool {
+			return c.Op == trace.Write && strings.Contains(c.Path, "VIOLATIONS/msgs/") && strings.HasSuffix(c.Path, ".blk")
+		}},
 		{name: "a month is closed", query: `SELECT count(*) FROM statements`},
 	},
 }
@@ -174,11 +180,20 @@ func playServer(ctx context.Context, a *attempt) (err error) {
 	if a.site, err = newSite(a.data()); err != nil {
 		return err
 	}
+	h, err := a.listen()
+	if err != nil {
+		return err
+	}
+	defer h.http.Close()
+	a.site.extra = append(a.site.extra, "--notify-allow", "127.0.0.0/8", "--request-rate", "0")
 	p, err := a.under(a.site.args()...)
 	if err != nil {
 		return err
 	}
 	if err := a.site.ready(p); err != nil {
+		return err
+	}
+	if err := watch(a.site, h); err != nil {
 		return err
 	}
 	if err := a.beside(p, a.replaying(a.near("feed"), "one.ndjson")...); err != nil {
@@ -210,6 +225,9 @@ func playServer(ctx context.Context, a *attempt) (err error) {
 		return err
 	}
 	if err := a.settled(); err != nil {
+		return err
+	}
+	if err := alerted(p, a.site, h); err != nil {
 		return err
 	}
 	if a.again {

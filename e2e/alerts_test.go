@@ -228,7 +228,9 @@ func reached(vms, minutes int) func([]change) bool {
 func TestViolationsAreToldThroughKills(t *testing.T) {
 	const vms, minutes = 3, 41
 	s, r := newSite(t), newReceiver(t)
-	serve := func() *process { return s.serve("--no-agent", "--notify-allow", "127.0.0.0/8", "--request-rate", "0", "--event-rate", "0") }
+	serve := func() *process {
+		return s.serve("--no-agent", "--notify-allow", "127.0.0.0/8", "--request-rate", "0", "--event-rate", "0")
+	}
 	server := serve()
 	s.watch(r)
 	random := rand.New(rand.NewPCG(7, 8))

@@ -107,6 +107,9 @@ func (n *Notifier) postAlerts(ctx context.Context, j *job, alerts []alert, r *re
 // goes on no delivery to the channel does, so that what has ended is told last.
 func (n *Notifier) retell(ctx, flights context.Context, now int64) time.Time {
 	at := moment(now)
+	if !n.alerts {
+		return time.Time{}
+	}
 	if at.Before(n.retold) {
 		return n.retold
 	}
@@ -116,6 +119,7 @@ func (n *Notifier) retell(ctx, flights context.Context, now int64) time.Time {
 		n.logger.Warn("Alertmanagers are not told again what is open", "err", err)
 		return n.retold
 	}
+	n.alerts = len(list) > 0
 	for i := range list {
 		c := &list[i]
 		n.mu.Lock()

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ func (n *Notifier) attempt(ctx context.Context, j *job) (r result) {
 	r.attempt.At = n.clock().UTC().Truncate(time.Microsecond)
 	began := time.Now()
 	defer func() { r.attempt.Latency = time.Since(began) }()
-	within, cancel := context.WithTimeout(ctx, attemptWithin)
+	within, cancel := context.WithTimeout(ctx, cmp.Or(n.o.within, attemptWithin))
 	defer cancel()
 	err := j.broken
 	if err == nil {
@@ -65,7 +66,7 @@ func reason(err error) string {
 		err = u.Err
 	}
 	if errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "Client.Timeout") {
-		return fmt.Sprintf("no answer within %s", attemptWithin)
+		return "it did not answer in time"
 	}
 	return start([]byte(odometer.HideSecrets(err.Error())))
 }

@@ -74,7 +74,7 @@ func (n *Notifier) claims(ctx context.Context, tx *sql.Tx, now int64, list []due
 		n.mu.Lock()
 		e := n.endpointOf(&c)
 		most, later := e.may(at)
-		grouped := e.grouped
+		last := e.last
 		n.mu.Unlock()
 		sooner(later)
 		most = min(most, maxFlight-flight)
@@ -84,7 +84,7 @@ func (n *Notifier) claims(ctx context.Context, tx *sql.Tx, now int64, list []due
 		if most <= 0 {
 			continue
 		}
-		taken, later, err := n.claim(ctx, tx, now, &c, grouped, most)
+		taken, later, err := n.claim(ctx, tx, now, &c, last, most)
 		if err != nil {
 			return nil, again, err
 		}
@@ -127,7 +127,7 @@ func scanDeliveries(rows *sql.Rows, err error) (list []delivery, _ error) {
 // claim takes at most so many deliveries of a channel: it begins an attempt of each,
 // and the next one is due only when this one's time is over. Until then no other server
 // makes one, nor this one after a crash.
-func (n *Notifier) claim(ctx context.Context, tx *sql.Tx, now int64, c *odometer.Channel, grouped time.Time, most int) (jobs []*job, again time.Time, err error) {
+func (n *Notifier) claim(ctx context.Context, tx *sql.Tx, now int64, c *odometer.Channel, last grouped, most int) (jobs []*job, again time.Time, err error) {
 	heads, err := scanDeliveries(tx.QueryContext(ctx, `SELECT `+deliveryColumns+` FROM notify_deliveries
 		WHERE channel = ? AND state = 'waiting' AND head = 1 AND next_us <= ? ORDER BY next_us, number LIMIT ?`, string(c.ID), now, most))
 	if err != nil {
@@ -138,7 +138,7 @@ func (n *Notifier) claim(ctx context.Context, tx *sql.Tx, now int64, c *odometer
 			continue
 		}
 		if groups(c.Kind) && !d.urgent && d.attempts == 0 {
-			held, err := n.digest(ctx, tx, now, c, grouped, &d)
+			held, err := n.digest(ctx, tx, now, c, last, &d)
 			if err != nil {
 				return nil, again, err
 			}
@@ -187,7 +187,7 @@ func (n *Notifier) job(ctx context.Context, tx *sql.Tx, now int64, c *odometer.C
 // digest makes one message of those of a lane that nobody tried to tell yet, where there
 // are many: the first becomes it, under its own id, and the others are in it. In a storm
 // it waits until as long after the message before as a storm's measure is.
-func (n *Notifier) digest(ctx context.Context, tx *sql.Tx, now int64, c *odometer.Channel, grouped time.Time, head *delivery) (held time.Time, err error) {
+func (n *Notifier) digest(ctx context.Context, tx *sql.Tx, now int64, c *odometer.Channel, last grouped, head *delivery) (held time.Time, err error) {
 	var recent, waiting int
 	if err := tx.QueryRowContext(ctx, `SELECT
 		(SELECT coalesce(sum(events), 0) FROM notify_deliveries WHERE channel = ? AND created_us > ? AND urgent = 0 AND kind <> ''),
@@ -195,15 +195,14 @@ func (n *Notifier) digest(ctx context.Context, tx *sql.Tx, now int64, c *odomete
 		string(c.ID), now-stormTime.Microseconds(), string(c.ID), head.lane).Scan(&recent, &waiting); err != nil {
 		return held, err
 	}
-	if waiting < 2 && recent <= stormMost {
-		return held, nil
-	}
 	if c.Kind != odometer.ChannelAlertmanager { // which takes a list, and groups by itself
-		if recent <= stormMost && waiting <= stormMost {
-			return held, nil
-		}
-		if next := grouped.Add(stormTime); recent > stormMost && moment(now).Before(next) {
+		at, next := moment(now), last.at.Add(stormTime)
+		storm := recent > stormMost || last.events > 1 && at.Before(next.Add(stormTime))
+		switch {
+		case storm && at.Before(next):
 			return next, nil
+		case !storm && waiting <= stormMost:
+			return held, nil
 		}
 	}
 	list, err := scanDeliveries(tx.QueryContext(ctx, `SELECT `+deliveryColumns+` FROM notify_deliveries

@@ -96,7 +96,8 @@ type Options struct {
 	Driver string           // of database/sql; "sqlite" when empty
 	Wait   time.Duration    // for a database that is locked; 5 s when zero
 
-	synchronous string // of SQLite; FULL when empty; tests
+	synchronous string        // of SQLite; FULL when empty; tests
+	within      time.Duration // an attempt; attemptWithin when zero; tests
 }
 
 // Notifier keeps channels and delivers. Its methods may be called at once; Run is
@@ -110,7 +111,8 @@ type Notifier struct {
 	client *http.Client
 	seal   *sealer
 
-	keepMost int
+	keepMost   int
+	usagePause time.Duration
 
 	wake    chan struct{} // has a value when there may be something to do
 	results chan result   // of attempts
@@ -126,15 +128,18 @@ type Notifier struct {
 	pending []result  // that are not on record yet
 	counted time.Time // when it is counted again
 	trimmed time.Time // when it is trimmed again
+	alerts  bool      // there may be some that are open at an Alertmanager
 	retold  time.Time // when Alertmanagers are told again what is open
+	looked  time.Time // for entries of usage, last
+	seenTo  map[odometer.ChannelID]position
 }
 
 // Open opens the notifications in the ledger's file, creating their tables where there
 // are none. An error that wraps [ErrNewer] says that they are of a newer version.
 func Open(ctx context.Context, o Options) (*Notifier, error) {
 	n := &Notifier{
-		o: o, clock: o.Clock, logger: o.Logger, guard: outward.NewGuard(o.Allow...), keepMost: keepMost,
-		wake: make(chan struct{}, 1), results: make(chan result, maxFlight), endpoints: map[odometer.ChannelID]*endpoint{}, counts: map[Count]int64{},
+		o: o, clock: o.Clock, logger: o.Logger, guard: outward.NewGuard(o.Allow...), keepMost: keepMost, usagePause: usagePause,
+		wake: make(chan struct{}, 1), results: make(chan result, maxFlight), endpoints: map[odometer.ChannelID]*endpoint{}, counts: map[Count]int64{}, seenTo: map[odometer.ChannelID]position{}, alerts: true,
 	}
 	if n.clock == nil {
 		n.clock = time.Now
@@ -142,7 +147,7 @@ func Open(ctx context.Context, o Options) (*Notifier, error) {
 	if n.logger == nil {
 		n.logger = slog.New(slog.DiscardHandler)
 	}
-	n.client = outward.Client(outward.Options{Guard: n.guard, Within: attemptWithin, TLS: o.TLS, Resolver: o.Resolver})
+	n.client = outward.Client(outward.Options{Guard: n.guard, Within: cmp.Or(o.within, attemptWithin), TLS: o.TLS, Resolver: o.Resolver})
 	err := n.open(ctx)
 	if err != nil {
 		if n.db != nil {

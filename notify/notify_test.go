@@ -140,7 +140,17 @@ func (w *office) open() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	n.usagePause = 0 // the clock stands still
 	w.Notifier = n
+}
+
+// restart opens the notifications again, as after a crash.
+func (w *office) restart() {
+	w.t.Helper()
+	if err := w.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.open()
 }
 
 // rest goes on until there is nothing to do at this moment.
@@ -156,7 +166,7 @@ func (w *office) rest() {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		news, err := w.look(w.t.Context())
+		news, err := w.look(w.t.Context(), true)
 		if err != nil {
 			w.t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"example.org/odometer"
 )
@@ -18,6 +19,12 @@ const (
 	// usageWaiting is how many entries of usage wait in the outbox for one webhook: the
 	// ledger is their outbox, and this what one round of attempts and the next need.
 	usageWaiting = 100
+	// usagePause is how long it is between two looks at the ledger, so that those for many
+	// webhooks cost little while much is booked.
+	usagePause = 100 * time.Millisecond
+	// usageKept is how often it is written up to where a webhook's holder saw nothing that
+	// is his: what is read again after a crash costs less than a write for each commit.
+	usageKept = time.Minute
 )
 
 // delivery is a row of the outbox.
@@ -120,8 +127,9 @@ type usageNews struct {
 	next    string
 }
 
-// look reads what is new, before the transaction that takes it up.
-func (n *Notifier) look(ctx context.Context) (w news, err error) {
+// look reads what is new, before the transaction that takes it up: entries of usage only
+// where that is asked for.
+func (n *Notifier) look(ctx context.Context, usage bool) (w news, err error) {
 	if n.o.Changes != nil {
 		var text string
 		if err := n.db.QueryRowContext(ctx, `SELECT value FROM notify_meta WHERE key = 'changes'`).Scan(&text); err != nil {
@@ -150,10 +158,17 @@ func (n *Notifier) look(ctx context.Context) (w news, err error) {
 			}
 		}
 	}
-	if n.o.Entries != nil {
+	if usage && n.o.Entries != nil {
 		err = n.lookForUsage(ctx, &w)
 	}
 	return w, err
+}
+
+// position is up to where the ledger was looked at for a webhook: nothing after what is
+// stored is to be told.
+type position struct {
+	stored, at string
+	since      time.Time // when what is stored was read first
 }
 
 // subscribed returns the webhooks that are told events of a kind.
@@ -190,13 +205,22 @@ func (n *Notifier) lookForUsage(ctx context.Context, w *news) error {
 		if err != nil {
 			return err
 		}
-		list, next, err := n.o.Entries.Follow(ctx, odometer.EntryQuery{After: after, View: &view})
+		seen := n.seenTo[c.ID]
+		if seen.stored != after {
+			seen = position{stored: after, at: after, since: n.clock()}
+		}
+		list, next, err := n.o.Entries.Follow(ctx, odometer.EntryQuery{After: seen.at, View: &view})
 		if err != nil {
 			return fmt.Errorf("webhook %s: %w", c.ID, err)
 		}
 		if over := usageWaiting - waiting; len(list) > over {
 			list = list[:over]
 			next = list[over-1].Cursor
+		}
+		if len(list) == 0 && n.clock().Sub(seen.since) < usageKept {
+			seen.at = next
+			n.seenTo[c.ID] = seen
+			continue
 		}
 		if next != after {
 			w.usage = append(w.usage, usageNews{c.ID, after, list, next})
@@ -307,6 +331,7 @@ func (n *Notifier) takeChange(ctx context.Context, tx *sql.Tx, now int64, c *odo
 	if c.Kind == odometer.ChannelAlertmanager {
 		do, args := `DELETE FROM notify_open WHERE channel = ? AND violation = ?`, []any{string(c.ID), string(v.ID)}
 		if v.Standing == odometer.StandingOpen {
+			n.alerts = true
 			do, args = `INSERT INTO notify_open (channel, violation, body) VALUES (?, ?, ?) ON CONFLICT (channel, violation) DO UPDATE SET body = excluded.body`, append(args, body)
 		}
 		if _, err := tx.ExecContext(ctx, do, args...); err != nil {

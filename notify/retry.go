@@ -60,8 +60,14 @@ type endpoint struct {
 	opened  int       // times in a row that the breaker opened
 	next    time.Time // when an open breaker lets one attempt through
 	until   time.Time // before which the receiver asked to be left alone
-	grouped time.Time // when the last message was sent that digests are made of
+	last    grouped   // message of those that digests are made of
 	telling bool      // an Alertmanager is being told again what is open
+}
+
+// grouped is a message of those that digests are made of.
+type grouped struct {
+	at     time.Time
+	events int
 }
 
 func (e *endpoint) open() bool { return e.opened > 0 }

@@ -139,9 +139,15 @@ func (n *Notifier) gatherResults() {
 // never. A round that finds nothing to do writes nothing.
 func (n *Notifier) round(ctx, flights context.Context) (next time.Time, err error) {
 	n.gatherResults()
-	w, err := n.look(ctx)
+	usage := time.Since(n.looked) >= n.usagePause
+	w, err := n.look(ctx, usage)
 	if err != nil {
 		return next, unavailable(err)
+	}
+	if usage {
+		n.looked = time.Now()
+	} else if n.o.Entries != nil { // something may have been booked
+		defer func() { next = earlier(next, n.clock().Add(n.usagePause)) }()
 	}
 	now := n.now()
 	if err := n.keepUp(ctx, now); err != nil {
@@ -234,7 +240,7 @@ func (n *Notifier) launch(ctx context.Context, j *job) {
 	e := n.endpointOf(&j.channel)
 	e.flying[j.id] = true
 	if groups(j.channel.Kind) && !j.urgent {
-		e.grouped = began
+		e.last = grouped{began, j.events}
 	}
 	n.mu.Unlock()
 	n.flight.Go(func() {

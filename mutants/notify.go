@@ -1,0 +1,97 @@
+package main
+
+// notifyBugs tell wrongly, twice, not at all or out of order, or lead inside.
+var notifyBugs = []bug{
+	{"what a name leads to is not looked at when it is connected to", "internal/outward/outward.go",
+		`Timeout: dialWithin, Control: o.Guard.Control, Resolver`,
+		`Timeout: dialWithin, Resolver`,
+		"internal/outward.TestDNSRebinding"},
+	{"a redirect is followed", "internal/outward/outward.go",
+		`error { return http.ErrUseLastResponse },`,
+		`error { return nil },`,
+		"internal/outward.TestNoRedirectAndNoProxy"},
+	{"a range that is allowed leads to addresses of IPv4 that are not", "internal/outward/outward.go",
+		`			return g.Addr(netip.AddrFrom4([4]byte(b[e.at : e.at+4])))
+`, `			_ = b
+			return nil
+`,
+		"internal/outward.TestRangesThatAreAllowed"},
+	{"an address that is written as one number may be registered", "internal/outward/outward.go",
+		`		return errors.New("its host ends in a number, and is no address as it is usually written")
+`, `		_ = last
+`,
+		"internal/outward.TestHostileURLs"},
+	{"messages of one subject do not wait for each other", "notify/outbox.go",
+		`LIMIT 1) w) = 0, 0, ?`,
+		`LIMIT 1) w) >= 0, 0, ?`,
+		"notify.TestTheOrderIsKept"},
+	{"what waits behind a message that was delivered is forgotten", "notify/record.go",
+		`	return advance(ctx, tx, c.ID, d.lane)
+}
+
+// advance`, `	return nil
+}
+
+// advance`,
+		"notify.TestTheOrderIsKept"},
+	{"a claim is over at once", "notify/claim.go",
+		`d.attempts, now+claimFor.Microseconds(), string(d.id)`,
+		`d.attempts, now, string(d.id)`,
+		"notify.TestTwoServers"},
+	{"who no longer has the ledger delivers", "notify/notify.go",
+		`		if err := n.o.Owns(ctx, tx); err != nil {`,
+		`		if err := n.o.Owns(ctx, tx); err != nil && tx == nil {`,
+		"notify.TestTwoServers"},
+	{"a message that was not recorded is made again under another id", "notify/claim.go",
+		`		d.attempts++
+`, `		d.attempts++
+		d.id += odometer.DeliveryID(strings.Repeat("x", d.attempts-1))
+`,
+		"notify.TestTheOrderIsKept"},
+	{"a webhook is told the usage of all", "notify/outbox.go",
+		`odometer.EntryQuery{After: seen.at, View: &view}`,
+		`odometer.EntryQuery{After: seen.at}`,
+		"notify.TestWebhooksOfUsage"},
+	{"a dead receiver has all of the ledger in the outbox", "notify/outbox.go",
+		`		if waiting >= usageWaiting {`,
+		`		if waiting >= 1000*usageWaiting {`,
+		"notify.TestWebhooksOfUsage"},
+	{"a digest tells the first change only", "notify/claim.go",
+		`head.body, head.events, head.subject = strings.Join(bodies, "\n"), events`,
+		`head.body, head.events, head.subject = bodies[0], events`,
+		"notify.TestAStormIsDamped"},
+	{"what is urgent is held back", "notify/outbox.go",
+		`	if groups(k) && v.Action != odometer.ActionAlert {`,
+		`	if groups(k) {`,
+		"notify.TestAStormIsDamped"},
+	{"a receiver that asks to be left alone is not", "notify/retry.go",
+		`	if wait > 0 {
+`, `	if wait > 0 && ok {
+`,
+		"notify.TestAReceiverAsksToBeLeftAlone"},
+	{"a receiver that is gone is asked on", "notify/attempt.go",
+		`		r.gone = true
+`, ``,
+		"notify.TestAReceiverThatIsGone"},
+	{"a breaker never opens", "notify/retry.go",
+		`	if e.open() || e.failed >= breakAfter {`,
+		`	if e.open() {`,
+		"notify.TestTheBreaker"},
+	{"a password is given without TLS", "notify/email.go",
+		`		if _, secure := c.TLSConnectionState(); !secure {`,
+		`		if _, secure := c.TLSConnectionState(); !secure && s.Password == "" {`,
+		"notify.TestEmailIsNotSentInTheClear"},
+	{"a channel of another is seen", "notify/channels.go",
+		`	if err == nil && !by.MaySee(c.Holder) {`,
+		`	if err == nil && by == nil {`,
+		"notify.TestChannels"},
+	{"the secret of before signs for ever", "notify/seal.go",
+		`AND purpose = ? AND (until_us = 0 OR until_us > ?)
+`, `AND purpose = ? AND (until_us = 0 OR until_us > 0 * ?)
+`,
+		"notify.TestAWebhookIsSigned"},
+	{"an Alertmanager is told for ever of what is over", "notify/outbox.go",
+		`DELETE FROM notify_open WHERE channel = ? AND violation = ?`,
+		`DELETE FROM notify_open WHERE channel = ? AND violation = ? || 'x'`,
+		"notify.TestAlertmanager"},
+}

@@ -1,0 +1,115 @@
+package notify
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"example.org/odometer"
+	"example.org/odometer/ledger"
+)
+
+// book has a ledger record n more events of an instance.
+type book struct {
+	*ledger.Ledger
+	t    *testing.T
+	ends map[odometer.InstanceID]int64
+}
+
+func newBook(t *testing.T, path string) *book {
+	t.Helper()
+	l, err := ledger.Open(t.Context(), ledger.Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return &book{l, t, map[odometer.InstanceID]int64{}}
+}
+
+func (b *book) record(instance odometer.InstanceID, org odometer.OrgID, n int) {
+	b.t.Helper()
+	fr := odometer.Frame{Agent: "billing", First: 1, Last: uint64(n)}
+	for i := range n {
+		start := max(b.ends[instance], time.Now().Unix()-86400)
+		b.ends[instance] = start + 30
+		fr.Records = append(fr.Records, odometer.Record{First: uint64(i + 1), Position: uint64(i + 1), Event: &odometer.Event{
+			Version: odometer.Version10, Instance: instance, Owner: odometer.Owner{User: "ada", Org: org}, Timestamp: start + 30, Period: odometer.Period{Start: start, End: start + 30},
+			Metrics: odometer.Metrics{CPUSeconds: 3, MemoryGB: 1, StorageGB: 10, NetworkEgressMB: 0.25},
+		}})
+	}
+	results, _, err := b.Commit(b.t.Context(), []odometer.Frame{fr})
+	if err != nil || len(results[0]) != n || results[0][0].Outcome != odometer.Recorded {
+		b.t.Fatalf("got %+v, %v, want %d recorded", results, err, n)
+	}
+}
+
+// told are the entries of an instance that came to a receiver, each once, in order.
+func told(t *testing.T, r *receiver, instance string) (ids []string) {
+	t.Helper()
+	for _, g := range r.requests() {
+		var e struct {
+			ID, Type, Subject string
+			Data              struct {
+				EntryID string `json:"entry_id"`
+			}
+		}
+		if err := json.Unmarshal([]byte(g.body), &e); err != nil || e.Type != odometer.CloudEventType {
+			t.Errorf("got %s, %v, want an entry as a CloudEvent", g.body, err)
+		}
+		if e.Subject == instance && !slices.Contains(ids, e.ID) {
+			ids = append(ids, e.ID)
+		}
+	}
+	return ids
+}
+
+// TestWebhooksOfUsage: a webhook is told each entry from its creation on that its holder
+// may see, in order; one whose receiver is dead costs a bounded number of rows and is told
+// everything from where it was, after a restart too.
+func TestWebhooksOfUsage(t *testing.T) {
+	w := newOffice(t, Options{})
+	b := newBook(t, w.o.Path)
+	w.o.Entries, w.o.Owns = b.Ledger, b.Owns
+	w.restart()
+	b.record("vm-1", "acme", 3) // before there is a webhook
+	all, dead := newReceiver(t, nil), newReceiver(t, status(http.StatusInternalServerError))
+	usage := []odometer.EventKind{odometer.EventUsage}
+	w.create(odometer.Channel{Kind: odometer.ChannelWebhook, URL: all.URL, Events: usage})
+	acme, _ := w.create(odometer.Channel{Kind: odometer.ChannelWebhook, URL: dead.URL, Events: usage, Holder: odometer.Bound{Org: "acme"}})
+	const each = 50
+	for range 6 {
+		b.record("vm-1", "acme", each)
+		b.record("vm-2", "zeta", each)
+		w.rest()
+		if waiting := len(w.deliveries(acme.ID, odometer.DeliveryWaiting)); waiting > usageWaiting {
+			t.Fatalf("got %d deliveries that wait for a dead receiver, want %d at most", waiting, usageWaiting)
+		}
+		w.goOn(6 * time.Hour)
+	}
+	if got := len(told(t, all, "vm-1")) + len(told(t, all, "vm-2")); got != 12*each {
+		t.Errorf("the operator's webhook was told %d entries, want %d", got, 12*each)
+	}
+	if got := w.deliveries(acme.ID, odometer.DeliveryDead); len(got) != 0 {
+		t.Errorf("got %d given up within three days, want none", len(got))
+	}
+	w.restart()
+	before := len(dead.requests())
+	dead.set(nil)
+	w.goOn(2 * retryMost)
+	got, want := told(t, dead, "vm-1"), told(t, all, "vm-1")
+	if !slices.Equal(got, want) || len(want) != 6*each {
+		t.Errorf("after a day and a half: got %d entries, want %d in the same order", len(got), len(want))
+	}
+	if n := len(dead.requests()) - before; n != 6*each {
+		t.Errorf("got %d requests, want one each", n)
+	}
+	if got := told(t, dead, "vm-2"); len(got) != 0 {
+		t.Errorf("got %d entries of another organisation", len(got))
+	}
+	if got := fmt.Sprint(w.Stats().Attempts[Count{odometer.ChannelWebhook, true}]); got != "300" {
+		t.Errorf("got %s attempts that went well since the restart, want 300", got)
+	}
+}
