@@ -8,6 +8,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"example.org/odometer"
 )
 
 // ingestRate measures how fast events get from the publication of their frame
@@ -60,6 +62,7 @@ type ingestOptions struct {
 	checkpoints bool   // in every event, as a real agent sends them
 	everything  bool   // TLS, the topic USAGE, and questions asked meanwhile
 	ledger      string // to go on with; "" for a new one
+	thresholds  []odometer.Threshold
 }
 
 // rate has the pipeline take the frames by which the fleet becomes known, does

@@ -42,6 +42,8 @@ var figures = slices.Concat([]figure{
 	{"tick_1000", tickTime},
 	{"agent_1000", agentMemory},
 	{"owner_lookup", ownerLookups},
+	{"threshold_check", thresholdChecks},
+	{"ingest_thresholds", ingestThresholds},
 	{"notify", notifications},
 	{"alert", alertLatency},
 }, exportFigures(), questionFigures(), []figure{{"http_usage", httpUsage}})

@@ -21,6 +21,7 @@ import (
 	"example.org/odometer/ingest"
 	"example.org/odometer/ledger"
 	"example.org/odometer/queue"
+	"example.org/odometer/threshold"
 )
 
 // pipeline is a server without its API: queue, ingest and ledger.
@@ -34,6 +35,8 @@ type pipeline struct {
 	beside    errgroup.Group // what else a server does
 	feed      *queue.Feed    // nil without the topic
 	published uint64         // on the topic, when look was called
+
+	thresholds *threshold.Thresholds // nil without any
 
 	receipted atomic.Int64 // spool positions, of all spools
 	at        map[odometer.SpoolID]uint64
@@ -80,6 +83,9 @@ func newPipeline(dir string, o ingestOptions) (*pipeline, error) {
 		p.feed = queue.NewFeed(p.conn, ledger.Feed{Ledger: p.ledger, Name: "usage"})
 		p.beside.Go(func() error { return p.feed.Run(ctx) })
 		p.beside.Go(func() error { return p.query(ctx) })
+	}
+	if o.thresholds != nil {
+		return p, p.watch(ctx, o.ledger, o.thresholds)
 	}
 	return p, nil
 }
@@ -179,7 +185,11 @@ func (p *pipeline) look() {
 
 func (p *pipeline) close() error {
 	p.stop()
-	err := errors.Join(<-p.ingest, p.beside.Wait(), p.ledger.Close())
+	err := errors.Join(<-p.ingest, p.beside.Wait())
+	if p.thresholds != nil {
+		err = errors.Join(err, p.thresholds.Close())
+	}
+	err = errors.Join(err, p.ledger.Close())
 	if p.sender != p.conn {
 		p.sender.Close()
 	}

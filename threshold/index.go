@@ -72,3 +72,29 @@ func (x *index) each(instance odometer.InstanceID, owner odometer.Owner, do func
 		}
 	}
 }
+
+// Checker checks entries against many thresholds, without a memory: those of periods, of
+// what is sustained, of rates and of gaps, by each entry alone. It may be used by many
+// goroutines at once.
+type Checker struct{ index *index }
+
+// NewChecker returns a Checker of those thresholds that are enabled.
+func NewChecker(list []odometer.Threshold) *Checker {
+	c := &Checker{newIndex()}
+	for i := range list {
+		if list[i].Enabled {
+			c.index.add(newWatch(&list[i], 0))
+		}
+	}
+	return c
+}
+
+// Check calls reached for every threshold of which an entry reaches levels by itself: bit
+// i of levels stands for level i.
+func (c *Checker) Check(e *odometer.Entry, reached func(t *odometer.Threshold, value float64, levels uint32)) {
+	c.index.each(e.Event.Instance, e.Event.Owner.OrUnassigned(), func(w *watch) {
+		if value, levels, ok := Check(w.Threshold, e); ok && levels != 0 {
+			reached(w.Threshold, value, levels)
+		}
+	})
+}

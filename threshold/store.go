@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"example.org/odometer"
-	_ "modernc.org/sqlite" // the driver
+	"modernc.org/sqlite"
 )
 
 //go:embed schema.sql
@@ -156,8 +156,11 @@ func (t *Thresholds) transact(ctx context.Context, do func(*sql.Tx) error) error
 	}
 	defer tx.Rollback()
 	if t.o.Owns != nil {
-		if err := t.o.Owns(ctx, tx); err != nil {
+		err := t.o.Owns(ctx, tx)
+		if _, ours := errors.AsType[*sqlite.Error](err); err != nil && !ours && ctx.Err() == nil {
 			return fmt.Errorf("%w: %w", errNotOurs, err)
+		} else if err != nil {
+			return err
 		}
 	}
 	if err := do(tx); err != nil {
