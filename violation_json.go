@@ -23,7 +23,7 @@ type violationJSON struct {
 	Org      *OrgID      `json:"org_id"`
 	Sum      bool        `json:"sum"`
 
-	Resource  Resource  `json:"resource"`
+	Resource  *Resource `json:"resource"`
 	Condition Condition `json:"condition"`
 	Unit      Unit      `json:"unit"`
 	Limit     float64   `json:"limit"`
@@ -56,7 +56,7 @@ func (v *Violation) AppendJSON(b []byte) []byte {
 		EventType: ViolationType, Version: "1.0", ID: v.ID, Change: v.Change, Standing: v.Standing,
 		Threshold: v.Threshold, ThresholdVersion: v.Version, Name: v.Name, Level: v.Level,
 		Instance: some(v.Instance), User: some(v.Owner.User), Org: some(v.Owner.Org), Sum: v.Sum,
-		Resource: v.Resource, Condition: v.Condition, Unit: v.Unit, Limit: v.Limit, Before: v.Before, Value: v.Value,
+		Resource: some(v.Resource), Condition: v.Condition, Unit: v.Unit, Limit: v.Limit, Before: v.Before, Value: v.Value,
 		From: at(v.From), To: at(v.To), Crossed: at(v.Crossed), Detected: at(v.Detected), Changed: at(v.Changed), Reaches: at(v.Reaches),
 		Event: some(v.Event), Entry: some(v.Entry), Late: v.Late, Action: v.Action, Channels: append([]ChannelID{}, v.Channels...),
 	}

@@ -407,6 +407,8 @@ var probes = []probe{
 	{"violation", "GET", "/api/v1/violations/%s", ""},
 	{"instance", "GET", "/api/v1/violations?instance=%s", ""},
 	{"owner", "GET", "/api/v1/violations?user=%s", ""},
+	{"owner", "GET", "/api/v1/violations?format=csv&user=%s", ""},
+	{"instance", "GET", "/api/v1/violations?format=ndjson&instance=%s", ""},
 	{"tenant", "GET", "/api/v1/violations?org=%s&fields=level", ""},
 	{"channel", "GET", "/api/v1/channels/%s", ""},
 	{"channel", "PUT", "/api/v1/channels/%s", `{"name":"x"}`},

@@ -212,7 +212,7 @@ func (s *server) thresholdRoutes() []route {
 			id: "thresholdViolations", tag: "alerts", summary: "What was reached of a threshold, the newest first",
 			description: "Also after it was changed.",
 			params:      append([]*parameter{thresholdPath}, violationFilters...),
-			replies:     []reply{answers(http.StatusOK, "One page.", ViolationsAnswer{}, nextPage)}, fails: missing,
+			replies:     violationReplies, fails: missing,
 		},
 		{
 			pattern: "POST /api/v1/thresholds/test", access: reader, handle: s.testThreshold,

@@ -2,8 +2,12 @@ package api
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"example.org/odometer"
@@ -112,8 +116,10 @@ var (
 		resourceParam,
 		{name: "from", component: "CrossedFrom", kind: asMoment, example: "-24h", description: "only what was reached from then on, by the time of use"},
 		{name: "to", component: "CrossedTo", kind: asMoment, example: "+1h", description: "only what was reached before"},
-		violationFields, afterCursor, limitParam,
+		violationFields, afterCursor, limitParam, formatParam,
 	}
+	// violationReplies are their answers.
+	violationReplies = []reply{{http.StatusOK, "One page, or in the forms of an export everything.", []header{nextPage, attached}, append([]content{{odometer.ContentJSON, ViolationsAnswer{}}}, exported...)}}
 )
 
 // exampleViolation is the id of a violation that the server of the examples has.
@@ -130,9 +136,9 @@ func (s *server) violationRoutes() []route {
 		{
 			pattern: "GET /api/v1/violations", access: reader, handle: s.getViolations,
 			id: "violations", tag: "alerts", summary: "What thresholds were reached, the newest first",
-			description: "Each violation once, as it is now. Those of whose subject the caller sees the usage.",
+			description: "Each violation once, as it is now, the one that changed last first. Those of whose subject the caller sees the usage. As an export all of them, or `limit` of them where that is given.",
 			params:      append([]*parameter{{name: "threshold", component: "ThresholdFilter", most: odometer.MaxIDBytes, valid: odometer.ValidThresholdID, example: exampleThreshold, description: "only those of this threshold"}}, violationFilters...),
-			replies:     []reply{answers(http.StatusOK, "One page.", ViolationsAnswer{}, nextPage)}, fails: missing,
+			replies:     violationReplies, fails: missing,
 		},
 		{
 			pattern: "GET /api/v1/violations/{id}", access: reader, handle: s.getViolation,
@@ -168,6 +174,10 @@ func (s *server) violations(w http.ResponseWriter, r *http.Request, threshold od
 	if s.Violations == nil {
 		return absent("thresholds")
 	}
+	w.Header().Add("Vary", "Accept")
+	if f := formOf(r); f != asDocument {
+		return s.exportViolations(w, r, q, f)
+	}
 	list, err := s.Violations.Violations(r.Context(), q)
 	if err != nil {
 		return err
@@ -185,4 +195,92 @@ func (s *server) getViolation(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, ViolationChanges{violationsOf(changes)})
+}
+
+// exportViolations answers with all violations that are asked for, or as many as limit
+// says, page by page as they are now: one that changes meanwhile may come twice, or not
+// at all, since it moves to the front.
+func (s *server) exportViolations(w http.ResponseWriter, r *http.Request, q odometer.ViolationQuery, f form) error {
+	ctx, cancel := long(w, r, ExportTimeout)
+	defer cancel()
+	out, p := newLines(w, r, f), queryOf(r)
+	fields := p.words("fields")
+	if fields == nil {
+		fields = fieldsOf[Violation]()
+	}
+	if f == asCSV {
+		if err := out.line(func(b []byte) []byte { return appendTitles(b, inTheirOrder(fields)...) }); err != nil {
+			return err
+		}
+	}
+	left := -1
+	if p.has(limitParam.name) {
+		left = p.limit()
+	}
+	for q.Limit = MaxPage; left != 0; {
+		if left > 0 {
+			q.Limit = min(left, MaxPage)
+		}
+		page, err := s.Violations.Violations(ctx, q)
+		for i := 0; err == nil && i < len(page); i++ {
+			var text []byte
+			if text, err = encode(violationOf(&page[i])); err != nil {
+				break
+			}
+			err = out.line(func(b []byte) []byte {
+				if f == asCSV {
+					return appendMembers(b, text, fields)
+				}
+				some, err := pick(text, fields)
+				if err != nil {
+					panic(err) // it is what was encoded
+				}
+				return append(b, some...)
+			})
+		}
+		if err != nil || len(page) < q.Limit {
+			return out.end(err)
+		}
+		q.Before, left = page[len(page)-1].Number, left-len(page)
+	}
+	return out.end(nil)
+}
+
+// inTheirOrder returns fields in the order in which a violation has them.
+func inTheirOrder(fields []string) (names []string) {
+	for _, name := range fieldsOf[Violation]() {
+		if slices.Contains(fields, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// appendMembers appends a cell for each member of an object that is named: nothing for
+// null, and a list with spaces between its elements.
+func appendMembers(b, object []byte, fields []string) []byte {
+	_, err := rewrite(object, func(name string, value json.RawMessage) (json.RawMessage, error) {
+		if !slices.Contains(fields, name) {
+			return nil, nil
+		}
+		var v any
+		if err := json.Unmarshal(value, &v); err != nil {
+			return nil, err
+		}
+		switch v := v.(type) {
+		case nil:
+			b = append(b, ',')
+		case string:
+			b = appendText(b, v)
+		case []any:
+			b = appendText(b, strings.Trim(fmt.Sprint(v), "[]"))
+		default: // a number or a truth value, as it stands
+			b = append(append(b, value...), ',')
+		}
+		return nil, nil
+	})
+	if err != nil {
+		panic(err) // it is what was encoded
+	}
+	return b
 }
