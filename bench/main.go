@@ -45,6 +45,7 @@ var figures = slices.Concat([]figure{
 	{"threshold_check", thresholdChecks},
 	{"ingest_thresholds", ingestThresholds},
 	{"notify", notifications},
+	{"alert", alertLatency},
 }, exportFigures(), questionFigures(), []figure{{"http_usage", httpUsage}})
 
 // figure is what is measured under one name.

@@ -614,7 +614,7 @@ func TestALockedDatabaseDelaysAndLosesNothing(t *testing.T) {
 
 func monthlyOf(owner odometer.Owner) odometer.Threshold {
 	d := monthly(odometer.Scoped{User: owner.User, Sum: true})
-	d.Name, d.Action = "month", odometer.ActionLog
+	d.Name, d.Action, d.Enabled = "month", odometer.ActionLog, true
 	return d
 }
 

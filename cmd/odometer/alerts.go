@@ -99,20 +99,19 @@ type alerts struct {
 	stream     *queue.ViolationFeed  // the same
 	noChecks   error                 // why there are no thresholds
 	noChannels error                 // why there are no notifications
-	file       string                // of thresholds, "" for none
 	logger     *slog.Logger
 }
 
 // openAlerts opens them beside the ledger. Only settings that are wrong are an error.
 func (sv *server) openAlerts(ctx context.Context) error {
 	c := &sv.config.alertFlags
-	a := &alerts{logger: sv.logger, file: c.Thresholds}
+	a := &alerts{logger: sv.logger}
 	sv.alerts = a
 	path := sv.dir.file(ledgerFile)
 	running := &runningMachines{fleet: sv.fleet, interval: sv.config.Interval}
 	var err error
 	a.thresholds, err = threshold.Open(ctx, threshold.Options{
-		Path: path, Ledger: sv.ledger, Owns: sv.ledger.Owns, Note: sv.accounts.NoteIn, Running: running.list, Logger: sv.logger,
+		Path: path, Ledger: sv.ledger, Owns: sv.ledger.Owns, Note: sv.accounts.NoteIn, Running: running.list, File: c.Thresholds, Logger: sv.logger,
 	})
 	if err != nil {
 		a.noChecks = err

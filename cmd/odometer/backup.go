@@ -31,8 +31,9 @@ what it is and by what it is checked. The server goes on meanwhile. DIR is compl
 when it is there.
 
 The tokens, hosts and consumers that were let in and the audit log are in it, without
-any secret. What is not in it: the token in admin.token, and the key in queue.key where
-there is one, which are secrets and kept elsewhere;
+any secret that could be read: those of channels are sealed. What is not in it: the token
+in admin.token, the key in notify.key that they are sealed with, and the key in queue.key
+where there is one, which are secrets and kept elsewhere;
 the agents' spools, which keep what they have sent for seven days so that a
 restored ledger gets it again; and the queue, which is fed again from the ledger.`,
 		Example: `  odometer backup /backup/2026-11-27`,
@@ -54,7 +55,7 @@ restored ledger gets it again; and the queue, which is fed again from the ledger
 			fmt.Fprintf(s.out, "%s, %s in %s · generation %d · tables of version %d · %s\n",
 				count(m.Records, "record", "records"), count(m.Entries, "entry", "entries"), count(int64(len(m.Partitions)), "partition", "partitions"),
 				m.Generation, m.Schema, humanBytes(float64(m.Files[0].Bytes)))
-			_, err = fmt.Fprintf(s.out, "not in it: admin.token, a secret to be kept elsewhere\nbring it back: odometer restore %s\n", args[0])
+			_, err = fmt.Fprintf(s.out, "not in it: admin.token and notify.key, secrets to be kept elsewhere\nbring it back: odometer restore %s\n", args[0])
 			return err
 		},
 	}

@@ -85,7 +85,7 @@ var (
 	took   = regexp.MustCompile(`in \d+\.\d+ s`)
 	counts = regexp.MustCompile(`\d+`)
 	id     = regexp.MustCompile(`[0-9a-f]{32}`)
-	token  = regexp.MustCompile(`(tok|enr|odm)_[a-z2-7…]+`)
+	token  = regexp.MustCompile(`(tok|enr|odm|vio|thr|chn)_[a-z2-7…]+`)
 	when   = regexp.MustCompile(`20\d\d-\d\d-\d\dT[0-9:.]+Z`)
 )
 

@@ -1,0 +1,43 @@
+package main
+
+// alertBugs publish violations twice or never, or show and change what is another's.
+var alertBugs = []bug{
+	{"what a restored ledger finds again is never published", "queue/violations.go",
+		`	case len(have) == 0:
+		return false, nil`,
+		`	case len(have) == 0:
+		return true, nil`,
+		"queue.TestViolationsOfWhatTheStreamDoesNotHave"},
+	{"changes of a restored ledger pass for those that were published", "queue/violations.go",
+		`return changeID(&have[0]) == last.Header.Get(jetstream.MsgIDHeader), nil`,
+		`return true, nil`,
+		"queue.TestViolationsOfWhatTheStreamDoesNotHave"},
+	{"how far the stream is ahead is not noted", "queue/violations.go",
+		`config.Metadata[aheadKey] = strconv.FormatInt(int64(ahead), 10)`,
+		`config.Metadata[aheadKey] = "0"`,
+		"queue.TestViolationsOfWhatTheStreamDoesNotHave"},
+	{"violations of one organisation are told another's consumer", "queue/token.go",
+		`return violationPrefix + Token(string(v.Owner.Org)) + "."`,
+		`return violationPrefix + Token("acme") + "."`,
+		"queue.TestAConsumerReadsViolationsOfWhatItIsBoundTo"},
+	{"every member keeps the thresholds of an organisation", "access.go",
+		`c.RoleIn(h.Org).Gives(ManageThresholds)`,
+		`c.RoleIn(h.Org).Gives(SeeOrganisation)`,
+		"odometer.TestWhoMayManageWhat"},
+	{"a token that only reads changes thresholds", "access.go",
+		`	case !c.May(ScopeAccount):
+		return false`,
+		`	case !c.May(ScopeRead):
+		return false`,
+		"odometer.TestWhoMayManageWhat"},
+	{"violations are listed whose usage is not seen", "api/violations.go",
+		`To: p.time("to", 0), View: new(seen(r)),`,
+		`To: p.time("to", 0),`,
+		"api.TestForeignIsAbsent"},
+	{"who is deleted sees what he saw", "account/view.go",
+		`		if known {
+			return`,
+		`		if known && h.Org == "-" {
+			return`,
+		"account.TestWhatAHolderSees"},
+}
