@@ -403,7 +403,7 @@ func TestOfAnotherTenantNothingIsTold(t *testing.T) {
 	w.run()
 	d := twoLevels(odometer.Threshold{Resource: odometer.ResourceCPU, Condition: odometer.ConditionPeriod})
 	d.Levels = d.Levels[:1]
-	for holder, scope := range map[odometer.Bound]odometer.Scoped{{Org: "acme"}: {All: true}, {User: "u-eve"}: {Instance: "vm-1"}, {User: "u-bob"}: {All: true}} {
+	for holder, scope := range map[odometer.Bound]odometer.Scoped{{Org: "acme"}: {All: true}, {User: "u-eve"}: {Instance: "vm-1"}, {User: "u-bob"}: {All: true}, {Org: "evil"}: {Instance: "vm-1"}} {
 		d.Holder, d.Scope, d.Name = holder, scope, fmt.Sprint(holder)
 		w.create(d)
 	}
@@ -614,7 +614,7 @@ func TestALockedDatabaseDelaysAndLosesNothing(t *testing.T) {
 
 func monthlyOf(owner odometer.Owner) odometer.Threshold {
 	d := monthly(odometer.Scoped{User: owner.User, Sum: true})
-	d.Name, d.Action = "month", odometer.ActionLog
+	d.Name, d.Action, d.Enabled = "month", odometer.ActionLog, true
 	return d
 }
 
@@ -635,7 +635,9 @@ func TestOneOfTwoServersDecides(t *testing.T) {
 	defer l.Close()
 	w.ledger, w.options.Ledger, w.options.Owns = l, l, l.Owns
 	w.use("vm-1", ada, 30*time.Second, cpu(96)) // which both see
-	if err := first.Run(t.Context()); !errors.Is(err, ledger.ErrFenced) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := first.Run(ctx); !errors.Is(err, ledger.ErrFenced) {
 		t.Errorf("the first: got %v, want ErrFenced", err)
 	}
 	if _, err := first.Create(t.Context(), admin, monthlyOf(ada), odometer.Once{}); !errors.Is(err, ledger.ErrFenced) {
@@ -656,4 +658,23 @@ func TestTablesOfANewerVersionAreLeft(t *testing.T) {
 	if _, err := Open(t.Context(), w.options); !errors.Is(err, ErrNewer) {
 		t.Errorf("got %v, want ErrNewer", err)
 	}
+}
+
+// TestABudgetThatBeginsBehindCountsOnce is made while what is booked was not taken in yet.
+func TestABudgetThatBeginsBehindCountsOnce(t *testing.T) {
+	w := newWatchtower(t)
+	w.run()
+	w.create(twoLevels(odometer.Threshold{Scope: odometer.Scoped{Instance: "other"}, Resource: odometer.ResourceCPU, Condition: odometer.ConditionPeriod}))
+	w.use("vm-1", ada, time.Hour, hours(1))
+	w.settled()
+	w.stop()
+	w.use("vm-1", ada, time.Hour, hours(5))
+	if _, err := w.Create(t.Context(), admin, monthlyOf(ada), odometer.Once{}); err != nil {
+		t.Fatal(err)
+	}
+	w.run()
+	w.await("it is watched", func() bool { return w.Stats().Thresholds == 2 })
+	w.is("u-ada 50% open 6")
+	w.use("vm-1", ada, time.Hour, hours(2))
+	w.is("u-ada 50% open 6", "u-ada 80% open 8")
 }
