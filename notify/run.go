@@ -255,8 +255,9 @@ func (n *Notifier) launch(ctx context.Context, j *job) {
 func (n *Notifier) ended(r *result) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	e := n.endpointOf(&r.job.channel)
-	r.closed = e.ended(r.ok(), r.wait, n.clock())
+	if e := n.endpoints[r.job.channel.ID]; e != nil { // it was not deleted meanwhile
+		r.closed = e.ended(r.ok(), r.wait, n.clock())
+	}
 	n.counts[Count{r.job.channel.Kind, r.ok()}]++
 }
 
@@ -276,7 +277,9 @@ func (n *Notifier) landed() {
 	defer n.mu.Unlock()
 	for i := range n.pending {
 		j := n.pending[i].job
-		delete(n.endpointOf(&j.channel).flying, j.id)
+		if e := n.endpoints[j.channel.ID]; e != nil {
+			delete(e.flying, j.id)
+		}
 	}
 	n.pending = n.pending[:0]
 }
