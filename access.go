@@ -204,6 +204,9 @@ const (
 	ActionEntryReverse      Action = "entry.reverse"
 	ActionQuarantineRelease Action = "quarantine.release"
 	ActionInstanceAssign    Action = "instance.assign"
+	ActionInstanceCreate    Action = "instance.create"
+	ActionInstanceUpdate    Action = "instance.update"
+	ActionInstanceDelete    Action = "instance.delete"
 	ActionChangeRefused     Action = "change.refused" // to whoever asked for it
 	ActionLoginRefused      Action = "login.refused"  // a token that is not known
 	ActionGrantAdd          Action = "grant.add"

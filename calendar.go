@@ -2,6 +2,7 @@ package odometer
 
 import (
 	"fmt"
+	"path"
 	"strings"
 	"time"
 	_ "time/tzdata" // the time zones, for a host that has none
@@ -119,8 +120,10 @@ func Midnight(y int, m time.Month, d int, zone *time.Location) time.Time {
 // Europe/Berlin or UTC. The error wraps [ErrInvalid].
 func LoadZone(name string) (*time.Location, error) {
 	zone, err := time.LoadLocation(name)
-	// Local is the host's own affair, and right/… have leap seconds in them.
-	if err != nil || name == "" || name == "Local" || strings.HasPrefix(name, "right/") {
+	// Local and localtime are the host's own affair, right/… have leap seconds in them,
+	// and a file has other paths than its zone has names.
+	own := name == "" || name == "Local" || name == "localtime" || strings.HasPrefix(name, "posix")
+	if err != nil || own || strings.HasPrefix(name, "right/") || path.Clean(name) != name {
 		return nil, fmt.Errorf("time zone %q is none of the IANA's, such as Europe/Berlin: %w", clip(name), ErrInvalid)
 	}
 	return zone, nil

@@ -93,7 +93,7 @@ func TestDaysTile(t *testing.T) {
 }
 
 func TestZonesThatThereAreNot(t *testing.T) {
-	for _, name := range []string{"", "Local", "Mars/Olympus", "../../etc/passwd", "/etc/localtime", "right/Europe/Berlin", "Europe", "\x00", "Europe/Berlin "} {
+	for _, name := range []string{"", "Local", "Mars/Olympus", "../../etc/passwd", "/etc/localtime", "localtime", "posixrules", "posix/Europe/Berlin", "right/Europe/Berlin", "Europe//Berlin", "Europe/./Berlin", "./UTC", "Europe", "\x00", "Europe/Berlin "} {
 		if z, err := LoadZone(name); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%q: got %v, %v, want it refused", name, z, err)
 		}

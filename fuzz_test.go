@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"path"
 	"reflect"
+	"strings"
 	"testing"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/klauspost/compress/s2"
@@ -265,6 +268,74 @@ func FuzzCloudEvent(f *testing.F) {
 		// In structured mode it says the same, as far as it is JSON at all.
 		if it := structuredItem(c.AppendJSON(nil)); (it.Err == nil) != (nats.Err == nil) && json.Valid(data) {
 			t.Fatalf("structured: got %v, want %v", it.Err, nats.Err)
+		}
+	})
+}
+
+// FuzzParseMonth reads months: what is taken is written like that and no other way,
+// and the months lie one after the other.
+func FuzzParseMonth(f *testing.F) {
+	for _, s := range []string{"2026-11", "1970-01", "9999-12", "2026-1", "2026-13", "-001-01", "2026-11 ", "٢٠٢٦-11", "1969-12", "10000-01"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		m, err := ParseMonth(text)
+		if err != nil {
+			if m != 0 || !errors.Is(err, ErrInvalid) || !utf8.ValidString(err.Error()) || len(err.Error()) > 400 {
+				t.Errorf("got %v, %q, want none and a short error wrapping ErrInvalid", m, err)
+			}
+			return
+		}
+		if m.String() != text || MonthOf(m.Start()) != m || MonthOf(m.End()-1) != m || MonthOf(m.End()) != m.Next() {
+			t.Errorf("got %s of [%d, %d), followed by %s, want %s", m, m.Start(), m.End(), m.Next(), text)
+		}
+	})
+}
+
+// FuzzLoadZone reads names of time zones: one that is taken has that name, and its
+// days follow one another without a hole.
+func FuzzLoadZone(f *testing.F) {
+	for _, s := range []string{"UTC", "Europe/Berlin", "Pacific/Apia", "Local", "localtime", "posixrules", "posix/UTC", "right/UTC", "Europe//Berlin", "./UTC", "../UTC", "/etc/passwd", "UTC\x00", "Europe"} {
+		f.Add(s, int64(1767225600_000000))
+	}
+	f.Fuzz(func(t *testing.T, name string, at int64) {
+		zone, err := LoadZone(name)
+		if err != nil {
+			if zone != nil || !errors.Is(err, ErrInvalid) || !utf8.ValidString(err.Error()) || len(err.Error()) > 400 {
+				t.Errorf("got %v, %q, want none and a short error wrapping ErrInvalid", zone, err)
+			}
+			return
+		}
+		if zone.String() != name || strings.EqualFold(name, "local") || name == "localtime" || path.Clean(name) != name {
+			t.Errorf("got the zone %s for %q", zone, name)
+		}
+		if at < 0 || at/SecondMicros > maxSeconds {
+			return
+		}
+		c := Calendar{By: ByDay, Zone: zone}
+		start := c.Start(at)
+		if next := c.Next(start); start > at || next <= at || c.Start(next) != next || c.Start(next-1) != start {
+			t.Errorf("%s: the day of %d is [%d, %d), and before its end that of %d", name, at, start, next, c.Start(next-1))
+		}
+	})
+}
+
+// FuzzValidID holds the grammar of identifiers against what may not be in one.
+func FuzzValidID(f *testing.F) {
+	for _, s := range []string{"vm-1", "", "a b", "ü", "a/b", "a\x00", "a\u202eb", "a\xc3", strings.Repeat("x", MaxIDBytes+1)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		want := s != "" && len(s) <= MaxIDBytes && utf8.ValidString(s)
+		for _, r := range s {
+			want = want && unicode.IsGraphic(r) && !unicode.IsSpace(r) && !strings.ContainsRune("/\"\\<>", r)
+		}
+		err := ValidID("vm", s)
+		if (err == nil) != want {
+			t.Errorf("%q: got %v, want it taken: %v", s, err, want)
+		}
+		if err != nil && (!errors.Is(err, ErrInvalid) || !strings.HasPrefix(err.Error(), "vm ") || !utf8.ValidString(err.Error())) {
+			t.Errorf("%q: got %q, want an error that names what it is of", s, err)
 		}
 	})
 }

@@ -28,12 +28,13 @@ var peopleSchema string
 
 // AccountsVersion is the version of the tables of accounts that this program
 // writes. It is not the ledger's.
-const AccountsVersion = 3
+const AccountsVersion = 4
 
 // accountsMigrations[n] leads from version n to n+1, in one transaction.
 var accountsMigrations = map[int]func(context.Context, *sql.Tx) error{
 	1: addPeople,
 	2: addHostsGrantsAndIdentities,
+	3: addRegistered,
 }
 
 func addPeople(ctx context.Context, tx *sql.Tx) error {
@@ -46,6 +47,11 @@ func addHostsGrantsAndIdentities(ctx context.Context, tx *sql.Tx) error {
 	if err == nil {
 		_, err = tx.ExecContext(ctx, grantsSchema+identitiesSchema)
 	}
+	return err
+}
+
+func addRegistered(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, registeredSchema)
 	return err
 }
 

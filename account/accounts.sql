@@ -1,6 +1,6 @@
 -- The tables of accounts, version 1, in the ledger's file and not the ledger's;
--- people.sql leads to version 2, and hosts.sql, grants.sql and
--- identities.sql to version 3.
+-- people.sql leads to version 2, hosts.sql, grants.sql and identities.sql to
+-- version 3, and registered.sql to version 4.
 -- Times ending in _us are microseconds since the Unix epoch, 0 for never. Kept to
 -- the SQL that SQLite and PostgreSQL share.
 

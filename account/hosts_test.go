@@ -478,7 +478,7 @@ func TestAccountsOfVersion2(t *testing.T) {
 	w.org("acme")
 	_, ada := w.member("u-ada", "acme", odometer.RoleOwner)
 	fresh := w.tables()
-	for _, s := range []string{`DROP TABLE account_hosts`, `DROP TABLE account_enrolments`, `DROP TABLE account_consumers`, `DROP TABLE account_grants`, `DROP TABLE account_identities`, `UPDATE account_meta SET value = '2' WHERE key = 'schema_version'`} {
+	for _, s := range []string{`DROP TABLE account_hosts`, `DROP TABLE account_enrolments`, `DROP TABLE account_consumers`, `DROP TABLE account_grants`, `DROP TABLE account_identities`, `DROP TABLE account_instances`, `DROP TABLE account_instance_labels`, `UPDATE account_meta SET value = '2' WHERE key = 'schema_version'`} {
 		if _, err := w.db.Exec(s); err != nil {
 			t.Fatal(err)
 		}

@@ -291,6 +291,7 @@ func TestAClaimNamesWhoComes(t *testing.T) {
 		want   string
 	}{
 		{"a user", map[string]any{"user": "u-guest"}, ada},
+		{"a user, by another issuer", map[string]any{"iss": "https://login.example.org", "user": "u-guest"}, ""},
 		{"a user and an organisation", map[string]any{"user": "u-guest", "tenant": "bolt"}, ada},
 		{"an organisation", map[string]any{"tenant": "acme"}, acme},
 		{"an organisation, to change something", map[string]any{"tenant": "acme", "scope": "odometer:account"}, "acme: "},

@@ -221,8 +221,11 @@ func readJSON(r *http.Request, v any) error {
 	}
 	d := json.NewDecoder(r.Body) // limited by the router
 	d.DisallowUnknownFields()
-	err = d.Decode(v)
-	if err == nil {
+	err = d.Decode(&v) // null makes it nil
+	switch {
+	case err == nil && v == nil:
+		err = errors.New("null is no object")
+	case err == nil:
 		if _, more := d.Token(); !errors.Is(more, io.EOF) {
 			err = errors.New("more follows the object")
 		}

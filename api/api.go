@@ -173,6 +173,7 @@ type Deps struct {
 	People     PeopleAdmin
 	Grants     GrantAdmin
 	Identities IdentityAdmin
+	Registered RegisteredAdmin
 	Audit      AuditLogger
 	Refused    *Refusals // what was refused; nil to note none of it
 	Limits     Limits
@@ -234,7 +235,7 @@ type server struct {
 func (s *server) routes(r *router) []route {
 	s.router = r
 	return slices.Concat(s.healthRoutes(), s.operationRoutes(), s.serverRoutes(), documentRoutes(OpenAPI, serverPage), s.usageRoutes(), s.currentRoutes(),
-		s.instanceRoutes(), s.ownershipRoutes(), s.grantRoutes(), s.monthRoutes(), s.eventRoutes(), s.streamRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(), s.identityRoutes(),
+		s.instanceRoutes(), s.registeredRoutes(), s.ownershipRoutes(), s.grantRoutes(), s.monthRoutes(), s.eventRoutes(), s.streamRoutes(), s.correctionRoutes(), s.tokenRoutes(), s.organisationRoutes(), s.memberRoutes(), s.userRoutes(), s.identityRoutes(),
 		s.hostRoutes(), s.consumerRoutes(), s.auditRoutes())
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"example.org/odometer"
@@ -69,8 +70,16 @@ func chosen[T any](s *server, w http.ResponseWriter, r *http.Request, q Instance
 // says of them.
 func (q *InstanceQuery) Matches(i *Instance) bool {
 	value, there := i.Attributes[q.Attribute]
+	var name, label string
+	var labelled bool
+	key, wanted, _ := strings.Cut(q.Label, ":")
+	if i.Record != nil {
+		name = i.Record.Name
+		label, labelled = i.Record.Labels[key]
+	}
 	return (q.State == "" || string(i.State) == q.State) &&
-		(q.Name == "" || i.Name == q.Name) &&
+		(q.Name == "" || i.Name == q.Name || name == q.Name) &&
+		(q.Label == "" || labelled && label == wanted) &&
 		(q.Attribute == "" || there && value == q.Value) &&
 		(q.Agent == "" || i.Agent == q.Agent || i.Conflict != nil && slices.Contains(i.Conflict.Agents, q.Agent)) &&
 		(q.User == "" || i.User != nil && *i.User == q.User) &&

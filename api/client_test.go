@@ -533,6 +533,22 @@ func keepsPeople(t *testing.T, c *client.Client) {
 	if g, err := c.AddGrant(ctx, odd, api.GrantRequest{User: "u-bob", Since: "-2h", GrantChange: api.GrantChange{Level: odometer.LevelOperator}}); err != nil || g.Instance != odd || g.Level != odometer.LevelOperator {
 		t.Errorf("add a grant: got %+v, %v", g, err)
 	}
+	r, err := c.CreateInstance(ctx, api.InstanceRequest{ID: odd, InstanceChange: api.InstanceChange{Name: "odd one", Labels: map[string]string{"tier": "web"}}})
+	if err != nil || r.Instance != odd || r.Version != 1 {
+		t.Errorf("create an instance: got %+v, %v", r, err)
+	}
+	if r, err = c.UpdateInstance(ctx, odd, r.Version, api.InstanceChange{Labels: map[string]string{"tier": "db"}}); err != nil || r.Version != 2 || r.Name != "" || r.Labels["tier"] != "db" {
+		t.Errorf("update an instance: got %+v, %v", r, err)
+	}
+	if list, err := c.Instances(ctx, client.InstanceQuery{Label: "tier:db"}); err != nil || len(list.Instances) != 1 || list.Instances[0].Record.Version != 2 {
+		t.Errorf("instances with a label: got %+v, %v, want one", list, err)
+	}
+	if _, err := c.DeleteInstance(ctx, odd, 1); !errors.Is(err, odometer.ErrStale) {
+		t.Errorf("delete an instance of before: got %v, want ErrStale", err)
+	}
+	if r, err := c.DeleteInstance(ctx, odd, 2); err != nil || r.DeletedAt == nil || r.Labels != nil {
+		t.Errorf("delete an instance: got %+v, %v", r, err)
+	}
 	g, err := c.SetGrant(ctx, odd, "u-bob", 1, api.GrantChange{Level: odometer.LevelReadOnly, ExpiresAt: new("+1d")})
 	if err != nil || g.Level != odometer.LevelReadOnly || g.ExpiresAt == nil {
 		t.Errorf("set a grant: got %+v, %v", g, err)

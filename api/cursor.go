@@ -84,7 +84,7 @@ func (c *cursors) sum(q *query, position string) []byte {
 // open returns the position that a cursor of this question has.
 func (c *cursors) open(q *query, text string) (position string, ok bool) {
 	b, err := base64.RawURLEncoding.DecodeString(text)
-	if c == nil || err != nil || len(b) <= cursorSum {
+	if c == nil || err != nil || len(b) <= cursorSum || base64.RawURLEncoding.EncodeToString(b) != text { // no other text for it
 		return "", false
 	}
 	position = string(b[cursorSum:])

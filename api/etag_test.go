@@ -100,6 +100,10 @@ func TestAnAnswerThatStaysIsNotSentAgain(t *testing.T) {
 	if tag, _ := get(paths[0], "Authorization", "Bearer "+ada); tag == "" || tag == tags[paths[0]] {
 		t.Errorf("of somebody who sees less: got the ETag %s", tag)
 	}
+	hers, _ := get(paths[0], "Authorization", "Bearer "+ada)
+	if his, _ := get(paths[0], "Authorization", "Bearer "+viewOf(t, f, "u-bob")); his == "" || his == hers {
+		t.Errorf("of two who see less, each something else: got the ETag %s for both", his)
+	}
 	// Where something is booked while it is read, an answer has none.
 	f.Deps.Revisions = &restless{}
 	h = serverOf(t, f.Deps)

@@ -37,6 +37,8 @@ func exampleBodies() map[string]map[string]any {
 		"addMember":          {odometer.ContentJSON: schema{"user_id": "u-bob", "role": "billing"}},
 		"setMember":          {odometer.ContentJSON: schema{"role": "admin"}},
 		"addIdentity":        {odometer.ContentJSON: schema{"issuer": "https://login.example.org", "subject": "s-17"}},
+		"createInstance":     {odometer.ContentJSON: schema{"instance_id": "vm-7", "name": "new shop", "labels": schema{"tier": "web"}}},
+		"updateInstance":     {odometer.ContentJSON: schema{"name": "shop front", "labels": schema{"tier": "web", "rack": "r1"}}},
 		"addGrant":           {odometer.ContentJSON: schema{"user_id": "u-ada", "level": "operator", "since": "-30d", "expires_at": "+90d"}},
 		"setGrant":           {odometer.ContentJSON: schema{"level": "manager"}},
 		"createToken":        {odometer.ContentJSON: schema{"name": "billing", "scopes": []any{"read"}, "expires_at": "+90d"}},
@@ -95,6 +97,10 @@ func prepared(t *testing.T) (f *Fixture, weak string) {
 	}
 	given := odometer.Grant{Instance: "vm-1", User: "u-bob", Level: odometer.LevelReadOnly}
 	if _, err = f.Accounts.AddGrant(t.Context(), byHand, odometer.Once{}, odometer.Ownership{Instance: "vm-1", Owner: ada}, given); err != nil {
+		t.Fatal(err)
+	}
+	kept := odometer.Registered{Instance: "vm-1", Name: "shop front", Labels: map[string]string{"tier": "web"}}
+	if _, err = f.Accounts.Register(t.Context(), byHand, odometer.Once{}, kept); err != nil {
 		t.Fatal(err)
 	}
 	who := odometer.Identity{User: "u-ada", Issuer: "https://login.example.org", Subject: "248289761001"}

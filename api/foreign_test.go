@@ -305,6 +305,8 @@ var probes = []probe{
 	{"addressee", "POST", "/api/v1/tokens", `{"name":"x","scopes":["read"],"user_id":"%s"}`},
 	{"customer", "POST", "/api/v1/tokens", `{"name":"x","scopes":["read"],"org_id":"%s"}`},
 	{"entry", "POST", "/api/v1/entries/%s/reverse", `{"cause":"x"}`},
+	{"instance", "PUT", "/api/v1/instances/%s", `{"name":"x","labels":{"a":"b"}}`},
+	{"instance", "DELETE", "/api/v1/instances/%s", ""},
 	{"instance", "GET", "/api/v1/instances/%s/ownership", ""},
 	{"instance", "GET", "/api/v1/instances/%s/grants", ""},
 	{"instance", "GET", "/api/v1/instances/%s/grants?limit=1", ""},
@@ -548,6 +550,11 @@ func TestForeignIsAbsent(t *testing.T) {
 					t.Errorf("%s: POST %s: got %d, want it refused", a.name, path, r.Code)
 				}
 				ask("POST", "/api/v1/events", `{}`)
+			}
+		}
+		if a.name != "the administrator" {
+			if r := ask("POST", "/api/v1/instances", `{"instance_id":"vm-new"}`); r.Code != http.StatusForbidden && r.Code != http.StatusUnauthorized {
+				t.Errorf("%s: POST /api/v1/instances: got %d, want it refused", a.name, r.Code)
 			}
 		}
 		w.lists(a, ask)

@@ -28,7 +28,7 @@ type Instance struct {
 	// Description is what its agent told last. State is one of InstanceStates.
 	odometer.Description
 	LastState odometer.State   `json:"last_state,omitempty"` // as it was described last, where state says something else
-	Agent     odometer.AgentID `json:"agent_id"`             // where it is, or was last
+	Agent     odometer.AgentID `json:"agent_id,omitempty"`   // where it is, or was last; absent where it was nowhere yet
 	// Whose it is: the owner of its open period, or else of what is booked last.
 	User *odometer.UserID `json:"user_id"`
 	Org  *odometer.OrgID  `json:"org_id"`
@@ -39,6 +39,7 @@ type Instance struct {
 	LastReading *time.Time `json:"last_reading"` // by its agent's clock
 	Age         *int64     `json:"age_s"`        // of the last reading, in seconds, whatever the agent's clock shows
 
+	Record   *InstanceRecord   `json:"record"`                         // what people keep of it, null for nothing
 	Conflict *InstanceConflict `json:"conflict"`                       // null for none
 	Open     []Row             `json:"open" schema:"items=OpenPeriod"` // its open periods
 }
@@ -83,6 +84,7 @@ type InstanceQuery struct {
 	Name      string
 	Attribute string // its key; "" for any
 	Value     string // of the attribute
+	Label     string // key:value
 	User      odometer.UserID
 	Org       odometer.OrgID
 }
@@ -123,12 +125,13 @@ func (s *server) instanceRoutes() []route {
 		{
 			pattern: "GET /api/v1/instances", access: reader, handle: s.getInstances,
 			id: "instances", tag: "instances", summary: "The instances",
-			description: "Those that agents describe, and those of which something is booked. " + sortedOnce,
+			description: "Those that agents describe, those of which something is booked, and to who sees everything those that are only kept. " + sortedOnce,
 			params: []*parameter{
 				{name: "agent", most: odometer.MaxIDBytes, valid: identifier("agent"), example: "host-1", description: "only those at this agent; of a conflict, at any of both"},
 				{name: "state", kind: asWord, words: InstanceStates, example: "running", description: "only those in this state"},
-				{name: "name", most: maxText, example: "web", description: "only those with this name"},
+				{name: "name", most: maxText, example: "web", description: "only those with this name, by their host or by people"},
 				{name: "attribute", most: 2*maxText + 1, valid: validAttribute, example: "rack:r1", description: "only those with this attribute, as key:value"},
+				{name: "label", most: 2*maxText + 1, valid: validLabel, example: "tier:web", description: "only those with this label, as key:value"},
 				userParam, orgParam,
 				afterCursor, limitParam, instancesSort, instancesFields,
 			},
@@ -159,6 +162,7 @@ func (s *server) getInstances(w http.ResponseWriter, r *http.Request) error {
 		Agent: odometer.AgentID(p.text("agent")),
 		State: p.text("state"),
 		Name:  p.text("name"),
+		Label: p.text("label"),
 		User:  odometer.UserID(p.text("user")),
 		Org:   odometer.OrgID(p.text("org")),
 	}

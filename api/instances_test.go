@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/url"
 	"slices"
 	"strings"
@@ -71,9 +72,20 @@ func (m *InMemory) Instances(ctx context.Context, seen odometer.View, q Instance
 	for _, e := range m.entries {
 		ids[e.Event.Instance] = true
 	}
+	kept, err := m.kept.FindRegistered(ctx, "", "", "", math.MaxInt32)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range kept {
+		ids[r.Instance] = ids[r.Instance] || seen.All()
+	}
 	var list []KnownInstance
-	for id := range ids {
+	for id, there := range ids {
+		if !there {
+			continue
+		}
 		k, _ := m.known(seen, id)
+		k.Record = recordIn(kept, id)
 		if id > q.After && q.Matches(&k.Instance) && seen.SeesUse(id, ownerOf(&k.Instance), Now.UnixMicro()) {
 			list = append(list, k)
 		}
@@ -82,6 +94,15 @@ func (m *InMemory) Instances(ctx context.Context, seen odometer.View, q Instance
 		return cmp.Compare(a.Description.Instance, b.Description.Instance)
 	})
 	return list[:min(len(list), q.Limit)], nil
+}
+
+func recordIn(kept []odometer.Registered, id odometer.InstanceID) *InstanceRecord {
+	for i := range kept {
+		if kept[i].Instance == id {
+			return new(RecordOf(&kept[i]))
+		}
+	}
+	return nil
 }
 
 func ownerOf(i *Instance) (o odometer.Owner) {
@@ -101,7 +122,12 @@ func (m *InMemory) Instance(ctx context.Context, seen odometer.View, id odometer
 		return KnownInstance{}, nil, err
 	}
 	k, elsewhere := m.known(seen, id)
-	if k.Agent == "" || !seen.SeesUse(id, ownerOf(&k.Instance), Now.UnixMicro()) {
+	kept, err := m.kept.FindRegistered(ctx, "", "", "", math.MaxInt32)
+	if err != nil {
+		return KnownInstance{}, nil, err
+	}
+	k.Record = recordIn(kept, id)
+	if k.Agent == "" && k.Record == nil || !seen.SeesUse(id, ownerOf(&k.Instance), Now.UnixMicro()) {
 		return KnownInstance{}, nil, odometer.ErrNotFound
 	}
 	return k, elsewhere, nil

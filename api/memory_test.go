@@ -33,6 +33,7 @@ type InMemory struct {
 	quarantine []quarantined
 	open       []OpenPeriod
 	described  []described
+	kept       *account.Accounts // of instances
 	counts     map[string]int64
 	news       chan struct{} // closed when something is booked; nil while nobody waits
 	// Fails is what every call answers while it is set.
@@ -557,8 +558,9 @@ func NewFixture(t *testing.T) *Fixture {
 	t.Helper()
 	clock := func() time.Time { return Now }
 	f := &Fixture{InMemory: NewInMemory(), Accounts: NewAccounts(t, clock), Health: &FixedFacts{Healthy()}, Machine: &FixedMachine{}}
+	f.InMemory.kept = f.Accounts
 	f.Deps = Deps{
-		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Identities: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
+		Version: "0.1", Clock: clock, Tokens: f.Accounts, People: f.Accounts, Grants: f.Accounts, Identities: f.Accounts, Registered: f.Accounts, Hosts: Office{f.Accounts}, Consumers: f.Accounts, Audit: f.Accounts,
 		Auth:  Authenticators{Tokens{HashToken("admin", "secret"), HashToken("bob", "other")}, f.Accounts},
 		Usage: f.InMemory, Entries: f.InMemory, Exports: f.InMemory, Revisions: f.InMemory, Stream: f.InMemory, StreamLife: time.Millisecond, Submit: f.InMemory, Live: f.InMemory, Lifecycle: f.InMemory, Ownership: f.InMemory, Months: f.InMemory, Quarantine: f.InMemory, Reversals: f.InMemory, Status: f.InMemory, Instances: f.InMemory,
 		Health: f.Health.source(), Machine: machineOf{f.Machine}, Stats: SampleStats(),

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -288,4 +289,35 @@ func TestAFollowerWantsItsParts(t *testing.T) {
 	if _, err := New(Options{}); !errors.Is(err, odometer.ErrInvalid) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// FuzzReadAnswer reads what an account service may answer with: what is taken is of
+// the instance that was asked for, names an owner and a time, and reads back as the
+// same.
+func FuzzReadAnswer(f *testing.F) {
+	for _, s := range []string{
+		`{"instance":"vm-1","owner":"u-ada","organisation":"o-1","since":"2026-01-02T15:00:00.123456+14:00"}`, `{"owner":"unassigned","since":"0001-01-01T00:00:00Z"}`,
+		`{"owner":"u","since":"9999-12-31T23:59:59Z"}`, `{"instance":"vm-2","owner":"u","since":"2026-01-02T15:00:00Z"}`, `null`, `[]`, `{}{}`, `{"owner":7}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		own, err := readAnswer(body, "vm-1")
+		if err != nil {
+			if own != (odometer.Ownership{}) || !errors.Is(err, odometer.ErrInvalid) {
+				t.Errorf("%q: got %+v, %v, want nothing and an error wrapping ErrInvalid", body, own, err)
+			}
+			return
+		}
+		if own.Instance != "vm-1" || own.Owner.User == "" || own.Until != odometer.Forever {
+			t.Errorf("%q: got %+v", body, own)
+		}
+		again, err := json.Marshal(HTTPAnswer{own.Instance, own.Owner.User, own.Owner.Org, time.UnixMicro(own.From).UTC()})
+		if err != nil {
+			return // a year that no time is written with, which the follower refuses
+		}
+		if twice, err := readAnswer(again, "vm-1"); err != nil || twice != own {
+			t.Errorf("%q: got %+v, %v from %s, want %+v", body, twice, err, again, own)
+		}
+	})
 }

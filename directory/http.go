@@ -90,19 +90,31 @@ func (h *HTTP) Owner(ctx context.Context, instance odometer.InstanceID) (own odo
 	case len(body) > maxAnswer:
 		return fail(fmt.Errorf("its answer has more than %d bytes: %w", maxAnswer, odometer.ErrInvalid))
 	}
+	if own, err = readAnswer(body, instance); err != nil {
+		return fail(err)
+	}
+	return own, nil
+}
+
+// readAnswer returns whose an instance is by the body of an answer.
+func readAnswer(body []byte, instance odometer.InstanceID) (odometer.Ownership, error) {
+	fail := func(format string, args ...any) (odometer.Ownership, error) {
+		return odometer.Ownership{}, fmt.Errorf("its answer "+format+": %w", append(args, odometer.ErrInvalid)...)
+	}
 	var a HTTPAnswer
 	if err := json.Unmarshal(body, &a); err != nil {
-		return fail(fmt.Errorf("its answer: %w: %w", odometer.ErrInvalid, err))
+		return fail("cannot be read: %w", err)
 	}
 	switch {
 	case a.Instance != "" && a.Instance != instance:
-		return fail(fmt.Errorf("its answer is of %q: %w", a.Instance, odometer.ErrInvalid))
+		return fail("is of %q", a.Instance)
 	case a.Owner == "":
-		return fail(fmt.Errorf("its answer names no owner: %w", odometer.ErrInvalid))
+		return fail("names no owner")
 	case a.Since.IsZero():
-		return fail(fmt.Errorf("its answer does not say since when: %w", odometer.ErrInvalid))
+		return fail("does not say since when")
 	}
-	return odometer.Ownership{
+	own := odometer.Ownership{
 		Instance: instance, Owner: odometer.Owner{User: a.Owner, Org: a.Organisation}, From: a.Since.UnixMicro(), Until: odometer.Forever,
-	}, nil
+	}
+	return own, nil
 }

@@ -39,6 +39,27 @@ func exportUsage(rt *rapid.T, d *desk, q odometer.UsageQuery, want []odometer.Us
 	}
 }
 
+// TestAnExportHasTheEndsOfItsTime exports, by instance, a time that begins and ends
+// within hours: what was used there is in it once.
+func TestAnExportHasTheEndsOfItsTime(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-1", "host-1", base)
+	for range 4 {
+		d.now = d.now.Add(time.Hour)
+		d.send(m.next(odometer.HourMicros/2, 100, 0))
+		d.send(m.next(odometer.HourMicros/2, 100, 0))
+	}
+	q := odometer.UsageQuery{From: base + odometer.HourMicros/2, To: base + 7*odometer.HourMicros/2, GroupBy: []odometer.GroupBy{odometer.ByInstance}}
+	var rows []odometer.UsageRow
+	err := d.EachUsage(t.Context(), q, func(r *odometer.UsageRow) error {
+		rows = append(rows, *r)
+		return nil
+	})
+	if err != nil || len(rows) != 1 || rows[0].Totals[odometer.CPU] != odometer.SumOf(600) {
+		t.Errorf("got %v, %v, want 600 of one instance", rows, err)
+	}
+}
+
 // TestAnExportHoldsFewRows reads a row of each hour of many instances, and of many
 // owners: it takes no more memory at the end than at the beginning.
 func TestAnExportHoldsFewRows(t *testing.T) {

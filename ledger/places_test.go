@@ -72,6 +72,28 @@ func findEntries(rt *rapid.T, d *desk) {
 	}
 }
 
+// TestEntriesAreFoundBeforeTheirHourIsPacked asks for the entries of one user while the
+// hour that they are in is open, and when it has passed to another within that hour.
+func TestEntriesAreFoundBeforeTheirHourIsPacked(t *testing.T) {
+	d := newDesk(t)
+	check := func(when string, want map[odometer.UserID]int) {
+		t.Helper()
+		for user, n := range want {
+			list, _, err := d.Entries(t.Context(), odometer.EntryQuery{User: user, Limit: 10})
+			if err != nil || len(list) != n {
+				t.Errorf("%s: got %d entries of %s, %v, want %d", when, len(list), user, err, n)
+			}
+		}
+	}
+	d.now = time.UnixMicro(base + odometer.HourMicros)
+	m := newMeter("vm-1", "host-1", base)
+	d.send(m.next(30*sec, 1, 0))
+	check("the hour is open", map[odometer.UserID]int{"u-ada": 1, "u-bob": 0})
+	m.owner = odometer.Owner{User: "u-bob"}
+	d.send(m.next(30*sec, 2, 0))
+	check("taken over within it", map[odometer.UserID]int{"u-ada": 1, "u-bob": 1})
+}
+
 // TestFewEntriesAreFoundAmongMany has forty hosts send for days, and asks for what a
 // user has of it, who had one machine for an hour: of all records those of that hour
 // are looked at, and none for who has nothing.

@@ -56,21 +56,22 @@ func TestAViewIsAConditionOfEveryQuestion(t *testing.T) {
 		name      string
 		view      *odometer.View
 		entries   int
-		instances string // those that it may have been charged for
+		minutes   float64 // that were measured
+		instances string  // those that it may have been charged for
 		life      []odometer.ChangeKind
 	}{
-		{"the program", nil, 5, "[vm-1 vm-2]", []odometer.ChangeKind{odometer.ChangeStarted, odometer.ChangePaused, odometer.ChangeResumed, odometer.ChangeResized}},
-		{"the operator", &odometer.Everything, 5, "[vm-1 vm-2]", []odometer.ChangeKind{odometer.ChangeStarted, odometer.ChangePaused, odometer.ChangeResumed, odometer.ChangeResized}},
-		{"who had it first", viewOf("u-ada"), 2, "[vm-1]", []odometer.ChangeKind{odometer.ChangeStarted}},
-		{"who has it now", viewOf("u-bob"), 2, "[vm-1]", []odometer.ChangeKind{odometer.ChangeResized}},
-		{"the organisation of the first", viewOf("", "o-acme"), 2, "[vm-1]", []odometer.ChangeKind{odometer.ChangeStarted}},
-		{"who sees both", viewOf("u-ada", "o-other"), 4, "[vm-1]", []odometer.ChangeKind{odometer.ChangeStarted, odometer.ChangePaused, odometer.ChangeResumed, odometer.ChangeResized}},
-		{"a stranger", viewOf("u-eve", "o-none"), 0, "[]", nil},
-		{"nobody", new(odometer.View), 0, "[]", nil},
-		{"whom the first gave a grant", grantedTo(odometer.Owner{User: "u-ada", Org: "o-acme"}, base), 2, "[vm-1]", []odometer.ChangeKind{odometer.ChangeStarted}},
-		{"whom he gave one later", grantedTo(odometer.Owner{User: "u-ada", Org: "o-acme"}, base+odometer.HourMicros), 1, "[vm-1]", nil},
-		{"whom the operator gave one", grantedTo(odometer.Owner{}, base+odometer.HourMicros), 3, "[vm-1]", []odometer.ChangeKind{odometer.ChangePaused, odometer.ChangeResumed, odometer.ChangeResized}},
-		{"whom somebody else gave one", grantedTo(odometer.Owner{User: "u-eve"}, base), 0, "[vm-1]", nil},
+		{"the program", nil, 5, 180.5, "[vm-1 vm-2]", []odometer.ChangeKind{odometer.ChangeStarted, odometer.ChangePaused, odometer.ChangeResumed, odometer.ChangeResized}},
+		{"the operator", &odometer.Everything, 5, 180.5, "[vm-1 vm-2]", []odometer.ChangeKind{odometer.ChangeStarted, odometer.ChangePaused, odometer.ChangeResumed, odometer.ChangeResized}},
+		{"who had it first", viewOf("u-ada"), 2, 90, "[vm-1]", []odometer.ChangeKind{odometer.ChangeStarted}},
+		{"who has it now", viewOf("u-bob"), 2, 90, "[vm-1]", []odometer.ChangeKind{odometer.ChangeResized}},
+		{"the organisation of the first", viewOf("", "o-acme"), 2, 90, "[vm-1]", []odometer.ChangeKind{odometer.ChangeStarted}},
+		{"who sees both", viewOf("u-ada", "o-other"), 4, 180, "[vm-1]", []odometer.ChangeKind{odometer.ChangeStarted, odometer.ChangePaused, odometer.ChangeResumed, odometer.ChangeResized}},
+		{"a stranger", viewOf("u-eve", "o-none"), 0, 0, "[]", nil},
+		{"nobody", new(odometer.View), 0, 0, "[]", nil},
+		{"whom the first gave a grant", grantedTo(odometer.Owner{User: "u-ada", Org: "o-acme"}, base), 2, 90, "[vm-1]", []odometer.ChangeKind{odometer.ChangeStarted}},
+		{"whom he gave one later", grantedTo(odometer.Owner{User: "u-ada", Org: "o-acme"}, base+odometer.HourMicros), 1, 30, "[vm-1]", nil},
+		{"whom the operator gave one", grantedTo(odometer.Owner{}, base+odometer.HourMicros), 3, 120, "[vm-1]", []odometer.ChangeKind{odometer.ChangePaused, odometer.ChangeResumed, odometer.ChangeResized}},
+		{"whom somebody else gave one", grantedTo(odometer.Owner{User: "u-eve"}, base), 0, 0, "[vm-1]", nil},
 	} {
 		for _, when := range []string{"open", "entered and sealed"} {
 			if when != "open" {
@@ -98,6 +99,14 @@ func TestAViewIsAConditionOfEveryQuestion(t *testing.T) {
 			}
 			if n != c.entries {
 				t.Errorf("%s, %s: got %d entries, want %d", c.name, when, n, c.entries)
+			}
+			rows, err := d.Usage(t.Context(), odometer.UsageQuery{From: base, To: base + 10*odometer.HourMicros, View: c.view})
+			var measured odometer.Sum
+			for i := range rows {
+				measured.AddSum(rows[i].Totals[odometer.MeasuredTime])
+			}
+			if got := measured.Float64() / 60e6; err != nil || got != c.minutes {
+				t.Errorf("%s, %s: got %v minutes measured, %v, want %v", c.name, when, got, err, c.minutes)
 			}
 			for limit := 1; limit <= 4; limit++ {
 				list, err := d.Lifecycle(t.Context(), odometer.LifecycleQuery{Instance: "vm-1", Limit: limit, View: c.view})

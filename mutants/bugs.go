@@ -7,5 +7,5 @@ import "slices"
 // rooms' names: what would be wrong, where, the text that stands there, the
 // text in its place, and who notices.
 func bugs() []bug {
-	return slices.Concat(vocabularyBugs, samplerBugs, meterBugs, spoolBugs, agentBugs, queueBugs, ingestBugs, ledgerBugs, ownershipBugs, monthBugs, accessBugs, usageBugs, grantBugs, issuerBugs, hostBugs, abuseBugs, directoryBugs, documentBugs, exportBugs, notifyBugs)
+	return slices.Concat(vocabularyBugs, samplerBugs, meterBugs, spoolBugs, agentBugs, queueBugs, ingestBugs, ledgerBugs, ownershipBugs, monthBugs, accessBugs, usageBugs, grantBugs, registeredBugs, issuerBugs, hostBugs, abuseBugs, directoryBugs, documentBugs, exportBugs, notifyBugs)
 }

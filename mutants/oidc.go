@@ -9,7 +9,7 @@ var issuerBugs = []bug{
 	{"a token of any issuer is accepted that our keys sign", "account/issuer.go",
 		`SkipExpiryCheck: true}`,
 		`SkipExpiryCheck: true, SkipIssuerCheck: true}`,
-		"account.TestATokenOfAnIssuer"},
+		"account.TestAClaimNamesWhoComes"},
 	{"a key that the issuer withdrew is accepted on", "account/issuerkeys.go",
 		`		clear(i.verified)
 	}

@@ -85,6 +85,7 @@ func (q *EventQuery) values() url.Values {
 type InstanceQuery struct {
 	Agent, State, Name, User, Org string
 	Attribute                     string   // key:value
+	Label                         string   // key:value
 	Sort                          []string // nil for the order of their ids, in which alone After goes on
 	After                         string
 	Limit                         int
@@ -93,7 +94,7 @@ type InstanceQuery struct {
 // Instances returns one page of instances.
 func (c *Client) Instances(ctx context.Context, q InstanceQuery) (api.InstancesAnswer, error) {
 	var a api.InstancesAnswer
-	err := c.get(ctx, "/api/v1/instances", values("agent", q.Agent, "state", q.State, "name", q.Name, "attribute", q.Attribute,
+	err := c.get(ctx, "/api/v1/instances", values("agent", q.Agent, "state", q.State, "name", q.Name, "attribute", q.Attribute, "label", q.Label,
 		"user", q.User, "org", q.Org, "sort", strings.Join(q.Sort, ","), "after", q.After, "limit", positive(q.Limit)), &a)
 	return a, err
 }

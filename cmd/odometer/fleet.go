@@ -42,6 +42,7 @@ type fleet struct {
 	owners    *ownerTeller                 // nil where agents are not told whose their instances are
 	described func([]odometer.Description) // is told what agents describe, and waits for nothing; may be nil
 	ledger    *ledger.Ledger
+	kept      *account.Accounts // what people keep of instances
 	live      *liveView
 	now       func() time.Time
 	// transferred is told what was recorded without a request; may be nil.
@@ -90,11 +91,16 @@ func (f *fleet) Instances(ctx context.Context, seen odometer.View, q api.Instanc
 		if err != nil {
 			return nil, err
 		}
+		kept, err := f.kept.Registered(ctx, some.ids)
+		if err != nil {
+			return nil, err
+		}
 		for _, id := range some.ids {
 			k, err := f.join(ctx, seen, id, some.described[id], some.booked[id], owned[id], some.all)
 			if err != nil {
 				return nil, err
 			}
+			k.Record = recordOf(kept, id)
 			if q.Matches(&k.Instance) && f.sees(seen, &k) {
 				list = append(list, k)
 			}
@@ -107,6 +113,15 @@ func (f *fleet) Instances(ctx context.Context, seen odometer.View, q api.Instanc
 		}
 		q.After = some.last
 	}
+}
+
+// recordOf returns what people keep of an instance, nil for nothing.
+func recordOf(kept map[odometer.InstanceID]odometer.Registered, id odometer.InstanceID) *api.InstanceRecord {
+	r, ok := kept[id]
+	if !ok {
+		return nil
+	}
+	return new(api.RecordOf(&r))
 }
 
 // candidates are instances that may match a query, in order, with what was found
@@ -140,6 +155,26 @@ func (f *fleet) some(ctx context.Context, seen odometer.View, q api.InstanceQuer
 		}
 	}
 	owned := q.User != "" || q.Org != "" || !seen.All() // which the ledger knows, and the open periods
+	nobodys := q.State == "" || q.State == api.StateUnknown
+	if !owned || q.Label != "" {
+		name := q.Name
+		if q.Label != "" {
+			name = "" // it may be its host's
+		}
+		var found []odometer.Registered
+		if q.Label != "" || q.Name != "" || nobodys && q.Agent == "" && q.Attribute == "" {
+			if found, err = f.kept.FindRegistered(ctx, q.After, name, q.Label, size); err != nil {
+				return c, err
+			}
+		}
+		for i := range found {
+			c.ids = append(c.ids, found[i].Instance)
+			cut(i+1, found[i].Instance)
+		}
+		if q.Label != "" {
+			return c, nil
+		}
+	}
 	if q.State != api.StateUnknown && !owned {
 		d := account.Query{After: q.After, Limit: size, Agent: q.Agent, Name: q.Name, Attribute: q.Attribute, Value: q.Value, Status: q.State}
 		found, err := f.directory.Instances(ctx, d)
@@ -154,7 +189,7 @@ func (f *fleet) some(ctx context.Context, seen odometer.View, q api.InstanceQuer
 		}
 		c.all.directory = q.State == "" && q.Agent == "" && q.Name == "" && q.Attribute == ""
 	}
-	if q.Name == "" && q.Attribute == "" && (q.State == "" || q.State == api.StateUnknown) || owned {
+	if q.Name == "" && q.Attribute == "" && nobodys || owned {
 		found, err := f.ledger.Instances(ctx, ledger.InstanceQuery{After: q.After, Limit: size, User: q.User, Org: q.Org, View: narrow(seen)})
 		if err != nil {
 			return c, err
@@ -232,7 +267,12 @@ func (f *fleet) Instance(ctx context.Context, seen odometer.View, id odometer.In
 	if k, err = f.join(ctx, seen, id, described, nil, owned, both{directory: true}); err != nil {
 		return k, nil, err
 	}
-	if k.Agent == "" || !f.sees(seen, &k) {
+	kept, err := f.kept.Registered(ctx, []odometer.InstanceID{id})
+	if err != nil {
+		return k, nil, err
+	}
+	k.Record = recordOf(kept, id)
+	if k.Agent == "" && k.Record == nil || !f.sees(seen, &k) {
 		return api.KnownInstance{}, nil, odometer.ErrNotFound
 	}
 	return k, elsewhere, nil

@@ -53,8 +53,12 @@ func newFleet(t *testing.T) *knownFleet {
 	if err := conn.EnsureStreams(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	kept, err := account.OpenAccounts(t.Context(), account.AccountsOptions{Path: filepath.Join(dir, "ledger.db"), Clock: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
 	k.ingest = ingest.New(ingest.Options{Ledger: l, Receipts: conn})
-	k.fleet = &fleet{directory: d, ledger: l, now: clock}
+	k.fleet = &fleet{directory: d, ledger: l, kept: kept, now: clock}
 	heard := queue.NewLive(conn, k.hear)
 	k.live = &liveView{heard: heard, ledger: l, now: clock}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -71,7 +75,7 @@ func newFleet(t *testing.T) *knownFleet {
 		}
 		conn.Close()
 		k.server.Shutdown()
-		if err := errors.Join(d.Close(), l.Close()); err != nil {
+		if err := errors.Join(d.Close(), kept.Close(), l.Close()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -188,6 +192,67 @@ func vmOn(instance odometer.InstanceID, attributes ...string) odometer.VM {
 
 // What is known of an instance comes from those who know it: the directory, the
 // ledger, and what is open.
+// TestWhatIsKeptIsListed, page by page among what hosts tell and what is booked, and
+// what nobody has told yet to who sees everything.
+func TestWhatIsKeptIsListed(t *testing.T) {
+	k := newFleet(t)
+	k.book(k.period("booked", "http-1", "eve", 0))
+	k.tell("h1", nil, vmOn("a-told"), vmOn("told"))
+	by := odometer.Actor{Caller: odometer.Caller{Name: "admin", Scopes: []odometer.Scope{odometer.ScopeAdmin}}}
+	for _, id := range []odometer.InstanceID{"a-kept", "booked", "told", "z-kept"} {
+		r := odometer.Registered{Instance: id, Name: "called " + string(id), Labels: map[string]string{"first": string(id[:1])}}
+		if _, err := k.kept.Register(t.Context(), by, odometer.Once{}, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bob := odometer.Caller{Bound: odometer.Bound{User: "bob"}, Scopes: []odometer.Scope{odometer.ScopeRead}}
+	eve := odometer.Caller{Bound: odometer.Bound{User: "eve"}, Scopes: []odometer.Scope{odometer.ScopeRead}}
+	for _, c := range []struct {
+		name string
+		seen odometer.View
+		q    api.InstanceQuery
+		want string
+	}{
+		{"all", odometer.Everything, api.InstanceQuery{}, "a-kept a-told booked told z-kept"},
+		{"what nobody describes", odometer.Everything, api.InstanceQuery{State: api.StateUnknown}, "a-kept booked z-kept"},
+		{"on a host", odometer.Everything, api.InstanceQuery{Agent: "h1"}, "a-told told"},
+		{"a label", odometer.Everything, api.InstanceQuery{Label: "first:z"}, "z-kept"},
+		{"a label and a host's name", odometer.Everything, api.InstanceQuery{Label: "first:t", Name: "name-of-told"}, "told"},
+		{"what people call it", odometer.Everything, api.InstanceQuery{Name: "called told"}, "told"},
+		{"what people call what nobody has told", odometer.Everything, api.InstanceQuery{Name: "called z-kept"}, "z-kept"},
+		{"what his is called", eve.View(), api.InstanceQuery{Name: "called booked"}, "booked"},
+		{"his by a label", eve.View(), api.InstanceQuery{Label: "first:b"}, "booked"},
+		{"others' by a label", bob.View(), api.InstanceQuery{Label: "first:b"}, ""},
+		{"to who sees nothing of it", bob.View(), api.InstanceQuery{}, ""},
+	} {
+		var got []string
+		c.q.Limit = 2 // pages
+		for {
+			list, err := k.Instances(t.Context(), c.seen, c.q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range list {
+				got = append(got, string(list[i].Description.Instance))
+			}
+			if len(list) < c.q.Limit {
+				break
+			}
+			c.q.After = list[len(list)-1].Description.Instance
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+	one, _, err := k.Instance(t.Context(), odometer.Everything, "z-kept")
+	if err != nil || one.State != api.StateUnknown || one.Record == nil || one.Record.Name != "called z-kept" {
+		t.Errorf("got %+v, %v, want it unknown by the name that it was given", one, err)
+	}
+	if _, _, err := k.Instance(t.Context(), bob.View(), "z-kept"); !errors.Is(err, odometer.ErrNotFound) {
+		t.Errorf("to who does not see it: got %v, want ErrNotFound", err)
+	}
+}
+
 func TestFleetJoinsWhatIsKnown(t *testing.T) {
 	k := newFleet(t)
 	k.book(k.period("booked", "http-1", "eve", 0), k.period("both", "h1", "bob", 0))

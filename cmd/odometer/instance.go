@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +28,8 @@ type instanceConfig struct {
 
 func newInstance(s streams) *cobra.Command {
 	parent := &cobra.Command{Use: "instance", Short: "The machines of all hosts", Args: cobra.ArbitraryArgs, RunE: group}
-	parent.AddCommand(newInstanceList(s), newInstanceShow(s), newInstanceHistory(s), newInstanceOwner(s), newInstanceGrant(s), newInstanceImport(s))
+	parent.AddCommand(newInstanceList(s), newInstanceShow(s), newInstanceHistory(s), newInstanceOwner(s), newInstanceGrant(s), newInstanceImport(s),
+		newInstanceCreate(s), newInstanceUpdate(s), newInstanceDelete(s))
 	return parent
 }
 
@@ -58,6 +60,9 @@ On a pipe amounts are exact, and what is not known is -.`,
 			if key, _, ok := strings.Cut(c.Attribute, ":"); c.Attribute != "" && (!ok || key == "") {
 				return misuse(fmt.Errorf("--attribute %q: key:value is expected, such as rack:r12", c.Attribute))
 			}
+			if _, err := readLabels([]string{c.Label}); c.Label != "" && err != nil {
+				return misuse(fmt.Errorf("--label: %w", err))
+			}
 			if c.Limit < 0 {
 				return misuse(fmt.Errorf("--limit %d: a number from 1, or 0 for all", c.Limit))
 			}
@@ -85,8 +90,9 @@ On a pipe amounts are exact, and what is not known is -.`,
 	flags.SortFlags = false
 	flags.StringVar(&c.Agent, "agent", "", "only those on this host")
 	flags.StringVar(&c.State, "state", "", "only those in this state: "+strings.Join(api.InstanceStates, ", "))
-	flags.StringVar(&c.Name, "name", "", "only those with this name")
+	flags.StringVar(&c.Name, "name", "", "only those with this name, by their host or by people")
 	flags.StringVar(&c.Attribute, "attribute", "", "only those with this attribute, as key:value")
+	flags.StringVar(&c.Label, "label", "", "only those with this label, as key:value")
 	flags.StringVar(&c.User, "user", "", "only those of this user")
 	flags.StringVar(&c.Org, "org", "", "only those of this organisation")
 	flags.BoolVar(&c.Unassigned, "unassigned", false, "only those that are nobody's, with what their hypervisor says of whose they are")
@@ -221,12 +227,12 @@ func showInstances(s streams, a api.InstancesAnswer, hints bool) error {
 	var rows [][]cell
 	for i := range a.Instances {
 		v := &a.Instances[i]
-		host := cell{string(v.Agent), string(v.Agent)}
+		host := plain(string(v.Agent))
 		if v.Conflict != nil {
 			host.Text = joinWords(v.Conflict.Agents)
 		}
 		rows = append(rows, []cell{
-			plain(string(v.Description.Instance)), plain(v.Name), host, plain(string(v.State)), plain(v.Source),
+			plain(string(v.Description.Instance)), plain(calledName(v)), host, plain(string(v.State)), plain(v.Source),
 			number(v.VCPUs), bytesCell(v.Memory), disksCell(v.Disks), nicsCell(v.NICs), gpusCell(v.GPUs),
 			optional(v.User), optional(v.Org), ageCell(v.Age),
 		})
@@ -285,6 +291,12 @@ func showInstance(s streams, a api.InstanceAnswer) error {
 	}
 	line("instance", "instance_id", plain(string(a.Description.Instance)))
 	line("name", "name", plain(a.Name))
+	if a.Record != nil {
+		line("called", "called", plain(a.Record.Name))
+		for _, key := range slices.Sorted(maps.Keys(a.Record.Labels)) {
+			line("label", "label", plain(key), plain(a.Record.Labels[key]))
+		}
+	}
 	line("host", "agent_id", plain(string(a.Agent)))
 	line("state", "state", state)
 	line("source", "source", plain(a.Source))
@@ -305,12 +317,7 @@ func showInstance(s streams, a api.InstanceAnswer) error {
 	for _, g := range a.GPUs {
 		line("GPU", "gpu", plain(g.Name), plain(string(g.Kind)), plain(g.Address))
 	}
-	keys := make([]string, 0, len(a.Attributes))
-	for key := range a.Attributes {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	for _, key := range keys {
+	for _, key := range slices.Sorted(maps.Keys(a.Attributes)) {
 		line("attribute", "attribute", plain(key), plain(a.Attributes[key]))
 	}
 	if a.Cut {

@@ -287,7 +287,7 @@ func (sv *server) open(ctx context.Context) (err error) {
 	sv.admission = &admission{Accounts: sv.accounts, nats: sv.nats, conn: sv.conn, logger: sv.logger}
 	sv.entries = &entries{Feed: ledger.Feed{Ledger: sv.ledger, Name: feedName}}
 	sv.feed = queue.NewFeed(sv.conn, sv.entries)
-	sv.fleet = &fleet{ledger: sv.ledger, now: time.Now, putOut: sv.accounts.PutOut, transferred: func(ctx context.Context, o odometer.Ownership) error {
+	sv.fleet = &fleet{ledger: sv.ledger, kept: sv.accounts, now: time.Now, putOut: sv.accounts.PutOut, transferred: func(ctx context.Context, o odometer.Ownership) error {
 		return sv.accounts.Transferred(ctx, odometer.Actor{Caller: odometer.Caller{Name: "account service"}}, o)
 	}}
 	sv.heard = queue.NewLive(sv.conn, sv.fleet.hear)
@@ -548,7 +548,7 @@ func (sv *server) deps(p *parts) api.Deps {
 		Usage:     seenLedger{sv.ledger}, Entries: seenLedger{sv.ledger}, Exports: seenLedger{sv.ledger}, Revisions: sv.ledger, Stream: seenLedger{sv.ledger}, Submit: sv.ingest, Live: p.live,
 		Instances: sv.fleet, Lifecycle: seenLedger{sv.ledger}, Ownership: ownership{sv.ledger, sv.fleet},
 		Months: months{p}, Quarantine: quarantine{sv.ledger}, Reversals: sv.ledger,
-		Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Identities: sv.accounts, Audit: sv.accounts,
+		Tokens: sv.accounts, People: sv.accounts, Grants: sv.accounts, Identities: sv.accounts, Registered: sv.accounts, Audit: sv.accounts,
 		Hosts: sv.admission, Consumers: sv.admission,
 		Status: p, Health: newLately(p), Stats: p.stats(), QueueURL: sv.queueURL,
 	}
