@@ -16,8 +16,8 @@ const (
 	// failedPause is how long Run waits after a transaction that failed.
 	failedPause = time.Second
 	// gather is how long a round waits for more after it was woken, so that what comes
-	// in at once is one transaction and not many.
-	gather = 2 * time.Millisecond
+	// in at once is one transaction and not many: the ledger's commits wait for each.
+	gather = 20 * time.Millisecond
 )
 
 // result is how an attempt went.
