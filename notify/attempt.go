@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"unicode"
 
 	"example.org/odometer"
+	"example.org/odometer/internal/outward"
 )
 
 // attempt makes one attempt, within attemptWithin. ctx is done where the server ends.
@@ -60,10 +62,17 @@ func (n *Notifier) send(ctx context.Context, j *job, r *result) error {
 	return fmt.Errorf("no channel is of kind %q", j.channel.Kind)
 }
 
-// reason is why an attempt failed, without the URL, which may be a secret.
+// reason is why an attempt failed, without the URL, which may be a secret, and without what
+// it tells of the network in which this server is.
 func reason(err error) string {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
+	}
+	if errors.Is(err, outward.ErrInside) {
+		return "it leads to an address that is not on the public internet"
+	}
+	if d, ok := errors.AsType[*net.DNSError](err); ok && !d.IsTimeout {
+		return "its name leads to no address"
 	}
 	if errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "Client.Timeout") {
 		return "it did not answer in time"

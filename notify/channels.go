@@ -413,7 +413,9 @@ func (n *Notifier) Delete(ctx context.Context, by odometer.Actor, id odometer.Ch
 	if err != nil {
 		return fmt.Errorf("delete channel %s: %w", id, err)
 	}
-	n.forget(id)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.endpoints, id)
 	return nil
 }
 

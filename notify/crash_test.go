@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -147,6 +148,8 @@ func TestTwoServers(t *testing.T) {
 	first.o.Owns = l1.Owns
 	first.restart()
 	hold := make(chan struct{})
+	release := sync.OnceFunc(func() { close(hold) })
+	defer release()
 	r := newReceiver(t, nil)
 	r.set(func(rw http.ResponseWriter, q *http.Request) {
 		if len(r.requests()) == 1 {
@@ -175,8 +178,10 @@ func TestTwoServers(t *testing.T) {
 	if _, err := first.round(t.Context(), t.Context()); !errors.Is(err, ledger.ErrFenced) {
 		t.Errorf("the first server: got %v, want ErrFenced", err)
 	}
-	close(hold)
-	if err := first.Run(t.Context()); !errors.Is(err, ledger.ErrFenced) {
+	release()
+	within, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := first.Run(within); !errors.Is(err, ledger.ErrFenced) {
 		t.Errorf("the first server's Run: got %v, want ErrFenced", err)
 	}
 	second.rest()

@@ -109,6 +109,22 @@ func (n *Notifier) attempts(ctx context.Context, by *odometer.Caller, id odomete
 // so that a receiver that has one drops it. A delivery that is not dead is an
 // [odometer.ErrConflict].
 func (n *Notifier) Retry(ctx context.Context, by odometer.Actor, channel odometer.ChannelID, id odometer.DeliveryID) (sent int, err error) {
+	for { // some at a time: others wait for each transaction
+		some, err := n.retry(ctx, &by, channel, id)
+		sent += some
+		if err != nil {
+			return sent, fmt.Errorf("send again to channel %s: %w", channel, err)
+		}
+		if some < followAtOnce || id != "" {
+			break
+		}
+	}
+	n.forget(channel)
+	n.poke()
+	return sent, nil
+}
+
+func (n *Notifier) retry(ctx context.Context, by *odometer.Actor, channel odometer.ChannelID, id odometer.DeliveryID) (sent int, err error) {
 	now := n.now()
 	err = n.transact(ctx, func(tx *sql.Tx) error {
 		c, err := managed(ctx, tx, now, &by.Caller, channel)
@@ -136,20 +152,18 @@ func (n *Notifier) Retry(ctx context.Context, by odometer.Actor, channel odomete
 		if id != "" {
 			what = string(id)
 		}
-		return n.note(ctx, tx, by, odometer.ActionChannelRetry, string(c.ID), what)
+		return n.note(ctx, tx, *by, odometer.ActionChannelRetry, string(c.ID), what)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("send again to channel %s: %w", channel, err)
+		return 0, err
 	}
-	n.forget(channel)
-	n.poke()
 	return sent, nil
 }
 
-// dead returns what was given up of a channel: one delivery, or all in their order.
+// dead returns what was given up of a channel: one delivery, or the first in their order.
 func dead(ctx context.Context, tx *sql.Tx, c *odometer.Channel, id odometer.DeliveryID) ([]delivery, error) {
 	if id == "" {
-		return scanDeliveries(tx.QueryContext(ctx, `SELECT `+deliveryColumns+` FROM notify_deliveries WHERE channel = ? AND state = 'dead' AND kind <> '' ORDER BY number`, string(c.ID)))
+		return scanDeliveries(tx.QueryContext(ctx, `SELECT `+deliveryColumns+` FROM notify_deliveries WHERE channel = ? AND state = 'dead' AND kind <> '' ORDER BY number LIMIT ?`, string(c.ID), followAtOnce))
 	}
 	var state odometer.DeliveryState
 	err := tx.QueryRowContext(ctx, `SELECT state FROM notify_deliveries WHERE channel = ? AND id = ? AND kind <> ''`, string(c.ID), string(id)).Scan(&state)

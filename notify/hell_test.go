@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"runtime"
 	"slices"
 	"strings"
@@ -106,7 +107,7 @@ func TestReceiversFromHell(t *testing.T) {
 		{"a certificate that nobody signed", secure.URL, "certificate", 0},
 		{"TLS where there is none", "https" + strings.TrimPrefix(elsewhere.URL, "http"), "HTTP response to HTTPS client", 0},
 		{"nobody listens", "http://127.0.0.1:1", "refused", 0},
-		{"no such name", "http://nowhere.invalid", "", -1},
+		{"no such name", "http://nowhere.invalid", "its name leads to no address", -1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newOffice(t, Options{within: 500 * time.Millisecond})
@@ -222,6 +223,21 @@ func TestADeadReceiverDelaysNobodyElse(t *testing.T) {
 		if got := len(w.deliveries(id, odometer.DeliveryWaiting)); got != changes {
 			t.Errorf("got %d that wait for a receiver that fails, want %d", got, changes)
 		}
+	}
+}
+
+// TestANameThatLeadsInside is not told where.
+func TestANameThatLeadsInside(t *testing.T) {
+	w := newOffice(t, Options{Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+	r := newReceiver(t, nil)
+	_, port, err := net.SplitHostPort(r.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _ := w.create(odometer.Channel{Kind: odometer.ChannelWebhook, URL: "http://localhost:" + port})
+	a, err := w.Test(t.Context(), admin, c.ID)
+	if err != nil || a.Err != "it leads to an address that is not on the public internet" || len(r.requests()) != 0 {
+		t.Errorf("got %+v, %v and %d requests, want it refused", a, err, len(r.requests()))
 	}
 }
 

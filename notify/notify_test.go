@@ -156,7 +156,7 @@ func (w *office) restart() {
 // rest goes on until there is nothing to do at this moment.
 func (w *office) rest() {
 	w.t.Helper()
-	for range 10_000 {
+	for range 3000 {
 		_, err := w.round(w.t.Context(), w.t.Context())
 		if err != nil {
 			w.t.Fatal(err)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,15 +44,20 @@ type delivery struct {
 	body     string
 }
 
-// stored is a violation as a body has it: its fields, whatever form it is published in.
+// storedViolation is a violation as a body has it: its fields, whatever form it is published in.
 type storedViolation odometer.Violation
 
-func bodyOf(v *odometer.Violation) string {
-	text, err := json.Marshal((*storedViolation)(v))
-	if err != nil {
-		panic(err) // numbers are finite
+// bodyOf writes a violation. A number that is none, which JSON does not have, is 0: nobody
+// is told nothing for it.
+func bodyOf(v *odometer.Violation) (string, error) {
+	s := storedViolation(*v)
+	for _, f := range []*float64{&s.Limit, &s.Before, &s.Value} {
+		if math.IsNaN(*f) || math.IsInf(*f, 0) {
+			*f = 0
+		}
 	}
-	return string(text)
+	text, err := json.Marshal(&s)
+	return string(text), err
 }
 
 // violations reads the body of a delivery of violations: one or, of a digest, several.
@@ -210,6 +217,12 @@ func (n *Notifier) lookForUsage(ctx context.Context, w *news) error {
 			seen = position{stored: after, at: after, since: n.clock()}
 		}
 		list, next, err := n.o.Entries.Follow(ctx, odometer.EntryQuery{After: seen.at, View: &view})
+		if errors.Is(err, odometer.ErrInvalid) { // it stands for nothing in this ledger
+			n.logger.Error("a webhook's place in the ledger is unknown; it goes on with what is booked from now on", "channel", c.ID, "err", err)
+			list = nil
+			next, err = n.o.Entries.End(ctx)
+			seen.since = time.Time{}
+		}
 		if err != nil {
 			return fmt.Errorf("webhook %s: %w", c.ID, err)
 		}
@@ -327,7 +340,10 @@ func (w *news) sees(holder odometer.Bound, v *odometer.Violation) bool {
 }
 
 func (n *Notifier) takeChange(ctx context.Context, tx *sql.Tx, now int64, c *odometer.Channel, v *odometer.Violation) error {
-	body := bodyOf(v)
+	body, err := bodyOf(v)
+	if err != nil {
+		return err
+	}
 	if c.Kind == odometer.ChannelAlertmanager {
 		do, args := `DELETE FROM notify_open WHERE channel = ? AND violation = ?`, []any{string(c.ID), string(v.ID)}
 		if v.Standing == odometer.StandingOpen {

@@ -94,30 +94,24 @@ func advance(ctx context.Context, tx *sql.Tx, channel odometer.ChannelID, lane s
 // hurry has all that waits for its next attempt at a receiver that is back attempted now.
 // What is claimed keeps its time.
 func (n *Notifier) hurry(ctx context.Context, tx *sql.Tx, now int64, channel odometer.ChannelID) error {
-	rows, err := tx.QueryContext(ctx, `SELECT id FROM notify_deliveries WHERE channel = ? AND state = 'waiting' AND head = 1 AND next_us > ?`, string(channel), now)
-	if err != nil {
-		return err
-	}
-	ids, err := texts(rows)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if n.flying(channel, odometer.DeliveryID(id)) {
-			continue
-		}
-		if _, err := tx.ExecContext(ctx, `UPDATE notify_deliveries SET next_us = ? WHERE id = ?`, now, id); err != nil {
-			return err
+	cond, args := ``, []any{now, string(channel), now}
+	n.mu.Lock()
+	if e := n.endpoints[channel]; e != nil {
+		for id := range e.flying {
+			cond, args = cond+` AND id <> ?`, append(args, string(id))
 		}
 	}
-	return nil
+	n.mu.Unlock()
+	_, err := tx.ExecContext(ctx, `UPDATE notify_deliveries SET next_us = ? WHERE channel = ? AND state = 'waiting' AND head = 1 AND next_us > ?`+cond, args...)
+	return err
 }
 
 // giveUp gives up what waits for a receiver longer than it is tried: while a breaker is
-// open one attempt speaks for all.
+// open one attempt speaks for all. What is too much for one transaction goes with the next
+// attempt.
 func (n *Notifier) giveUp(ctx context.Context, tx *sql.Tx, now int64, c *odometer.Channel, why string) error {
-	list, err := scanDeliveries(tx.QueryContext(ctx, `SELECT `+deliveryColumns+` FROM notify_deliveries WHERE channel = ? AND state = 'waiting' AND since_us <= ? ORDER BY number`,
-		string(c.ID), now-GiveUpAfter.Microseconds()))
+	list, err := scanDeliveries(tx.QueryContext(ctx, `SELECT `+deliveryColumns+` FROM notify_deliveries WHERE channel = ? AND state = 'waiting' AND since_us <= ? ORDER BY number LIMIT ?`,
+		string(c.ID), now-GiveUpAfter.Microseconds(), followAtOnce))
 	if err != nil {
 		return err
 	}

@@ -233,3 +233,26 @@ func TestTheBreaker(t *testing.T) {
 		t.Errorf("closed: got %d, want %d", n, atOnce)
 	}
 }
+
+// TestManyAreGivenUpAndSentAgain: more than one transaction takes at a time.
+func TestManyAreGivenUpAndSentAgain(t *testing.T) {
+	w := newOffice(t, Options{})
+	r := newReceiver(t, status(http.StatusInternalServerError))
+	c, _ := w.create(odometer.Channel{Kind: odometer.ChannelWebhook, URL: r.URL})
+	const many = followAtOnce + 100
+	for i := range many {
+		w.log.add(violation(fmt.Sprintf("vm-%d", i%50), i))
+	}
+	w.goOn(GiveUpAfter + 3*time.Hour)
+	if got := len(w.deliveries(c.ID, odometer.DeliveryDead)); got != many {
+		t.Fatalf("got %d given up, want %d", got, many)
+	}
+	r.set(nil)
+	if n, err := w.Retry(t.Context(), admin, c.ID, ""); n != many || err != nil {
+		t.Fatalf("got %d, %v, want %d sent again", n, err, many)
+	}
+	w.goOn(time.Minute)
+	if got := len(w.deliveries(c.ID, odometer.DeliveryDelivered)); got != many {
+		t.Errorf("got %d delivered, want %d", got, many)
+	}
+}

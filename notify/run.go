@@ -16,8 +16,8 @@ const (
 	// failedPause is how long Run waits after a transaction that failed.
 	failedPause = time.Second
 	// gather is how long a round waits for more after it was woken, so that what comes
-	// in at once is one transaction and not many.
-	gather = 2 * time.Millisecond
+	// in at once is one transaction and not many: the ledger's commits wait for each.
+	gather = 20 * time.Millisecond
 )
 
 // result is how an attempt went.
@@ -255,8 +255,9 @@ func (n *Notifier) launch(ctx context.Context, j *job) {
 func (n *Notifier) ended(r *result) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	e := n.endpointOf(&r.job.channel)
-	r.closed = e.ended(r.ok(), r.wait, n.clock())
+	if e := n.endpoints[r.job.channel.ID]; e != nil { // it was not deleted meanwhile
+		r.closed = e.ended(r.ok(), r.wait, n.clock())
+	}
 	n.counts[Count{r.job.channel.Kind, r.ok()}]++
 }
 
@@ -276,7 +277,9 @@ func (n *Notifier) landed() {
 	defer n.mu.Unlock()
 	for i := range n.pending {
 		j := n.pending[i].job
-		delete(n.endpointOf(&j.channel).flying, j.id)
+		if e := n.endpoints[j.channel.ID]; e != nil {
+			delete(e.flying, j.id)
+		}
 	}
 	n.pending = n.pending[:0]
 }

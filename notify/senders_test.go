@@ -88,7 +88,7 @@ func newMailbox(t *testing.T, tlsConfig *tls.Config, logins ...string) *mailbox 
 	t.Helper()
 	m := &mailbox{logins: logins}
 	m.Server = smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) { return &session{m: m, conn: c}, nil }))
-	m.Domain, m.TLSConfig, m.AllowInsecureAuth = "localhost", tlsConfig, false
+	m.Domain, m.TLSConfig, m.AllowInsecureAuth = "localhost", tlsConfig, tlsConfig == nil
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -227,7 +227,7 @@ func TestEmail(t *testing.T) {
 // allows it, and never the password; a certificate that is not trusted is none.
 func TestEmailIsNotSentInTheClear(t *testing.T) {
 	server, client := certificate(t)
-	clear, secure := newMailbox(t, nil), newMailbox(t, server, sasl.Plain)
+	clear, secure := newMailbox(t, nil, sasl.Plain), newMailbox(t, server, sasl.Plain)
 	for _, c := range []struct {
 		name string
 		smtp SMTP

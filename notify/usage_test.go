@@ -3,8 +3,10 @@ package notify
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,5 +113,45 @@ func TestWebhooksOfUsage(t *testing.T) {
 	}
 	if got := fmt.Sprint(w.Stats().Attempts[Count{odometer.ChannelWebhook, true}]); got != "300" {
 		t.Errorf("got %s attempts that went well since the restart, want 300", got)
+	}
+}
+
+// TestAPlaceThatIsUnknown: a webhook whose cursor the ledger does not know goes on from
+// now, and is no reason for others to wait.
+func TestAPlaceThatIsUnknown(t *testing.T) {
+	w := newOffice(t, Options{})
+	b := newBook(t, w.o.Path)
+	w.o.Entries, w.o.Owns = b.Ledger, b.Owns
+	w.restart()
+	r, other := newReceiver(t, nil), newReceiver(t, nil)
+	usage := []odometer.EventKind{odometer.EventUsage}
+	c, _ := w.create(odometer.Channel{Kind: odometer.ChannelWebhook, URL: r.URL, Events: usage})
+	w.create(odometer.Channel{Kind: odometer.ChannelWebhook, URL: other.URL, Events: usage})
+	if _, err := w.db.Exec(`UPDATE notify_channels SET after = 'nowhere' WHERE id = ?`, string(c.ID)); err != nil {
+		t.Fatal(err)
+	}
+	b.record("vm-1", "acme", 2)
+	w.rest()
+	b.record("vm-1", "acme", 3)
+	w.rest()
+	if got, all := told(t, r, "vm-1"), told(t, other, "vm-1"); len(got) != 3 || len(all) != 5 {
+		t.Errorf("got %d entries of 3, and %d of 5 at the other", len(got), len(all))
+	}
+	if !strings.Contains(w.texts.String(), "a webhook's place in the ledger is unknown") {
+		t.Errorf("got the log %q, want it said", w.texts.String())
+	}
+}
+
+// TestANumberThatIsNone stops nobody from being told.
+func TestANumberThatIsNone(t *testing.T) {
+	w := newOffice(t, Options{})
+	r := newReceiver(t, nil)
+	w.create(odometer.Channel{Kind: odometer.ChannelWebhook, URL: r.URL})
+	v := violation("vm-1", 1)
+	v.Before, v.Value, v.Limit = math.NaN(), math.Inf(1), math.Inf(-1)
+	w.log.add(v)
+	w.rest()
+	if got := r.events(t); len(got) != 1 {
+		t.Errorf("got %v, want the change", got)
 	}
 }
