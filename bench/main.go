@@ -42,6 +42,7 @@ var figures = slices.Concat([]figure{
 	{"tick_1000", tickTime},
 	{"agent_1000", agentMemory},
 	{"owner_lookup", ownerLookups},
+	{"month_close", closeOfMonth},
 }, exportFigures(), questionFigures(), []figure{{"http_usage", httpUsage}})
 
 // figure is what is measured under one name.
