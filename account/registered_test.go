@@ -188,6 +188,18 @@ func TestEveryCommitOfInstancesFails(t *testing.T) {
 					t.Errorf("got version %d and %d lines more, want %d of both", version(), len(w.actions())-lines, want)
 				}
 			}
+			kept, err := w.SetRegistered(ctx, w.owner, w.owns, odometer.AnyVersion, webServer(""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines = len(w.actions())
+			c.fails.Store(true)
+			_, err = w.DeleteRegistered(ctx, admin, "vm-1", kept.Version)
+			c.fails.Store(false)
+			left, more := map[bool]int64{false: kept.Version}[c.stored], map[bool]int{true: 1}[c.stored]
+			if !errors.Is(err, errDisk) || version() != left || len(w.actions()) != lines+more {
+				t.Errorf("delete: got %v, version %d and %d lines more, want it failed, %d and %d", err, version(), len(w.actions())-lines, left, more)
+			}
 		})
 	}
 }

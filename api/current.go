@@ -17,7 +17,7 @@ import (
 // everything.
 type CurrentMetrics struct {
 	Instance odometer.InstanceID `json:"instance_id"`
-	Name     string              `json:"name"`
+	Name     string              `json:"name"`     // what people call it, or else its host
 	Agent    odometer.AgentID    `json:"agent_id"` // the host
 	State    string              `json:"state" schema:"as=InstanceState"`
 	User     *odometer.UserID    `json:"user_id"`
@@ -122,7 +122,7 @@ func (s *server) getInstanceMetrics(w http.ResponseWriter, r *http.Request) erro
 // metricsOf returns what an instance uses now.
 func metricsOf(k *KnownInstance, _ time.Time) CurrentMetrics {
 	m := CurrentMetrics{
-		Instance: k.Description.Instance, Name: k.Name, Agent: k.Agent, State: string(k.State), User: k.User, Org: k.Org, Age: k.Age,
+		Instance: k.Description.Instance, Name: k.Called(), Agent: k.Agent, State: string(k.State), User: k.User, Org: k.Org, Age: k.Age,
 	}
 	if len(k.Periods) == 0 {
 		return m

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -42,6 +43,14 @@ type Instance struct {
 	Record   *InstanceRecord   `json:"record"`                         // what people keep of it, null for nothing
 	Conflict *InstanceConflict `json:"conflict"`                       // null for none
 	Open     []Row             `json:"open" schema:"items=OpenPeriod"` // its open periods
+}
+
+// Called returns what people call an instance, or else its host.
+func (i *Instance) Called() string {
+	if i.Record == nil {
+		return i.Name
+	}
+	return cmp.Or(i.Record.Name, i.Name)
 }
 
 // InstanceConflict is one instance that several agents say runs with them.

@@ -236,3 +236,21 @@ func TestWithoutADirectoryOfInstances(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatAMachineIsCalled: as people call it, or else its host, in its metrics too.
+func TestWhatAMachineIsCalled(t *testing.T) {
+	for _, c := range []struct {
+		says string
+		kept *InstanceRecord
+		want string
+	}{
+		{"nothing is kept of it", nil, "of its host"},
+		{"only labels are", &InstanceRecord{Labels: map[string]string{"tier": "web"}}, "of its host"},
+		{"a name is", &InstanceRecord{Name: "of people"}, "of people"},
+	} {
+		k := KnownInstance{Instance: Instance{Description: odometer.Description{Name: "of its host"}, Record: c.kept}}
+		if got, of := k.Called(), metricsOf(&k, Now); got != c.want || of.Name != c.want {
+			t.Errorf("%s: it is called %q, in its metrics %q, want %q", c.says, got, of.Name, c.want)
+		}
+	}
+}

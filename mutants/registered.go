@@ -27,4 +27,12 @@ var registeredBugs = []bug{
 		`if err == nil && action == odometer.ActionInstanceDelete {`,
 		`if err == nil && action == "" {`,
 		"account.TestTheLifeOfAnInstancesRecord"},
+	{"anybody erases what is kept of a machine", "account/registered.go",
+		`if err = operator(&by.Caller); err == nil {`,
+		`if err == nil {`,
+		"account.TestWhoNamesAnInstance"},
+	{"what is kept is erased whatever its version", "account/registered.go",
+		`err = checkVersion(version, is.Version)`,
+		`err = checkVersion(odometer.AnyVersion, is.Version)`,
+		"account.TestTheLifeOfAnInstancesRecord"},
 }

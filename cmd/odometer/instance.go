@@ -232,7 +232,7 @@ func showInstances(s streams, a api.InstancesAnswer, hints bool) error {
 			host.Text = joinWords(v.Conflict.Agents)
 		}
 		rows = append(rows, []cell{
-			plain(string(v.Description.Instance)), plain(calledName(v)), host, plain(string(v.State)), plain(v.Source),
+			plain(string(v.Description.Instance)), plain(v.Called()), host, plain(string(v.State)), plain(v.Source),
 			number(v.VCPUs), bytesCell(v.Memory), disksCell(v.Disks), nicsCell(v.NICs), gpusCell(v.GPUs),
 			optional(v.User), optional(v.Org), ageCell(v.Age),
 		})

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -164,12 +163,4 @@ func labelsText(labels map[string]string) string {
 		words = append(words, key+":"+labels[key])
 	}
 	return strings.Join(words, " ")
-}
-
-// calledName is what people call a machine, or else its host.
-func calledName(i *api.Instance) string {
-	if i.Record == nil {
-		return i.Name
-	}
-	return cmp.Or(i.Record.Name, i.Name)
 }

@@ -128,7 +128,7 @@ func (t *topState) amount(v *api.Instance, q odometer.Quantity) (rate float64, k
 }
 
 // name is what a machine is called on the screen.
-func topName(v *api.Instance) string { return cmp.Or(v.Name, string(v.Description.Instance)) }
+func topName(v *api.Instance) string { return cmp.Or(v.Called(), string(v.Description.Instance)) }
 
 // machines returns those that pass the filter, in order.
 func (t *topState) machines() []*api.Instance {
@@ -193,7 +193,7 @@ func passes(v *api.Instance, words []string) bool {
 	if len(words) == 0 {
 		return true
 	}
-	texts := []string{string(v.Description.Instance), v.Name, string(v.Agent), string(v.State), v.Source}
+	texts := []string{string(v.Description.Instance), v.Name, v.Called(), string(v.Agent), string(v.State), v.Source}
 	if v.User != nil {
 		texts = append(texts, string(*v.User))
 	}
@@ -202,6 +202,11 @@ func passes(v *api.Instance, words []string) bool {
 	}
 	for key, value := range v.Attributes {
 		texts = append(texts, key+":"+value)
+	}
+	if v.Record != nil {
+		for key, value := range v.Record.Labels {
+			texts = append(texts, key+":"+value)
+		}
 	}
 	all := strings.ToLower(strings.Join(texts, "\n"))
 	return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(all, w) })

@@ -156,6 +156,7 @@ func TestTopSortsAndFilters(t *testing.T) {
 	c.State, c.Age = odometer.Stopped, nil
 	b.Attributes = map[string]string{"rack": "R12"}
 	b.User, a.Org = new(odometer.UserID("ada")), new(odometer.OrgID("acme"))
+	c.Name, c.Record = "0", &api.InstanceRecord{Name: "c", Labels: map[string]string{"tier": "web"}}
 	a.Age = new(int64(9))
 	s := newTopState("s", "cpu")
 	s.take(topSaid(topNow, a, b, c))
@@ -181,6 +182,8 @@ func TestTopSortsAndFilters(t *testing.T) {
 		{"several words", []string{"/", "h", "o", "s", "t", "-", "1", " ", "a", "c", "m", "e", "enter"}, "a"},
 		{"begun anew", []string{"/", "ctrl+u", "A", "d", "A"}, "b"},
 		{"given up", []string{"esc"}, "b a c"},
+		{"a label", []string{"/", "t", "i", "e", "r", ":", "w"}, "c"},
+		{"given up too", []string{"esc"}, "b a c"},
 	} {
 		for _, k := range step.keys {
 			text := k
