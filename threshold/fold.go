@@ -1,6 +1,7 @@
 package threshold
 
 import (
+	"math"
 	"slices"
 	"strconv"
 
@@ -114,7 +115,7 @@ func (f *fold) check(w *watch, e *odometer.Entry) error {
 	at.value = num / den
 	if w.Scope.Sum {
 		s = f.state(w, subject)
-		at.value = s.total(e.Event.Instance, part{num, den, at.to}, w.Unit == odometer.UnitPercent)
+		at.value = s.total(e.Event.Instance, num, den, at.to, w.Unit == odometer.UnitPercent)
 	}
 	reached := reachedBy(w.Threshold, at.value)
 	if reached == 0 && s == nil {
@@ -163,30 +164,34 @@ func (w *watch) sumOf() odometer.Owner {
 	return odometer.Owner{User: w.Scope.User, Org: w.Scope.Org}
 }
 
-// total notes what an instance came to and returns the sum over all of lately.
-func (s *state) total(instance odometer.InstanceID, p part, quotient bool) float64 {
+// total notes what an instance came to and returns the sum over all of lately. Parts are
+// whole numbers, so that their sum does not depend on the order in which they came.
+func (s *state) total(instance odometer.InstanceID, num, den float64, at int64, quotient bool) float64 {
+	p := part{Num: int64(math.Round(num / den * 1e6)), At: at}
+	if quotient {
+		p.Num, p.Den = int64(math.Round(num)), int64(math.Round(den))
+	}
 	if s.Parts == nil {
 		s.Parts = map[odometer.InstanceID]part{}
 	}
-	if p.At >= s.Parts[instance].At {
+	if was, there := s.Parts[instance]; !there || at >= was.At {
+		s.Num, s.Den = s.Num+p.Num-was.Num, s.Den+p.Den-was.Den
 		s.Parts[instance] = p
 	}
-	last := int64(0)
-	for _, p := range s.Parts {
-		last = max(last, p.At)
-	}
-	var sum, num, den float64
-	for id, p := range s.Parts {
-		if p.At < last-partsLast {
-			delete(s.Parts, id)
-			continue
+	s.Newest = max(s.Newest, at)
+	if s.Newest >= s.Swept+partsLast/10 { // what is old is looked for now and then
+		s.Swept = s.Newest
+		for id, p := range s.Parts {
+			if p.At < s.Newest-partsLast {
+				s.Num, s.Den = s.Num-p.Num, s.Den-p.Den
+				delete(s.Parts, id)
+			}
 		}
-		sum, num, den = sum+p.Num/p.Den, num+p.Num, den+p.Den
 	}
-	if quotient && den > 0 {
-		return num / den
+	if quotient {
+		return float64(s.Num) / float64(max(1, s.Den))
 	}
-	return sum
+	return float64(s.Num) / 1e6
 }
 
 // lull is how much time may lie between two events without that what lasts is taken for
