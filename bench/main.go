@@ -46,6 +46,7 @@ var figures = slices.Concat([]figure{
 	{"ingest_thresholds", ingestThresholds},
 	{"notify", notifications},
 	{"alert", alertLatency},
+	{"month_close", closeOfMonth},
 }, exportFigures(), questionFigures(), []figure{{"http_usage", httpUsage}})
 
 // figure is what is measured under one name.

@@ -236,6 +236,9 @@ func TestTheBreaker(t *testing.T) {
 
 // TestManyAreGivenUpAndSentAgain: more than one transaction takes at a time.
 func TestManyAreGivenUpAndSentAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some thousand attempts")
+	}
 	w := newOffice(t, Options{})
 	r := newReceiver(t, status(http.StatusInternalServerError))
 	c, _ := w.create(odometer.Channel{Kind: odometer.ChannelWebhook, URL: r.URL})

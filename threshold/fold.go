@@ -322,5 +322,26 @@ func (f *fold) end(w *watch) {
 	}
 }
 
+// leave ends what is open of a threshold as it was and is none of it as it is now. What
+// the sum of a budget of the same kind comes to is compared when it begins.
+func (f *fold) leave(was, is *watch) {
+	same := was.Condition == is.Condition && was.Resource == is.Resource && was.Unit == is.Unit && was.Every == is.Every && was.Zone.String() == is.Zone.String()
+	budget := is.Condition == odometer.ConditionBudget
+	for _, s := range was.states {
+		mine := budget || was.Scope.Sum == is.Scope.Sum && (is.Scope.Sum && was.Scope == is.Scope || !is.Scope.Sum && is.covers(s.Instance, s.Owner))
+		for i := range s.Levels {
+			if l := &s.Levels[i]; l.open() && !(same && mine && is.has(l.Name)) {
+				f.turn(l.Now, odometer.StandingRecovered, seen{value: l.Now.Value})
+				f.touch(was, s)
+			}
+		}
+	}
+}
+
+// has reports whether a threshold has a level of a name.
+func (w *watch) has(name string) bool {
+	return name == odometer.ForecastLevel && w.Forecast || slices.ContainsFunc(w.Levels, func(l odometer.ThresholdLevel) bool { return l.Name == name })
+}
+
 // basisOf is what a budget's violation is of, beside its subject: the period.
 func basisOf(period int64) string { return "period " + strconv.FormatInt(period, 10) }
