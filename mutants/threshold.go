@@ -55,4 +55,18 @@ var thresholdBugs = []bug{
 		`		f.file.err = err.Error()
 	}`,
 		"threshold.TestAFileOfThresholds"},
+	{"what a changed threshold leaves stays open", "threshold/fold.go",
+		`if l := &s.Levels[i]; l.open() && !(same && mine && is.has(l.Name)) {`,
+		`if l := &s.Levels[i]; l.open() && !(same && mine) {`,
+		"threshold.TestWhatAThresholdLeavesEnds"},
+	{"what is open of a threshold that is gone stays open", "threshold/run.go",
+		`for _, w := range gone {
+		f.fold.end(w)`,
+		`for _, w := range gone {
+		clear(w.states)`,
+		"threshold.TestWhatIsOpenOfNothingEnds"},
+	{"a forecast says another day", "threshold/budget.go",
+		`reaches := s.Period + ratio(gone, limit, s.Sum)`,
+		`reaches := s.Period + ratio(gone, s.Sum, limit)`,
+		"threshold.TestAForecastIsALevel"},
 }

@@ -1,6 +1,7 @@
 package threshold
 
 import (
+	"math"
 	"slices"
 	"strconv"
 
@@ -114,7 +115,7 @@ func (f *fold) check(w *watch, e *odometer.Entry) error {
 	at.value = num / den
 	if w.Scope.Sum {
 		s = f.state(w, subject)
-		at.value = s.total(e.Event.Instance, part{num, den, at.to}, w.Unit == odometer.UnitPercent)
+		at.value = s.total(e.Event.Instance, num, den, at.to, w.Unit == odometer.UnitPercent)
 	}
 	reached := reachedBy(w.Threshold, at.value)
 	if reached == 0 && s == nil {
@@ -163,30 +164,34 @@ func (w *watch) sumOf() odometer.Owner {
 	return odometer.Owner{User: w.Scope.User, Org: w.Scope.Org}
 }
 
-// total notes what an instance came to and returns the sum over all of lately.
-func (s *state) total(instance odometer.InstanceID, p part, quotient bool) float64 {
+// total notes what an instance came to and returns the sum over all of lately. Parts are
+// whole numbers, so that their sum does not depend on the order in which they came.
+func (s *state) total(instance odometer.InstanceID, num, den float64, at int64, quotient bool) float64 {
+	p := part{Num: int64(math.Round(num / den * 1e6)), At: at}
+	if quotient {
+		p.Num, p.Den = int64(math.Round(num)), int64(math.Round(den))
+	}
 	if s.Parts == nil {
 		s.Parts = map[odometer.InstanceID]part{}
 	}
-	if p.At >= s.Parts[instance].At {
+	if was, there := s.Parts[instance]; !there || at >= was.At {
+		s.Num, s.Den = s.Num+p.Num-was.Num, s.Den+p.Den-was.Den
 		s.Parts[instance] = p
 	}
-	last := int64(0)
-	for _, p := range s.Parts {
-		last = max(last, p.At)
-	}
-	var sum, num, den float64
-	for id, p := range s.Parts {
-		if p.At < last-partsLast {
-			delete(s.Parts, id)
-			continue
+	s.Newest = max(s.Newest, at)
+	if s.Newest >= s.Swept+partsLast/10 { // what is old is looked for now and then
+		s.Swept = s.Newest
+		for id, p := range s.Parts {
+			if p.At < s.Newest-partsLast {
+				s.Num, s.Den = s.Num-p.Num, s.Den-p.Den
+				delete(s.Parts, id)
+			}
 		}
-		sum, num, den = sum+p.Num/p.Den, num+p.Num, den+p.Den
 	}
-	if quotient && den > 0 {
-		return num / den
+	if quotient {
+		return float64(s.Num) / float64(max(1, s.Den))
 	}
-	return sum
+	return float64(s.Num) / 1e6
 }
 
 // lull is how much time may lie between two events without that what lasts is taken for
@@ -320,6 +325,27 @@ func (f *fold) end(w *watch) {
 			}
 		}
 	}
+}
+
+// leave ends what is open of a threshold as it was and is none of it as it is now. What
+// the sum of a budget of the same kind comes to is compared when it begins.
+func (f *fold) leave(was, is *watch) {
+	same := was.Condition == is.Condition && was.Resource == is.Resource && was.Unit == is.Unit && was.Every == is.Every && was.Zone.String() == is.Zone.String()
+	budget := is.Condition == odometer.ConditionBudget
+	for _, s := range was.states {
+		mine := budget || was.Scope.Sum == is.Scope.Sum && (is.Scope.Sum && was.Scope == is.Scope || !is.Scope.Sum && is.covers(s.Instance, s.Owner))
+		for i := range s.Levels {
+			if l := &s.Levels[i]; l.open() && !(same && mine && is.has(l.Name)) {
+				f.turn(l.Now, odometer.StandingRecovered, seen{value: l.Now.Value})
+				f.touch(was, s)
+			}
+		}
+	}
+}
+
+// has reports whether a threshold has a level of a name.
+func (w *watch) has(name string) bool {
+	return name == odometer.ForecastLevel && w.Forecast || slices.ContainsFunc(w.Levels, func(l odometer.ThresholdLevel) bool { return l.Name == name })
 }
 
 // basisOf is what a budget's violation is of, beside its subject: the period.

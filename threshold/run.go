@@ -171,7 +171,70 @@ func (f *follower) load(ctx context.Context) error {
 	if err := f.watchFile(ctx); err != nil {
 		return err
 	}
-	return f.look(ctx)
+	if err := f.look(ctx); err != nil {
+		return err
+	}
+	return f.ended(ctx)
+}
+
+// ended has what is open end where nothing in memory would end it: of thresholds that
+// are not watched any more, and of periods that were over long before the start.
+func (f *follower) ended(ctx context.Context) error {
+	list, err := f.standing(ctx, odometer.StandingOpen)
+	if err != nil {
+		return fmt.Errorf("read what is open: %w", err)
+	}
+	gone := map[odometer.ThresholdID]*watch{}
+	for i := range list {
+		v := &list[i]
+		w := f.fold.watches[v.Threshold]
+		if w == nil {
+			if w = gone[v.Threshold]; w == nil {
+				w = newWatch(&odometer.Threshold{ID: v.Threshold}, 0)
+				gone[v.Threshold] = w
+			}
+		}
+		period := int64(0)
+		if v.Condition == odometer.ConditionBudget {
+			period = v.From
+		}
+		k := key(string(v.Instance), period)
+		if w.states[k] != nil {
+			continue
+		}
+		s, err := f.stateOf(ctx, w, string(v.Instance), period)
+		if err != nil {
+			return err
+		}
+		if s != nil {
+			w.states[k] = s
+		}
+	}
+	for _, w := range gone {
+		f.fold.end(w)
+	}
+	return f.store(ctx, true)
+}
+
+// standing returns the violations that stand so, as they were told last.
+func (t *Thresholds) standing(ctx context.Context, is odometer.Standing) (list []odometer.Violation, err error) {
+	rows, err := t.db.QueryContext(ctx, `SELECT body FROM threshold_violations WHERE standing = ?`, string(is))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var body []byte
+		var v odometer.Violation
+		if err := rows.Scan(&body); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(body, &v); err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	return list, rows.Err()
 }
 
 // end returns the journal's last record.
@@ -247,7 +310,10 @@ func (f *follower) look(ctx context.Context) error {
 			had := w
 			w = newWatch(&d, record)
 			if had != nil {
-				w.states = had.states
+				f.fold.leave(had, w)
+				if had.Condition == w.Condition {
+					w.states = had.states
+				}
 			}
 			if had == nil || record < 0 {
 				begin = append(begin, w)

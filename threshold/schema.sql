@@ -51,6 +51,7 @@ CREATE TABLE threshold_violations (
   body       TEXT   NOT NULL -- JSON
 );
 CREATE INDEX threshold_violations_threshold ON threshold_violations (threshold, event);
+CREATE INDEX threshold_violations_standing ON threshold_violations (standing);
 CREATE INDEX threshold_violations_usr ON threshold_violations (usr, number);
 CREATE INDEX threshold_violations_org ON threshold_violations (org, number);
 

@@ -21,7 +21,10 @@ type state struct {
 	Value  float64      `json:"value,omitempty"` // of it
 	Levels []level      `json:"levels,omitempty"`
 	// Parts are what instances came to last, of a sum that is no budget's.
-	Parts map[odometer.InstanceID]part `json:"parts,omitempty"`
+	Parts    map[odometer.InstanceID]part `json:"parts,omitempty"`
+	Num, Den int64                        // of all parts
+	Newest   int64                        `json:"newest,omitempty"` // of the parts
+	Swept    int64                        `json:"swept,omitempty"`  // when old parts were taken out
 }
 
 // level is what is remembered of one level of a subject.
@@ -34,11 +37,12 @@ type level struct {
 	Now *odometer.Violation `json:"violation,omitempty"`
 }
 
-// part is what an instance came to last.
+// part is what an instance came to last: a value in millionths, or of percentages
+// numerator and denominator.
 type part struct {
-	Num float64 `json:"n"`
-	Den float64 `json:"d"`
-	At  int64   `json:"at"`
+	Num int64 `json:"n"`
+	Den int64 `json:"d,omitempty"`
+	At  int64 `json:"at"`
 }
 
 // partsLast is how long what an instance came to last counts in a sum: some of the

@@ -678,3 +678,23 @@ func TestABudgetThatBeginsBehindCountsOnce(t *testing.T) {
 	w.use("vm-1", ada, time.Hour, hours(2))
 	w.is("u-ada 50% open 6", "u-ada 80% open 8")
 }
+
+// TestASumIsOfWhatMachinesCameToLast, of those that were heard within ten minutes.
+func TestASumIsOfWhatMachinesCameToLast(t *testing.T) {
+	w := newWatchtower(t)
+	w.run()
+	w.create(odometer.Threshold{
+		Scope: odometer.Scoped{Org: "acme", Sum: true}, Resource: odometer.ResourceCPU, Condition: odometer.ConditionRate, Levels: []odometer.ThresholdLevel{{Name: "much", Value: 1.5}},
+	})
+	busy := map[odometer.Quantity]int64{odometer.CPU: 60 * odometer.SecondMicros}
+	w.use("vm-1", ada, time.Minute, busy)
+	w.use("vm-3", eve, time.Minute, busy)
+	w.is()
+	w.use("vm-2", bob, time.Minute, busy)
+	w.is("acme much open 2")
+	w.restart()
+	for range 15 { // of vm-2 nothing is heard
+		w.use("vm-1", ada, time.Minute, busy)
+	}
+	w.is("acme much open 2", "acme much recovered 1")
+}
