@@ -14,10 +14,17 @@ type Registered struct {
 	Instance InstanceID
 	Name     string            // "" for none
 	Labels   map[string]string // nil for none
+	Of       Owner             // in whose name; the zero Owner for the operator's
 	Version  int64             // from 1, another one with each change
 	Created  time.Time
 	Updated  time.Time
 	Deleted  time.Time // zero while it is not; name and labels are erased then
+}
+
+// Shown reports whether what is kept is shown to v of an instance that has an owner now:
+// what somebody called it to whom it belonged before is not the next one's to know.
+func (r *Registered) Shown(v View, owner Owner) bool {
+	return v.All() || r.Of == Owner{} || r.Of == owner
 }
 
 // MaxLabels is how many labels an instance may have; key and value have at most

@@ -21,12 +21,12 @@ var registeredSchema string
 // fleet that one server is made for.
 const MaxRegistered = 1_000_000
 
-const registeredColumns = `instance, name, labels, version, created_us, updated_us, deleted_us`
+const registeredColumns = `instance, name, labels, of_usr, of_org, version, created_us, updated_us, deleted_us`
 
 func scanRegistered(row scanner) (r odometer.Registered, err error) {
 	var labels string
 	var created, updated, deleted int64
-	err = row.Scan(&r.Instance, &r.Name, &labels, &r.Version, &created, &updated, &deleted)
+	err = row.Scan(&r.Instance, &r.Name, &labels, &r.Of.User, &r.Of.Org, &r.Version, &created, &updated, &deleted)
 	if errors.Is(err, sql.ErrNoRows) {
 		return r, odometer.ErrNotFound
 	}
@@ -60,7 +60,7 @@ func (a *Accounts) Register(ctx context.Context, by odometer.Actor, once odomete
 				case err != nil && !errors.Is(err, odometer.ErrNotFound):
 					return r, err
 				}
-				r.Version = is.Version + 1
+				r.Version, r.Of = is.Version+1, odometer.Owner{}
 				return saveRegistered(ctx, tx, now, by, odometer.ActionInstanceCreate, r)
 			})
 			return err
@@ -103,7 +103,10 @@ func (a *Accounts) SetRegistered(ctx context.Context, by odometer.Actor, owns od
 			if err := checkVersion(version, seen); err != nil {
 				return err
 			}
-			r.Version, r.Created = is.Version+1, is.Created
+			r.Version, r.Created, r.Of = is.Version+1, is.Created, odometer.Owner{}
+			if !p.operator {
+				r.Of = owns.Owner
+			}
 			set, err = saveRegistered(ctx, tx, now, by, odometer.ActionInstanceUpdate, r)
 			return err
 		})
@@ -176,10 +179,10 @@ func saveRegistered(ctx context.Context, tx *sql.Tx, now int64, by odometer.Acto
 			return r, fmt.Errorf("%d instances are kept, and more there cannot be: %w", n, odometer.ErrConflict)
 		}
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO account_instances (`+registeredColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (instance) DO UPDATE SET name = excluded.name, labels = excluded.labels, version = excluded.version, created_us = excluded.created_us,
+	_, err = tx.ExecContext(ctx, `INSERT INTO account_instances (`+registeredColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (instance) DO UPDATE SET name = excluded.name, labels = excluded.labels, of_usr = excluded.of_usr, of_org = excluded.of_org, version = excluded.version, created_us = excluded.created_us,
 			updated_us = excluded.updated_us, deleted_us = excluded.deleted_us`,
-		string(r.Instance), r.Name, string(labels), r.Version, micros(r.Created), now, micros(r.Deleted))
+		string(r.Instance), r.Name, string(labels), string(r.Of.User), string(r.Of.Org), r.Version, micros(r.Created), now, micros(r.Deleted))
 	if err == nil {
 		_, err = tx.ExecContext(ctx, `DELETE FROM account_instance_labels WHERE instance = ?`, string(r.Instance))
 	}

@@ -5,6 +5,8 @@ CREATE TABLE account_instances (
   instance   TEXT   PRIMARY KEY,
   name       TEXT   NOT NULL, -- '' for none, and once it is deleted
   labels     TEXT   NOT NULL, -- a JSON object
+  of_usr     TEXT   NOT NULL, -- in whose name: it is shown to that owner, and to whom he
+  of_org     TEXT   NOT NULL, -- shows the instance; '' and '' for the operator's, to all
   version    BIGINT NOT NULL, -- from 1, another one with each change
   created_us BIGINT NOT NULL,
   updated_us BIGINT NOT NULL,

@@ -152,6 +152,10 @@ func TestWhoNamesAnInstance(t *testing.T) {
 			t.Errorf("delete: got %v, want ErrForbidden", err)
 		}
 	}
+	kept, err := w.Registered(ctx, []odometer.InstanceID{"vm-1"})
+	if err != nil || kept["vm-1"].Of != w.owns.Owner {
+		t.Errorf("got %+v, %v, want it in the name of its owner", kept, err)
+	}
 	lines, err := w.FindAudit(ctx, odometer.AuditQuery{Limit: 10, Action: "instance"})
 	if err != nil || len(lines) != 5 || lines[0].Action != odometer.ActionInstanceUpdate || lines[0].Object != "vm-1" {
 		t.Errorf("got %+v, %v, want a line of each change", lines, err)

@@ -85,7 +85,7 @@ func (m *InMemory) Instances(ctx context.Context, seen odometer.View, q Instance
 			continue
 		}
 		k, _ := m.known(seen, id)
-		k.Record = recordIn(kept, id)
+		k.Record = recordIn(kept, seen, &k.Instance)
 		if id > q.After && q.Matches(&k.Instance) && seen.SeesUse(id, ownerOf(&k.Instance), Now.UnixMicro()) {
 			list = append(list, k)
 		}
@@ -96,9 +96,9 @@ func (m *InMemory) Instances(ctx context.Context, seen odometer.View, q Instance
 	return list[:min(len(list), q.Limit)], nil
 }
 
-func recordIn(kept []odometer.Registered, id odometer.InstanceID) *InstanceRecord {
+func recordIn(kept []odometer.Registered, seen odometer.View, of *Instance) *InstanceRecord {
 	for i := range kept {
-		if kept[i].Instance == id {
+		if kept[i].Instance == of.Description.Instance && kept[i].Shown(seen, ownerOf(of)) {
 			return new(RecordOf(&kept[i]))
 		}
 	}
@@ -126,7 +126,7 @@ func (m *InMemory) Instance(ctx context.Context, seen odometer.View, id odometer
 	if err != nil {
 		return KnownInstance{}, nil, err
 	}
-	k.Record = recordIn(kept, id)
+	k.Record = recordIn(kept, seen, &k.Instance)
 	if k.Agent == "" && k.Record == nil || !seen.SeesUse(id, ownerOf(&k.Instance), Now.UnixMicro()) {
 		return KnownInstance{}, nil, odometer.ErrNotFound
 	}

@@ -35,4 +35,8 @@ var registeredBugs = []bug{
 		`err = checkVersion(version, is.Version)`,
 		`err = checkVersion(odometer.AnyVersion, is.Version)`,
 		"account.TestTheLifeOfAnInstancesRecord"},
+	{"the next owner is told what the one before called his machine", "registered.go",
+		`return v.All() || r.Of == Owner{} || r.Of == owner`,
+		`return true`,
+		"cmd/odometer.TestWhatIsKeptIsListed"},
 }

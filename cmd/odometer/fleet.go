@@ -100,7 +100,7 @@ func (f *fleet) Instances(ctx context.Context, seen odometer.View, q api.Instanc
 			if err != nil {
 				return nil, err
 			}
-			k.Record = recordOf(kept, id)
+			k.Record = recordOf(kept, seen, &k.Instance)
 			if q.Matches(&k.Instance) && f.sees(seen, &k) {
 				list = append(list, k)
 			}
@@ -115,10 +115,10 @@ func (f *fleet) Instances(ctx context.Context, seen odometer.View, q api.Instanc
 	}
 }
 
-// recordOf returns what people keep of an instance, nil for nothing.
-func recordOf(kept map[odometer.InstanceID]odometer.Registered, id odometer.InstanceID) *api.InstanceRecord {
-	r, ok := kept[id]
-	if !ok {
+// recordOf returns what people keep of an instance and a view is shown, nil for nothing.
+func recordOf(kept map[odometer.InstanceID]odometer.Registered, seen odometer.View, i *api.Instance) *api.InstanceRecord {
+	r, ok := kept[i.Description.Instance]
+	if !ok || !r.Shown(seen, ownerOf(i)) {
 		return nil
 	}
 	return new(api.RecordOf(&r))
@@ -271,7 +271,7 @@ func (f *fleet) Instance(ctx context.Context, seen odometer.View, id odometer.In
 	if err != nil {
 		return k, nil, err
 	}
-	k.Record = recordOf(kept, id)
+	k.Record = recordOf(kept, seen, &k.Instance)
 	if k.Agent == "" && k.Record == nil || !f.sees(seen, &k) {
 		return api.KnownInstance{}, nil, odometer.ErrNotFound
 	}

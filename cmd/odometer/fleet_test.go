@@ -205,6 +205,12 @@ func TestWhatIsKeptIsListed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	k.book(k.period("sold", "http-1", "eve", 0))
+	fay := odometer.Actor{Caller: odometer.Caller{Bound: odometer.Bound{User: "fay"}, Scopes: []odometer.Scope{odometer.ScopeAccount}}}
+	before := odometer.Ownership{Instance: "sold", Owner: odometer.Owner{User: "fay"}}
+	if _, err := k.kept.SetRegistered(t.Context(), fay, before, odometer.AnyVersion, odometer.Registered{Labels: map[string]string{"whose": "fay"}}); err != nil {
+		t.Fatal(err)
+	}
 	bob := odometer.Caller{Bound: odometer.Bound{User: "bob"}, Scopes: []odometer.Scope{odometer.ScopeRead}}
 	eve := odometer.Caller{Bound: odometer.Bound{User: "eve"}, Scopes: []odometer.Scope{odometer.ScopeRead}}
 	for _, c := range []struct {
@@ -213,8 +219,8 @@ func TestWhatIsKeptIsListed(t *testing.T) {
 		q    api.InstanceQuery
 		want string
 	}{
-		{"all", odometer.Everything, api.InstanceQuery{}, "a-kept a-told booked told z-kept"},
-		{"what nobody describes", odometer.Everything, api.InstanceQuery{State: api.StateUnknown}, "a-kept booked z-kept"},
+		{"all", odometer.Everything, api.InstanceQuery{}, "a-kept a-told booked sold told z-kept"},
+		{"what nobody describes", odometer.Everything, api.InstanceQuery{State: api.StateUnknown}, "a-kept booked sold z-kept"},
 		{"on a host", odometer.Everything, api.InstanceQuery{Agent: "h1"}, "a-told told"},
 		{"a label", odometer.Everything, api.InstanceQuery{Label: "first:z"}, "z-kept"},
 		{"a label and a host's name", odometer.Everything, api.InstanceQuery{Label: "first:t", Name: "name-of-told"}, "told"},
@@ -224,6 +230,8 @@ func TestWhatIsKeptIsListed(t *testing.T) {
 		{"his by a label", eve.View(), api.InstanceQuery{Label: "first:b"}, "booked"},
 		{"others' by a label", bob.View(), api.InstanceQuery{Label: "first:b"}, ""},
 		{"to who sees nothing of it", bob.View(), api.InstanceQuery{}, ""},
+		{"what who had it before called his", eve.View(), api.InstanceQuery{Label: "whose:fay"}, ""},
+		{"the same, to the operator", odometer.Everything, api.InstanceQuery{Label: "whose:fay"}, "sold"},
 	} {
 		var got []string
 		c.q.Limit = 2 // pages
