@@ -52,7 +52,7 @@ proof-sim:
 
 proof-crash:
 	go run ./crash sweep -sample 300
-	go run ./crash power -sample 300 -whole 10
+	go run ./crash power -sample 150 -whole 5
 
 proof-mutants:
 	go run ./mutants -sample 6
