@@ -409,6 +409,7 @@ func TestRealPIDReuse(t *testing.T) {
 	run := v.Run
 	first.Process.Kill()
 	first.Wait()
+	time.Sleep(20 * time.Millisecond) // the kernel tells when a process began in hundredths
 	var second *actor
 	for attempt := 0; second == nil || second.Process.Pid != pid; attempt++ {
 		if attempt == 50 {

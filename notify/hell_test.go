@@ -3,6 +3,7 @@ package notify
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -151,14 +152,14 @@ func TestADeadReceiverDelaysNobodyElse(t *testing.T) {
 	var late []time.Duration
 	works := newReceiver(t, nil)
 	made := map[string]int64{}
-	works.set(func(http.ResponseWriter, *http.Request) {
-		all := works.requests()
-		body := all[len(all)-1].body
+	works.set(func(_ http.ResponseWriter, q *http.Request) {
+		var e struct{ ID string }
+		if err := json.NewDecoder(q.Body).Decode(&e); err != nil {
+			t.Error(err)
+		}
 		mu.Lock()
 		defer mu.Unlock()
-		i := strings.Index(body, `"id":"`) + 6
-		id := body[i : i+strings.IndexByte(body[i:], '"')]
-		late = append(late, time.Duration(clock()-made[id])*time.Microsecond)
+		late = append(late, time.Duration(clock()-made[e.ID])*time.Microsecond)
 	})
 	var bad []odometer.ChannelID
 	for _, r := range []*receiver{hang, hang, slow, fails} {

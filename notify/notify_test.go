@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -229,7 +230,8 @@ type received struct {
 	path   string
 }
 
-// receiver is a real server that keeps what it is sent, and answers as it is told.
+// receiver is a real server that keeps what it is sent, and answers as it is told; what
+// answers may read the body again, as others come meanwhile.
 type receiver struct {
 	*httptest.Server
 	mu     sync.Mutex
@@ -254,6 +256,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
+	q.Body = io.NopCloser(bytes.NewReader(body))
 	answer(w, q)
 }
 
@@ -368,7 +371,7 @@ func TestTheOrderIsKept(t *testing.T) {
 	stuck.Store(true)
 	r := newReceiver(t, nil)
 	r.set(func(rw http.ResponseWriter, q *http.Request) {
-		if all := r.requests(); stuck.Load() && strings.Contains(all[len(all)-1].body, `"vm-1"`) {
+		if body, _ := io.ReadAll(q.Body); stuck.Load() && bytes.Contains(body, []byte(`"vm-1"`)) {
 			rw.WriteHeader(http.StatusInternalServerError)
 		}
 	})
