@@ -294,7 +294,7 @@ func (f *fold) lastOf(id odometer.ViolationID) *odometer.Violation {
 // cross begins a violation.
 func (f *fold) cross(w *watch, s *state, name string, limit float64, at seen, basis string) *odometer.Violation {
 	v := &odometer.Violation{
-		ID: odometer.NewViolationID(w.ID, name, s.Subject, basis), Change: 1, Threshold: w.ID, Version: w.Version, Name: w.Name, Level: name, Standing: odometer.StandingOpen,
+		ID: odometer.NewViolationID(w.ID, name, s.Subject, basis), Change: 1, Threshold: w.ID, Version: w.Version, Name: w.Name, Holder: w.Holder, Shared: w.Shared, Level: name, Standing: odometer.StandingOpen,
 		Instance: s.Instance, Owner: s.Owner, Sum: w.Scope.Sum, Resource: w.Resource, Condition: w.Condition, Unit: w.Unit, Limit: limit, Before: at.before, Value: at.value,
 		From: at.from, To: at.to, Crossed: at.to, Detected: f.now, Changed: f.now, Event: at.event, Entry: at.entry, Late: at.late, Action: w.Action, Channels: w.Channels,
 	}
