@@ -121,6 +121,8 @@ func TestWhatComesBackGoesOn(t *testing.T) {
 				other := d
 				other.Levels = slices.Clone(d.Levels)
 				c.change(&other)
+				d.Channels, d.Shared = []odometer.ChannelID{"chn_aaaaaaaaaaaaaaaa"}, true // from now on
+				d.Action = odometer.ActionNotify
 				for i, is := range []odometer.Threshold{other, d} {
 					set, err := w.Update(t.Context(), admin, is, 0)
 					if err != nil {
@@ -138,8 +140,15 @@ func TestWhatComesBackGoesOn(t *testing.T) {
 				use()
 				w.await("it is told again", func() bool { list, err := w.ChangesAfter(t.Context(), 0, 10); return err == nil && len(list) == 3 })
 				w.is(c.want...)
-				if list, err := w.Violations(t.Context(), odometer.ViolationQuery{Limit: 10}); err != nil || len(list) != c.violations || list[0].Standing != odometer.StandingOpen {
-					t.Errorf("got %+v, %v, want %d, the last of them open", list, err, c.violations)
+				list, err := w.Violations(t.Context(), odometer.ViolationQuery{Limit: 10})
+				if err != nil || len(list) != c.violations || list[0].Standing != odometer.StandingOpen || !list[0].Shared || !slices.Equal(list[0].Channels, d.Channels) {
+					t.Errorf("got %+v, %v, want %d, the last of them open and told to whom it is told now", list, err, c.violations)
+				}
+				by := odometer.Caller{Bound: odometer.Bound{User: "u-ada"}, Scopes: []odometer.Scope{odometer.ScopeRead}}
+				view := by.View()
+				seen, err := w.Violations(t.Context(), odometer.ViolationQuery{Limit: 10, View: &view})
+				if err != nil || len(seen) != 1 {
+					t.Errorf("whose use it is sees %+v, %v, want the one that is shared", seen, err)
 				}
 			}) {
 				return // the others would wait as long

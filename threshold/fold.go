@@ -305,20 +305,22 @@ func (f *fold) lastOf(id odometer.ViolationID) *odometer.Violation {
 }
 
 // reach has a level be reached: a violation begins, or the last one goes on where it is of
-// the same.
+// the same, told as the threshold says now.
 func (f *fold) reach(w *watch, s *state, l *level, limit float64, at seen, basis string) {
 	if l.Now == nil || l.Now.ID != odometer.NewViolationID(w.ID, l.Name, s.Subject, basis) {
 		l.Now = f.cross(w, s, l.Name, limit, at, basis)
 		return
 	}
-	l.Now.Limit, l.Now.Reaches, l.Now.Event, l.Now.Entry = limit, at.reaches, at.event, at.entry
-	f.turn(l.Now, odometer.StandingOpen, at)
+	v := l.Now
+	v.Version, v.Name, v.Shared, v.Action, v.Channels = w.Version, w.Name, w.Shared, w.Action, w.Channels
+	v.Limit, v.Reaches, v.Event, v.Entry = limit, at.reaches, at.event, at.entry
+	f.turn(v, odometer.StandingOpen, at)
 }
 
 // cross begins a violation.
 func (f *fold) cross(w *watch, s *state, name string, limit float64, at seen, basis string) *odometer.Violation {
 	v := &odometer.Violation{
-		ID: odometer.NewViolationID(w.ID, name, s.Subject, basis), Change: 1, Threshold: w.ID, Version: w.Version, Name: w.Name, Level: name, Standing: odometer.StandingOpen,
+		ID: odometer.NewViolationID(w.ID, name, s.Subject, basis), Change: 1, Threshold: w.ID, Version: w.Version, Name: w.Name, Holder: w.Holder, Shared: w.Shared, Level: name, Standing: odometer.StandingOpen,
 		Instance: s.Instance, Owner: s.Owner, Sum: w.Scope.Sum, Resource: w.Resource, Condition: w.Condition, Unit: w.Unit, Limit: limit, Before: at.before, Value: at.value,
 		From: at.from, To: at.to, Crossed: at.to, Detected: f.now, Changed: f.now, Event: at.event, Entry: at.entry, Late: at.late, Reaches: at.reaches, Action: w.Action, Channels: w.Channels,
 	}

@@ -23,6 +23,7 @@ type thresholdConfig struct {
 	Holder      string
 	Description string
 	Disabled    bool
+	Shared      bool
 	scope       api.ThresholdScope
 	Instance    string
 	User        string
@@ -71,6 +72,7 @@ func (c *thresholdConfig) describe(cmd *cobra.Command) {
 	flags.StringSliceVar(&c.Channels, "notify", nil, "id of a channel that it tells; may be repeated (default: it only writes to the log)")
 	flags.BoolVar(&c.Alert, "alert", false, "tell the channels urgently, and never in a digest")
 	flags.StringVar(&c.Description, "description", "", "for people")
+	flags.BoolVar(&c.Shared, "shared", false, "what is reached of it is seen by whoever sees the usage, and told to his webhooks")
 	flags.BoolVar(&c.Disabled, "disabled", false, "it tells nothing for now")
 	fixed := func(flag string, list []string) {
 		cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(list, cobra.ShellCompDirectiveNoFileComp))
@@ -132,6 +134,9 @@ func (c *thresholdConfig) given(flags *pflag.FlagSet, d *api.ThresholdChange) er
 	}
 	if has("forecast") {
 		d.Forecast = c.Forecast
+	}
+	if has("shared") {
+		d.Shared = c.Shared
 	}
 	if has("disabled") {
 		d.Enabled = new(!c.Disabled)
@@ -567,6 +572,9 @@ func thresholdCells(d *api.Threshold) []cell {
 	state := "enabled"
 	if !*d.Enabled {
 		state = "disabled"
+	}
+	if d.Shared {
+		state += ", shared"
 	}
 	if d.Managed != nil {
 		state += ", by " + *d.Managed
