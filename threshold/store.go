@@ -259,7 +259,7 @@ func saveChanges(ctx context.Context, tx *sql.Tx, changes []odometer.Violation) 
 		number++
 		_, err = tx.ExecContext(ctx, `INSERT INTO threshold_violations (id, number, threshold, level, standing, resource, instance, usr, org, holder_usr, holder_org, shared, event, crossed_us, body)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-			ON CONFLICT (id) DO UPDATE SET number = excluded.number, standing = excluded.standing, event = excluded.event, body = excluded.body`,
+			ON CONFLICT (id) DO UPDATE SET number = excluded.number, standing = excluded.standing, shared = excluded.shared, event = excluded.event, body = excluded.body`,
 			string(v.ID), v.Number, string(v.Threshold), v.Level, string(v.Standing), string(v.Resource), string(v.Instance), string(v.Owner.User), string(v.Owner.Org),
 			string(v.Holder.User), string(v.Holder.Org), v.Shared, v.Event, v.Crossed, string(body))
 		if err != nil {
