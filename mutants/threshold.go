@@ -30,6 +30,24 @@ var thresholdBugs = []bug{
 		`for at, w := range f.touched {`,
 		`for at, w := range map[place]*watch{} {`,
 		"threshold.TestABudgetIsASumOverItsPeriod"},
+	{"what was pruned before it was checked is missing in budgets", "threshold/skip.go",
+		`return f.sumAll(ctx)
+}
+
+// resume`,
+		`return nil
+}
+
+// resume`,
+		"threshold.TestPrunedBeforeItWasChecked"},
+	{"what was pruned before it was read is passed over in silence", "ledger/booked.go",
+		`THEN ?2 - ?1 - (`,
+		`THEN 0 * (`,
+		"ledger.TestWhatWasPrunedIsCountedToReaders"},
+	{"records that are only kept for others to refer to count as read", "ledger/booked.go",
+		`id > ?1 AND id <= ?2 AND ` + "`+unpruned+`" + `) ELSE`,
+		`id > ?1 AND id <= ?2) ELSE`,
+		"ledger.TestWhatWasPrunedIsCountedToReaders"},
 	{"a level that rests is told again", "threshold/fold.go",
 		`case lasts && !l.open() && at.to >= l.Rests:`,
 		`case lasts && !l.open():`,
@@ -40,9 +58,9 @@ var thresholdBugs = []bug{
 		"threshold.TestWhatLastsIsTold"},
 	{"a threshold of before counts what its budget had twice", "threshold/run.go",
 		`w.from = record
-		f.fold.begin`,
+	f.fold.begin`,
 		`w.from = min(record, 0)
-		f.fold.begin`,
+	f.fold.begin`,
 		"threshold.TestABudgetThatBeginsBehindCountsOnce"},
 	{"a server that lost the ledger decides on", "threshold/store.go",
 		`if _, ours := errors.AsType[*sqlite.Error](err); err != nil && !ours && ctx.Err() == nil {`,

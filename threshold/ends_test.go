@@ -1,7 +1,6 @@
 package threshold
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -230,14 +229,4 @@ func TestAForecastIsALevel(t *testing.T) {
 	w.is("u-ada forecast open 130", "u-ada forecast retracted 93.86")
 	w.use("vm-1", ada, time.Hour, hours(60)) // reached: nothing is left to be foretold
 	w.is("u-ada forecast open 130", "u-ada forecast retracted 93.86", "u-ada 50% open 101", "u-ada 80% open 101", "u-ada 100% open 101")
-}
-
-// TestWhatCountsIsNotReadFromAnotherLedger has a cursor beyond the journal's end.
-func TestWhatCountsIsNotReadFromAnotherLedger(t *testing.T) {
-	w := newWatchtower(t)
-	if _, err := w.db.Exec(`INSERT INTO threshold_meta (key, value) VALUES ('cursor', '1000')`); err != nil {
-		t.Fatal(err)
-	}
-	w.run()
-	w.await("it is said", func() bool { return errors.Is(w.Stats().Err, odometer.ErrConflict) })
 }

@@ -48,8 +48,10 @@ type Ledger interface {
 	// Booked returns entries of the journal's records after one, whole records in the
 	// order of commit, up to a record where that is not 0, until there are about limit;
 	// and the last record that it looked at. It is that after which nothing is booked
-	// where that is what was asked after.
-	Booked(ctx context.Context, after, upTo int64, limit int) (entries []odometer.Entry, records []int64, last int64, err error)
+	// where that is what was asked after. Of the records in between, removed were pruned
+	// before they were read. The error wraps [odometer.ErrConflict] where the one asked
+	// after lies beyond the last.
+	Booked(ctx context.Context, after, upTo int64, limit int) (entries []odometer.Entry, records []int64, last, removed int64, err error)
 	// UsageAt answers a question together with the last record that the answer knows.
 	UsageAt(ctx context.Context, q odometer.UsageQuery) (rows []odometer.UsageRow, last int64, err error)
 	// EachEntry calls each for every entry that q asks for, in the order of booking.

@@ -196,7 +196,8 @@ func (a *alerts) facts(f *api.Facts) {
 	f.Thresholds, f.Notifications = t, n
 	if a.thresholds != nil {
 		st := a.thresholds.Stats()
-		t.Enabled, t.Behind, t.Last, t.Err, t.File, t.Stream = st.Thresholds, st.Behind, st.Last, reason(st.Err), reason(st.File), reason(a.stream.Stats().Err)
+		t.Enabled, t.Behind, t.Skipped, t.Resumed, t.Last = st.Thresholds, st.Behind, st.Skipped, st.Resumed, st.Last
+		t.Err, t.File, t.Stream = reason(st.Err), reason(st.File), reason(a.stream.Stats().Err)
 	}
 	if a.notifier != nil {
 		st := a.notifier.Stats()
@@ -210,7 +211,7 @@ func (a *alerts) stats(s *api.Stats) {
 		s.Thresholds = func() api.ThresholdStats {
 			st := a.thresholds.Stats()
 			return api.ThresholdStats{
-				Enabled: st.Thresholds, Checked: st.Entries, Reached: st.Reached, Changes: st.Changes, Behind: st.Behind, Published: a.stream.Stats().Published,
+				Enabled: st.Thresholds, Checked: st.Entries, Skipped: st.Skipped, Reached: st.Reached, Changes: st.Changes, Behind: st.Behind, Published: a.stream.Stats().Published,
 			}
 		}
 	}
