@@ -575,6 +575,13 @@ thresholds:
 	has()
 	write(one)
 	has("busy machines 1 80")
+	for text, want := range map[string]string{
+		"value: .nan": "thresholds[0]: levels[0].value: NaN is no number", "value: -.inf": "thresholds[0]: levels[0].value: -Inf is no number", "value: {3: 4}": "thresholds[0]: levels[0].value: has a field whose name is no text",
+	} {
+		if _, err := parseFile([]byte(strings.Replace(one, "value: 80", text, 1))); !errors.Is(err, odometer.ErrInvalid) || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", text, err, want)
+		}
+	}
 	for says, text := range map[string]string{"no YAML": ":", "another field": "levels: []", "no list": "thresholds: 3", "two of one name": one + strings.TrimPrefix(one, "\nthresholds:\n"), "no threshold": "thresholds: [3]"} {
 		if _, err := parseFile([]byte(text)); !errors.Is(err, odometer.ErrInvalid) {
 			t.Errorf("%s: got %v, want ErrInvalid", says, err)
