@@ -114,4 +114,13 @@ var notifyBugs = []bug{
 		`DELETE FROM notify_open WHERE channel = ? AND violation = ?`,
 		`DELETE FROM notify_open WHERE channel = ? AND violation = ? || 'x'`,
 		"notify.TestAlertmanager"},
+	{"an alert has a property that Alertmanager does not know", "notify/alertmanager.go",
+		`json:"endsAt"`,
+		`json:"endAt"`,
+		"notify.TestAlertmanager"},
+	{"what has ended is told to an Alertmanager as going on", "notify/alertmanager.go",
+		`	if v.Standing != odometer.StandingOpen {
+		a.EndsAt`, `	if v.Standing == "" {
+		a.EndsAt`,
+		"notify.TestARealAlertmanager"},
 }

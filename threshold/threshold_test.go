@@ -88,6 +88,13 @@ func (w *watchtower) open() {
 	w.Thresholds = th
 }
 
+// hears has one machine run of which something was heard last at a time.
+func (w *watchtower) hears(at time.Time, interval time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.machines = []Machine{{Instance: "vm-1", Owner: ada, Last: at.UnixMicro(), Interval: interval.Microseconds()}}
+}
+
 // run follows the ledger until the function that it returns is called.
 func (w *watchtower) run() {
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -376,11 +383,7 @@ func TestSilenceIsTold(t *testing.T) {
 	w := newWatchtower(t)
 	w.run()
 	w.create(odometer.Threshold{Scope: odometer.Scoped{All: true}, Condition: odometer.ConditionSilence, Levels: []odometer.ThresholdLevel{{Name: "quiet", Value: 3}}})
-	heard := func(at time.Time) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.machines = []Machine{{Instance: "vm-1", Owner: ada, Last: at.UnixMicro(), Interval: 30 * odometer.SecondMicros}}
-	}
+	heard := func(at time.Time) { w.hears(at, 30*time.Second) }
 	changes := func(n uint64) { w.await("it is told", func() bool { return w.Stats().Changes == n }) }
 	heard(begin)
 	w.pass(89 * time.Second)
