@@ -90,3 +90,42 @@ func TestAReaderBeyondTheEnd(t *testing.T) {
 		t.Errorf("got %v at %d, want it refused", err, last)
 	}
 }
+
+// TestFollowersFromMemoryHaveNoGap: where nobody followed the ledger until records were
+// pruned, what is kept in memory does not go on over what is gone, and the next who follows
+// from there can tell.
+func TestFollowersFromMemoryHaveNoGap(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-a", "host-1", base)
+	d.send(m.next(30*sec, 1e6, 1))
+	follow := func(after string) (n int, next string, removed int64) {
+		t.Helper()
+		list, next, err := d.Follow(t.Context(), odometer.EntryQuery{After: after})
+		if err == nil {
+			removed, err = d.Removed(t.Context(), after, next)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list), next, removed
+	}
+	_, at, _ := follow("") // the tail begins
+	if n, _, _ := follow(at); n != 0 {
+		t.Fatalf("got %d entries, want none yet", n)
+	}
+	for range 3 {
+		d.send(m.next(30*sec, 1e6, 1))
+	}
+	d.publishAll()
+	if n := d.prune(d.now.AddDate(0, 0, 2), nil).Records; n != 3 {
+		t.Fatalf("%d records were pruned, want 3", n)
+	}
+	n, next, removed := follow(at)
+	if n != 1 || removed != 2 {
+		t.Errorf("got %d entries and %d removed, want the last and 2", n, removed)
+	}
+	d.send(m.next(30*sec, 1e6, 1))
+	if n, _, removed := follow(next); n != 1 || removed != 0 {
+		t.Errorf("then: got %d entries and %d removed, want 1 and 0", n, removed)
+	}
+}

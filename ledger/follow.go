@@ -23,7 +23,8 @@ const (
 	followAtOnce = 500
 )
 
-// tail is the end of the journal, as far as anybody followed it.
+// tail is the end of the journal, as far as anybody followed it. It has all of it, though
+// the journal may be pruned meanwhile.
 type tail struct {
 	mu   sync.Mutex
 	list []tailed
@@ -80,6 +81,9 @@ func (t *tail) after(ctx context.Context, l *Ledger, from spot, q *odometer.Entr
 		if err := t.read(ctx, l); err != nil {
 			return nil, spot{}, false, err
 		}
+		if from.compare(t.from) < 0 { // it began anew
+			return nil, spot{}, false, nil
+		}
 	}
 	at, _ := slices.BinarySearchFunc(t.list, from, func(e tailed, s spot) int {
 		if e.after.compare(s) <= 0 {
@@ -98,6 +102,13 @@ func (t *tail) after(ctx context.Context, l *Ledger, from spot, q *odometer.Entr
 	return list, t.to, true, nil
 }
 
+// has reports whether everything after a spot was told from memory.
+func (t *tail) has(s spot) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.to != spot{} && s.compare(t.from) >= 0
+}
+
 // read adds what was booked since.
 func (t *tail) read(ctx context.Context, l *Ledger) error {
 	tx, err := l.questions.begin(ctx)
@@ -107,6 +118,12 @@ func (t *tail) read(ctx context.Context, l *Ledger) error {
 	defer tx.end(ctx)
 	end, err := endOf(ctx, tx)
 	if err != nil || end.compare(t.to) <= 0 {
+		return err
+	}
+	if removed, err := removedOf(ctx, tx, t.to.id-1, end.id-1); err != nil || removed > 0 { // nobody followed for days: it has no gap
+		if err == nil {
+			t.list, t.from, t.to = nil, end, end
+		}
 		return err
 	}
 	var news []tailed
