@@ -20,6 +20,7 @@ type Threshold struct {
 	Description string
 	Enabled     bool
 	Holder      Bound // who may change it; the zero Bound is the operator
+	Shared      bool  // its violations are seen also by whoever sees the usage
 
 	Scope     Scoped
 	Resource  Resource

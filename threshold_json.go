@@ -13,6 +13,7 @@ type thresholdJSON struct {
 	Name        string      `json:"name"`
 	Description string      `json:"description,omitempty"`
 	Enabled     *bool       `json:"enabled,omitempty"` // true where it is absent
+	Shared      bool        `json:"shared,omitempty"`
 	Scope       scopeJSON   `json:"scope"`
 	Resource    Resource    `json:"resource,omitempty"`
 	Condition   Condition   `json:"condition"`
@@ -47,7 +48,7 @@ type levelJSON struct {
 // version, or who made it when.
 func (t *Threshold) AppendJSON(b []byte) []byte {
 	j := thresholdJSON{
-		Name: t.Name, Description: t.Description, Enabled: &t.Enabled, Scope: scopeJSON(t.Scope), Resource: t.Resource, Condition: t.Condition, Unit: t.Unit, Limit: t.Limit,
+		Name: t.Name, Description: t.Description, Enabled: &t.Enabled, Shared: t.Shared, Scope: scopeJSON(t.Scope), Resource: t.Resource, Condition: t.Condition, Unit: t.Unit, Limit: t.Limit,
 		Every: t.Every, Hysteresis: t.Hysteresis, Forecast: t.Forecast, Action: t.Action, Channels: t.Channels,
 	}
 	for _, l := range t.Levels {
@@ -87,7 +88,7 @@ func ParseThreshold(text []byte) (t Threshold, err error) {
 		return t, fmt.Errorf("something follows: %w", ErrInvalid)
 	}
 	t = Threshold{
-		Name: j.Name, Description: j.Description, Enabled: j.Enabled == nil || *j.Enabled, Scope: Scoped(j.Scope), Resource: j.Resource, Condition: j.Condition, Unit: j.Unit,
+		Name: j.Name, Description: j.Description, Enabled: j.Enabled == nil || *j.Enabled, Shared: j.Shared, Scope: Scoped(j.Scope), Resource: j.Resource, Condition: j.Condition, Unit: j.Unit,
 		Limit: j.Limit, Every: j.Every, Hysteresis: j.Hysteresis, Forecast: j.Forecast, Action: j.Action, Channels: j.Channels,
 	}
 	for _, l := range j.Levels {

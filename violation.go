@@ -46,6 +46,8 @@ type Violation struct {
 	Threshold ThresholdID
 	Version   uint64 // of the threshold, when it was reached
 	Name      string // of the threshold
+	Holder    Bound  // whose the threshold is
+	Shared    bool   // whether the threshold's violations are seen by whoever sees the usage
 	Level     string
 	Standing  Standing
 
@@ -72,4 +74,10 @@ type Violation struct {
 
 	Action   Notify
 	Channels []ChannelID
+}
+
+// SeenBy reports whether a view sees the violation: that of whose threshold it is, and
+// where that is shared, whichever sees what was used.
+func (v *Violation) SeenBy(view View) bool {
+	return view.Sees(Owner(v.Holder)) || v.Shared && view.SeesUse(v.Instance, v.Owner, v.Crossed)
 }

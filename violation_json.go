@@ -16,6 +16,9 @@ type violationJSON struct {
 	Threshold        ThresholdID `json:"threshold_id"`
 	ThresholdVersion uint64      `json:"threshold_version"`
 	Name             string      `json:"threshold_name"`
+	HolderUser       *UserID     `json:"holder_user_id"`
+	HolderOrg        *OrgID      `json:"holder_org_id"`
+	Shared           bool        `json:"shared"`
 	Level            string      `json:"level"`
 
 	Instance *InstanceID `json:"instance_id"`
@@ -54,7 +57,7 @@ func (v *Violation) AppendJSON(b []byte) []byte {
 	}
 	j := violationJSON{
 		EventType: ViolationType, Version: "1.0", ID: v.ID, Change: v.Change, Standing: v.Standing,
-		Threshold: v.Threshold, ThresholdVersion: v.Version, Name: v.Name, Level: v.Level,
+		Threshold: v.Threshold, ThresholdVersion: v.Version, Name: v.Name, HolderUser: some(v.Holder.User), HolderOrg: some(v.Holder.Org), Shared: v.Shared, Level: v.Level,
 		Instance: some(v.Instance), User: some(v.Owner.User), Org: some(v.Owner.Org), Sum: v.Sum,
 		Resource: some(v.Resource), Condition: v.Condition, Unit: v.Unit, Limit: v.Limit, Before: v.Before, Value: v.Value,
 		From: at(v.From), To: at(v.To), Crossed: at(v.Crossed), Detected: at(v.Detected), Changed: at(v.Changed), Reaches: at(v.Reaches),

@@ -27,7 +27,8 @@ type tenants struct {
 	asks   []asker
 	stated map[string]odometer.OrgID // statements
 
-	violated map[string]odometer.InstanceID // violations
+	violated map[string]odometer.InstanceID // violations of thresholds that are shared
+	held     map[string]string              // violations of others, and whose threshold each is of
 	told     map[string]string              // deliveries, after their channels
 }
 
@@ -60,7 +61,7 @@ var machinesOf = []struct {
 }
 
 func newTenants(t *testing.T) *tenants {
-	w := &tenants{Fixture: NewFixture(t), t: t, tokens: map[string]odometer.TokenID{}, stated: map[string]odometer.OrgID{}, violated: map[string]odometer.InstanceID{}, told: map[string]string{}}
+	w := &tenants{Fixture: NewFixture(t), t: t, tokens: map[string]odometer.TokenID{}, stated: map[string]odometer.OrgID{}, violated: map[string]odometer.InstanceID{}, held: map[string]string{}, told: map[string]string{}}
 	w.Deps.Logger = slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	now := Now
 	w.Deps.Clock = func() time.Time { return now }
@@ -257,10 +258,11 @@ func (w *tenants) keep() map[string][3]string {
 		}
 		kept[holder] = [3]string{string(d.ID), string(c.ID), string(hook.ID)}
 		w.told[string(c.ID)] = string(w.Alerts.GiveUp(c.ID, "e"))
+		w.held[string(w.Alerts.Violate(d.ID, 0, odometer.Owner(h)))] = string(d.ID)
 	}
 	for _, m := range machinesOf {
 		d := whole
-		d.Scope.Instance = m.vm
+		d.Scope.Instance, d.Shared = m.vm, true
 		d, err := w.Alerts.Create(ctx, byHand, d, odometer.Once{})
 		if err != nil {
 			w.t.Fatal(err)
@@ -459,6 +461,9 @@ func (w *tenants) ids() (there, absent map[string][]string) {
 	for id := range w.violated {
 		there["violation"] = append(there["violation"], id)
 	}
+	for id := range w.held {
+		there["violation"] = append(there["violation"], id)
+	}
 	admin := &w.asks[len(w.asks)-1] // who sees all of these
 	there["threshold"], there["channel"], there["webhook"] = admin.sees["threshold"], admin.sees["channel"], admin.sees["webhook"]
 	there["keeper"] = []string{"acme", "zeta"}
@@ -548,6 +553,9 @@ func (w *tenants) sees(a *asker, kind, id string) bool {
 		}
 		return true
 	case "violation":
+		if threshold, held := w.held[id]; held {
+			return a.seesIt("threshold", threshold)
+		}
 		return a.seesIt("instance", string(w.violated[id]))
 	case "keeper":
 		return a.seesIt("holder", "org:"+id)

@@ -92,6 +92,8 @@ func TestHealthFromFacts(t *testing.T) {
 		{"an account service that is late", "account_service", Facts{Directory: &DirectoryFacts{Oldest: ago(2 * time.Minute), MaxAge: time.Minute}}, Degraded, "its oldest answer is 2m0s old, and is to be 1m0s at most"},
 		{"thresholds that are checked", "thresholds", Facts{Thresholds: &ThresholdFacts{Enabled: 3, Behind: time.Minute}}, OK, ""},
 		{"thresholds that are late", "thresholds", Facts{Thresholds: &ThresholdFacts{Behind: 61 * time.Second}}, Degraded, "what was booked 1m1s ago is not checked yet"},
+		{"thresholds that missed what was pruned", "thresholds", Facts{Thresholds: &ThresholdFacts{Skipped: 7}}, OK, "7 records were pruned before they were checked"},
+		{"thresholds that were ahead of the ledger", "thresholds", Facts{Thresholds: &ThresholdFacts{Resumed: 1}}, OK, "more was checked than the ledger has"},
 		{"thresholds that cannot be checked", "thresholds", Facts{Thresholds: &ThresholdFacts{Err: "database is locked"}}, Degraded, "database is locked"},
 		{"a file of thresholds that is wrong", "thresholds", Facts{Thresholds: &ThresholdFacts{File: "levels[1].value: 1 is not above 2"}}, Degraded, "the file of thresholds: levels[1]"},
 		{"violations that cannot be published", "thresholds", Facts{Thresholds: &ThresholdFacts{Stream: "the stream is full"}}, Degraded, "not published: the stream is full"},

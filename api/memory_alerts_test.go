@@ -224,7 +224,7 @@ func (a *Alerts) Test(_ context.Context, by odometer.Caller, d odometer.Threshol
 func violate(d *odometer.Threshold, id odometer.ViolationID, l odometer.ThresholdLevel, owner odometer.Owner) odometer.Violation {
 	at := Now.Add(-time.Minute).UnixMicro()
 	return odometer.Violation{
-		ID: id, Change: 1, Threshold: d.ID, Version: d.Version, Name: d.Name, Level: l.Name, Standing: odometer.StandingOpen,
+		ID: id, Change: 1, Threshold: d.ID, Version: d.Version, Name: d.Name, Holder: d.Holder, Shared: d.Shared, Level: l.Name, Standing: odometer.StandingOpen,
 		Instance: d.Scope.Instance, Owner: owner, Sum: d.Scope.Sum, Resource: d.Resource, Condition: d.Condition, Unit: d.Unit,
 		Limit: l.Value, Before: l.Value - 1, Value: l.Value + 1, From: at - 30_000_000, To: at, Crossed: at, Detected: at + 1000, Changed: at + 1000,
 		Event: "vm-1:1", Entry: "3-1", Action: d.Action, Channels: d.Channels,
@@ -263,7 +263,7 @@ func (a *Alerts) Violations(_ context.Context, q odometer.ViolationQuery) (list 
 		told[v.ID] = true
 		if (q.Before == 0 || v.Number < q.Before) && (q.Threshold == "" || q.Threshold == v.Threshold) && (q.Instance == "" || q.Instance == v.Instance) &&
 			(q.User == "" || q.User == v.Owner.User) && (q.Org == "" || q.Org == v.Owner.Org) && (q.Level == "" || q.Level == v.Level) && (q.Standing == "" || q.Standing == v.Standing) &&
-			(q.Resource == "" || q.Resource == v.Resource) && v.Crossed >= q.From && (q.To == 0 || v.Crossed < q.To) && (q.View == nil || q.View.SeesUse(v.Instance, v.Owner, v.From)) && len(list) < q.Limit {
+			(q.Resource == "" || q.Resource == v.Resource) && v.Crossed >= q.From && (q.To == 0 || v.Crossed < q.To) && (q.View == nil || v.SeenBy(*q.View)) && len(list) < q.Limit {
 			list = append(list, v)
 		}
 	}
@@ -274,7 +274,7 @@ func (a *Alerts) Violation(_ context.Context, seen odometer.View, id odometer.Vi
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, v := range a.violations {
-		if v.ID == id && seen.SeesUse(v.Instance, v.Owner, v.From) {
+		if v.ID == id && v.SeenBy(seen) {
 			changes = append(changes, v)
 		}
 	}

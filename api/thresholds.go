@@ -47,6 +47,7 @@ type ThresholdChange struct {
 	Name        string             `json:"name" schema:"minLength=1,maxLength=128"`
 	Description string             `json:"description,omitempty" schema:"maxLength=1024"`
 	Enabled     *bool              `json:"enabled,omitempty" schema:"nullable"` // absent for true
+	Shared      bool               `json:"shared,omitempty"`                    // its violations are seen also by whoever sees the usage
 	Scope       ThresholdScope     `json:"scope"`
 	Resource    odometer.Resource  `json:"resource,omitempty"` // absent for silence and gaps
 	Condition   odometer.Condition `json:"condition"`
@@ -115,7 +116,7 @@ func thresholdOf(d *odometer.Threshold) Threshold {
 	t := Threshold{
 		ID: d.ID, User: named(d.Holder.User), Org: named(d.Holder.Org), Managed: named(d.Managed), Version: d.Version, CreatedAt: d.Created, CreatedBy: d.CreatedBy, UpdatedAt: d.Changed,
 		ThresholdChange: ThresholdChange{
-			Name: d.Name, Description: d.Description, Enabled: &d.Enabled,
+			Name: d.Name, Description: d.Description, Enabled: &d.Enabled, Shared: d.Shared,
 			Scope:    ThresholdScope{Instance: d.Scope.Instance, User: d.Scope.User, Org: d.Scope.Org, All: d.Scope.All, Sum: d.Scope.Sum},
 			Resource: d.Resource, Condition: d.Condition, Unit: d.Unit, Limit: d.Limit, Levels: []ThresholdLevel{}, Every: d.Every,
 			For: lasting(d.For), Hysteresis: d.Hysteresis, CoolDown: lasting(d.CoolDown), Forecast: d.Forecast,

@@ -34,6 +34,9 @@ type Violation struct {
 	Threshold        odometer.ThresholdID `json:"threshold_id"`
 	ThresholdVersion uint64               `json:"threshold_version"` // when it was reached
 	Name             string               `json:"threshold_name"`
+	HolderUser       *odometer.UserID     `json:"holder_user_id"` // whose the threshold is; null with holder_org_id for the operator's
+	HolderOrg        *odometer.OrgID      `json:"holder_org_id"`
+	Shared           bool                 `json:"shared"` // whether it is seen also by whoever sees the usage
 	Level            string               `json:"level"`
 
 	Instance *odometer.InstanceID `json:"instance_id"` // null for a sum
@@ -81,7 +84,7 @@ func violationOf(v *odometer.Violation) Violation {
 	}
 	return Violation{
 		EventType: odometer.ViolationType, Version: "1.0", ID: v.ID, Change: v.Change, Standing: v.Standing,
-		Threshold: v.Threshold, ThresholdVersion: v.Version, Name: v.Name, Level: v.Level,
+		Threshold: v.Threshold, ThresholdVersion: v.Version, Name: v.Name, HolderUser: named(v.Holder.User), HolderOrg: named(v.Holder.Org), Shared: v.Shared, Level: v.Level,
 		Instance: named(v.Instance), User: named(v.Owner.User), Org: named(v.Owner.Org), Sum: v.Sum,
 		Resource: named(v.Resource), Condition: v.Condition, Unit: v.Unit, Limit: v.Limit, Before: v.Before, Value: v.Value,
 		From: at(v.From), To: at(v.To), Crossed: at(v.Crossed), Detected: at(v.Detected), Changed: at(v.Changed), Reaches: at(v.Reaches),
@@ -136,7 +139,7 @@ func (s *server) violationRoutes() []route {
 		{
 			pattern: "GET /api/v1/violations", access: reader, handle: s.getViolations,
 			id: "violations", tag: "alerts", summary: "What thresholds were reached, the newest first",
-			description: "Each violation once, as it is now, the one that changed last first. Those of whose subject the caller sees the usage. As an export all of them, or `limit` of them where that is given.",
+			description: "Each violation once, as it is now, the one that changed last first: those of thresholds that the caller sees, and of those that are shared where he sees the usage. As an export all of them, or `limit` of them where that is given.",
 			params:      append([]*parameter{{name: "threshold", component: "ThresholdFilter", most: odometer.MaxIDBytes, valid: odometer.ValidThresholdID, example: exampleThreshold, description: "only those of this threshold"}}, violationFilters...),
 			replies:     violationReplies, fails: missing,
 		},

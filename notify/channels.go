@@ -385,13 +385,37 @@ func (n *Notifier) Rotate(ctx context.Context, by odometer.Actor, id odometer.Ch
 	return secret, nil
 }
 
-// Delete takes a channel away, with all that was or is to be delivered to it.
+// HeldIn refuses channels that a holder has not, those that there are not and others' in
+// the same words, each by an [odometer.ThresholdProblem]; in a transaction of another room
+// on the same file.
+func (n *Notifier) HeldIn(ctx context.Context, tx *sql.Tx, holder odometer.Bound, list []odometer.ChannelID) error {
+	var wrong []error
+	for i, id := range list {
+		c, err := channel(ctx, tx, n.now(), id)
+		switch {
+		case errors.Is(err, odometer.ErrNotFound) || err == nil && c.Holder != holder:
+			wrong = append(wrong, odometer.ThresholdProblem{Field: fmt.Sprintf("channels[%d]", i), Why: fmt.Sprintf("its holder has no channel %s", id)})
+		case err != nil:
+			return err
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// Delete takes a channel away that no threshold names, with all that was or is to be
+// delivered to it.
 func (n *Notifier) Delete(ctx context.Context, by odometer.Actor, id odometer.ChannelID, version uint64) error {
 	now := n.now()
 	err := n.transact(ctx, func(tx *sql.Tx) error {
 		c, err := managed(ctx, tx, now, &by.Caller, id)
 		if err == nil {
 			err = checkVersion(version, c.Version)
+		}
+		if err == nil && n.o.Namer != nil {
+			var name string
+			if name, err = n.o.Namer(ctx, tx, c.Holder, id); name != "" {
+				err = fmt.Errorf("the threshold %q names it: %w", name, odometer.ErrConflict)
+			}
 		}
 		if err != nil {
 			return err

@@ -82,6 +82,9 @@ type Options struct {
 	// Note writes a line of the audit log in the transaction of what it says. Nil for
 	// none.
 	Note func(ctx context.Context, tx *sql.Tx, by odometer.Actor, action odometer.Action, object, detail string) error
+	// Namer returns the name of a threshold that names a channel of a holder, in the
+	// transaction that would take the channel away; "" for none. Nil knows of none.
+	Namer func(ctx context.Context, tx *sql.Tx, holder odometer.Bound, id odometer.ChannelID) (name string, err error)
 	// View returns what a holder may see now. When nil that is what is his own, without
 	// what membership and grants show a user.
 	View func(context.Context, odometer.Bound) (odometer.View, error)

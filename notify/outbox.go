@@ -333,10 +333,10 @@ func (n *Notifier) takeChanges(ctx context.Context, tx *sql.Tx, now int64, w *ne
 	return err
 }
 
-// sees reports whether a holder may see of whom a violation is.
+// sees reports whether a holder sees a violation.
 func (w *news) sees(holder odometer.Bound, v *odometer.Violation) bool {
 	view, ok := w.views[holder] // one that was made since is told from the next round on
-	return ok && view.SeesUse(v.Instance, v.Owner, v.Crossed)
+	return ok && v.SeenBy(view)
 }
 
 func (n *Notifier) takeChange(ctx context.Context, tx *sql.Tx, now int64, c *odometer.Channel, v *odometer.Violation) error {

@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"example.org/odometer"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// topics are the streams that consumers read, each with the prefix of its subjects.
-var topics = []struct{ stream, prefix string }{{UsageStream, usagePrefix}, {ViolationStream, violationPrefix}}
+// topics are the streams that consumers read, each with the prefix of its subjects. What
+// thresholds find of an organisation's machines is not all the organisation's: others
+// watch them for themselves. Therefore a consumer of one has no place there.
+var topics = []struct {
+	stream, prefix string
+	ofOne          bool // whether consumers of one organisation read it
+}{{UsageStream, usagePrefix, true}, {ViolationStream, violationPrefix, false}}
 
 // Subjects by which a consumer reads a topic, before the stream's name.
 const (
@@ -32,14 +38,17 @@ const readerPrefix = "con_"
 // when they connect.
 func InboxPrefix(id odometer.ConsumerID) string { return inboxPrefix + string(id) }
 
-// EnsureReaders gives each consumer its place in each topic, which is a durable
-// consumer of its name, filtered to its organisation, and takes away those of consumers
-// that are not named. It may be repeated. A consumer whose place was lost with the
+// EnsureReaders gives each consumer its place in each topic that it reads, which is a
+// durable consumer of its name, filtered to its organisation, and takes away all others. It may be repeated. A consumer whose place was lost with the
 // stream is given everything again.
 func (c *Conn) EnsureReaders(ctx context.Context, consumers []odometer.Consumer) error {
 	var errs []error
 	for _, t := range topics {
-		errs = append(errs, c.ensureReaders(ctx, t.stream, t.prefix, consumers))
+		read := consumers
+		if !t.ofOne {
+			read = slices.DeleteFunc(slices.Clone(consumers), func(c odometer.Consumer) bool { return c.Org != "" })
+		}
+		errs = append(errs, c.ensureReaders(ctx, t.stream, t.prefix, read))
 	}
 	return errors.Join(errs...)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,6 +107,9 @@ func (t *Thresholds) Create(ctx context.Context, by odometer.Actor, d odometer.T
 			if err := t.room(ctx, tx, d.Holder); err != nil {
 				return err
 			}
+			if err := t.channels(ctx, tx, &d); err != nil {
+				return err
+			}
 			if d.ID, err = t.newID(); err != nil {
 				return err
 			}
@@ -149,6 +153,34 @@ func (t *Thresholds) room(ctx context.Context, tx *sql.Tx, h odometer.Bound) err
 	return nil
 }
 
+// channels refuses channels of a threshold that its holder has not.
+func (t *Thresholds) channels(ctx context.Context, tx *sql.Tx, d *odometer.Threshold) error {
+	if t.o.Channels == nil || len(d.Channels) == 0 {
+		return nil
+	}
+	return t.o.Channels(ctx, tx, d.Holder, d.Channels)
+}
+
+// NamerIn returns the name of a threshold that names a channel of a holder, in a
+// transaction of another room on the same file; "" for none.
+func (t *Thresholds) NamerIn(ctx context.Context, tx *sql.Tx, h odometer.Bound, channel odometer.ChannelID) (name string, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT `+columns+` FROM threshold_thresholds WHERE holder_usr = ? AND holder_org = ? AND deleted_us = 0`, string(h.User), string(h.Org))
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		d, _, err := scanThreshold(rows)
+		if err != nil {
+			return "", err
+		}
+		if slices.Contains(d.Channels, channel) {
+			return d.Name, nil
+		}
+	}
+	return "", rows.Err()
+}
+
 func (t *Thresholds) newID() (odometer.ThresholdID, error) {
 	var b [10]byte
 	if _, err := io.ReadFull(t.o.Random, b[:]); err != nil {
@@ -189,6 +221,9 @@ func (t *Thresholds) Update(ctx context.Context, by odometer.Actor, d odometer.T
 		}
 		d.Holder, d.Managed, d.Created, d.CreatedBy = is.Holder, is.Managed, is.Created, is.CreatedBy
 		if err := errors.Join(d.Valid(), within(&d)); err != nil {
+			return err
+		}
+		if err := t.channels(ctx, tx, &d); err != nil {
 			return err
 		}
 		d.Version, d.Changed = is.Version+1, t.clock()

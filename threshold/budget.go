@@ -83,14 +83,18 @@ func (f *fold) compare(w *watch, s *state, at seen) {
 // comes and is taken back.
 func (f *fold) settle(w *watch, s *state, l *level, limit float64, reached, below bool, at seen) {
 	switch {
-	case reached && l.Now == nil:
-		l.Now = f.cross(w, s, l.Name, limit, at, basisOf(s.Period))
-	case reached && l.Now.Standing == odometer.StandingRetracted:
-		l.Now.Limit, l.Now.Event, l.Now.Entry = limit, at.event, at.entry
-		f.turn(l.Now, odometer.StandingOpen, at)
+	case reached && f.due(s, l):
+		f.reach(w, s, l, limit, at, basisOf(s.Period))
 	case !reached && below && l.Now != nil && l.Now.Standing != odometer.StandingRetracted:
 		f.turn(l.Now, odometer.StandingRetracted, at)
 	}
+}
+
+// due reports whether a level of a period is told where it is reached: it was not yet, or
+// was retracted, or recovered before the period is over, as its threshold was disabled or
+// did not have it for a while.
+func (f *fold) due(s *state, l *level) bool {
+	return l.Now == nil || l.Now.Standing == odometer.StandingRetracted || l.Now.Standing == odometer.StandingRecovered && s.End > f.now
 }
 
 // A forecast is made once a twentieth of the period is over: before that an hour of
@@ -114,16 +118,9 @@ func (f *fold) forecast(w *watch, s *state, at seen) {
 	at.value, at.before = at.value*part, at.before*part
 	l := s.level(odometer.ForecastLevel)
 	switch {
-	case at.value >= value && s.Sum.Cmp(limit) < 0 && (l.Now == nil || l.Now.Standing == odometer.StandingRetracted):
-		reaches := s.Period + ratio(gone, limit, s.Sum)
-		if l.Now == nil {
-			n := len(f.changes)
-			l.Now = f.cross(w, s, l.Name, value, at, basisOf(s.Period))
-			l.Now.Reaches, f.changes[n].Reaches = reaches, reaches
-			return
-		}
-		l.Now.Reaches = reaches
-		f.turn(l.Now, odometer.StandingOpen, at)
+	case at.value >= value && s.Sum.Cmp(limit) < 0 && f.due(s, l):
+		at.reaches = s.Period + ratio(gone, limit, s.Sum)
+		f.reach(w, s, l, value, at, basisOf(s.Period))
 	case at.value < value*(1-1.0/forecastPart) && l.open():
 		f.turn(l.Now, odometer.StandingRetracted, at)
 	}

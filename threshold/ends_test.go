@@ -1,8 +1,8 @@
 package threshold
 
 import (
-	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -65,6 +65,120 @@ func TestWhatAThresholdLeavesEnds(t *testing.T) {
 	}
 }
 
+// watched waits until a threshold is watched as it was changed, or not any more.
+func (w *watchtower) watched(d odometer.Threshold) {
+	w.t.Helper()
+	w.await("it is watched as it is now", func() bool {
+		is, record, err := scanThreshold(w.db.QueryRow(`SELECT `+columns+` FROM threshold_thresholds WHERE id = ?`, string(d.ID)))
+		return err == nil && is.Version == d.Version && (record >= 0 || !is.Enabled) && w.Stats().Err == nil
+	})
+}
+
+// TestWhatComesBackGoesOn has a threshold disabled and enabled again, or a level taken out
+// and put back, by a server that goes on and by one that dies between.
+func TestWhatComesBackGoesOn(t *testing.T) {
+	forecast := monthlyOf(ada)
+	forecast.Forecast, forecast.Limit, forecast.Levels = true, 1000, forecast.Levels[2:]
+	silent := odometer.Threshold{Name: "silent", Enabled: true, Action: odometer.ActionLog, Scope: odometer.Scoped{All: true}, Condition: odometer.ConditionSilence, Levels: []odometer.ThresholdLevel{{Name: "quiet", Value: 3}}}
+	disable := func(d *odometer.Threshold) { d.Enabled = false }
+	for _, c := range []struct {
+		says       string
+		is         odometer.Threshold
+		change     func(*odometer.Threshold)
+		violations int // in the end
+		want       []string
+	}{
+		{"a budget that is disabled", monthlyOf(ada), disable, 1, []string{"u-ada 50% open 6", "u-ada 50% recovered 6", "u-ada 50% open 6"}},
+		{"a level of a budget", monthlyOf(ada), func(d *odometer.Threshold) { d.Levels = d.Levels[1:] }, 1, []string{"u-ada 50% open 6", "u-ada 50% recovered 6", "u-ada 50% open 6"}},
+		{"a forecast", forecast, func(d *odometer.Threshold) { d.Forecast = false }, 1, []string{"u-ada forecast open 2005", "u-ada forecast recovered 2005", "u-ada forecast open 2005"}},
+		{"a machine that is silent", silent, disable, 1, []string{"vm-1 quiet open 4", "vm-1 quiet recovered 4", "vm-1 quiet open 4"}},
+		{"what is checked by the event, with the next", busy(odometer.Scoped{All: true}), disable, 2, []string{
+			"vm-1 warning open 90", "vm-1 warning recovered 90", "vm-1 warning open 90"}},
+	} {
+		for _, dies := range []bool{false, true} {
+			if !t.Run(fmt.Sprintf("%s, killed %t", c.says, dies), func(t *testing.T) {
+				w := newWatchtower(t)
+				w.run()
+				d := w.create(c.is)
+				use := func() {
+					switch {
+					case d.Condition == odometer.ConditionSilence:
+						w.hears(begin, time.Minute)
+						if w.clock().Equal(begin) {
+							w.pass(4 * time.Minute)
+						}
+					case d.Condition == odometer.ConditionPeriod:
+						w.use("vm-1", ada, 30*time.Second, cpu(90))
+					case w.epochs["vm-1"] == nil && d.Forecast:
+						w.use("vm-1", ada, time.Hour, hours(617))
+					case w.epochs["vm-1"] == nil:
+						w.use("vm-1", ada, time.Hour, hours(6))
+					}
+				}
+				use()
+				w.await("it is told", func() bool { return w.Stats().Changes == 1 })
+				other := d
+				other.Levels = slices.Clone(d.Levels)
+				c.change(&other)
+				d.Channels, d.Shared = []odometer.ChannelID{"chn_aaaaaaaaaaaaaaaa"}, true // from now on
+				d.Action = odometer.ActionNotify
+				for i, is := range []odometer.Threshold{other, d} {
+					set, err := w.Update(t.Context(), admin, is, 0)
+					if err != nil {
+						t.Fatal(err)
+					}
+					w.watched(set)
+					if i == 0 {
+						w.await("it ends", func() bool { list, err := w.ChangesAfter(t.Context(), 0, 10); return err == nil && len(list) == 2 })
+					}
+					if dies {
+						w.restart()
+						w.watched(set)
+					}
+				}
+				use()
+				w.await("it is told again", func() bool { list, err := w.ChangesAfter(t.Context(), 0, 10); return err == nil && len(list) == 3 })
+				w.is(c.want...)
+				list, err := w.Violations(t.Context(), odometer.ViolationQuery{Limit: 10})
+				if err != nil || len(list) != c.violations || list[0].Standing != odometer.StandingOpen || !list[0].Shared || !slices.Equal(list[0].Channels, d.Channels) {
+					t.Errorf("got %+v, %v, want %d, the last of them open and told to whom it is told now", list, err, c.violations)
+				}
+				by := odometer.Caller{Bound: odometer.Bound{User: "u-ada"}, Scopes: []odometer.Scope{odometer.ScopeRead}}
+				view := by.View()
+				seen, err := w.Violations(t.Context(), odometer.ViolationQuery{Limit: 10, View: &view})
+				if err != nil || len(seen) != 1 {
+					t.Errorf("whose use it is sees %+v, %v, want the one that is shared", seen, err)
+				}
+			}) {
+				return // the others would wait as long
+			}
+		}
+	}
+}
+
+// TestWhatComesBackAfterItsPeriodStaysOver has a budget be there again in another month.
+func TestWhatComesBackAfterItsPeriodStaysOver(t *testing.T) {
+	w := newWatchtower(t)
+	w.run()
+	d := w.create(monthlyOf(ada))
+	w.use("vm-1", ada, time.Hour, hours(6))
+	w.is("u-ada 50% open 6")
+	was := d
+	for _, enabled := range []bool{false, true} {
+		was.Enabled = enabled
+		set, err := w.Update(t.Context(), admin, was, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.watched(set)
+		w.await("it ends", func() bool { list, err := w.ChangesAfter(t.Context(), 0, 10); return err == nil && len(list) == 2 })
+		w.pass(30 * 24 * time.Hour)
+	}
+	e := w.event("vm-2", ada, &epoch{began: begin, at: begin}, time.Hour, hours(1))
+	w.book(e) // late, of March
+	w.is("u-ada 50% open 6", "u-ada 50% recovered 6")
+}
+
 // TestWhatIsOpenOfNothingEnds deletes a threshold while nothing runs.
 func TestWhatIsOpenOfNothingEnds(t *testing.T) {
 	w := newWatchtower(t)
@@ -115,14 +229,4 @@ func TestAForecastIsALevel(t *testing.T) {
 	w.is("u-ada forecast open 130", "u-ada forecast retracted 93.86")
 	w.use("vm-1", ada, time.Hour, hours(60)) // reached: nothing is left to be foretold
 	w.is("u-ada forecast open 130", "u-ada forecast retracted 93.86", "u-ada 50% open 101", "u-ada 80% open 101", "u-ada 100% open 101")
-}
-
-// TestWhatCountsIsNotReadFromAnotherLedger has a cursor beyond the journal's end.
-func TestWhatCountsIsNotReadFromAnotherLedger(t *testing.T) {
-	w := newWatchtower(t)
-	if _, err := w.db.Exec(`INSERT INTO threshold_meta (key, value) VALUES ('cursor', '1000')`); err != nil {
-		t.Fatal(err)
-	}
-	w.run()
-	w.await("it is said", func() bool { return errors.Is(w.Stats().Err, odometer.ErrConflict) })
 }

@@ -101,10 +101,18 @@ func (f *follower) watchFile(ctx context.Context) error {
 	if err == nil && info.ModTime().Equal(f.file.mod) && info.Size() == f.file.size {
 		return nil
 	}
-	var list []odometer.Threshold
 	if err == nil {
 		f.file.mod, f.file.size = info.ModTime(), info.Size()
-		list, err = ReadFile(f.o.File)
+		var list []odometer.Threshold
+		if list, err = ReadFile(f.o.File); err == nil {
+			err = f.takeOver(ctx, list)
+			if err != nil {
+				f.file.mod = time.Time{} // once more: what it lacks may come
+			}
+			if err != nil && !errors.Is(err, odometer.ErrInvalid) {
+				return fmt.Errorf("take the file of thresholds over: %w", err)
+			}
+		}
 	}
 	f.count(func(s *Stats) { s.File = err })
 	if err != nil {
@@ -115,19 +123,29 @@ func (f *follower) watchFile(ctx context.Context) error {
 		return nil
 	}
 	f.file.err = ""
-	if err := f.takeOver(ctx, list); err != nil {
-		f.file.mod = time.Time{} // once more
-		return fmt.Errorf("take the file of thresholds over: %w", err)
-	}
 	f.changed()
 	return nil
 }
 
-// takeOver has the thresholds of the file be those of a list.
+// takeOver has the thresholds of the file be those of a list. Where they name channels
+// that there are not, it tells all of them, and nothing is changed.
 func (t *Thresholds) takeOver(ctx context.Context, list []odometer.Threshold) error {
 	by := odometer.Actor{Caller: odometer.Caller{Name: "file of thresholds", Scopes: []odometer.Scope{odometer.ScopeAdmin}}}
 	return t.transact(ctx, func(tx *sql.Tx) error {
 		now := t.clock()
+		var wrong []error
+		for i := range list {
+			err := t.channels(ctx, tx, &list[i])
+			if err != nil && !errors.Is(err, odometer.ErrInvalid) {
+				return err
+			}
+			if err != nil {
+				wrong = append(wrong, fmt.Errorf("%s: thresholds[%d]: %w", t.o.File, i, err))
+			}
+		}
+		if err := errors.Join(wrong...); err != nil {
+			return err
+		}
 		left, err := ofFile(ctx, tx)
 		if err != nil {
 			return err

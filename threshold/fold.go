@@ -64,6 +64,7 @@ type seen struct {
 	from, to      int64 // time of use
 	event, entry  string
 	late          bool
+	reaches       int64 // of a forecast
 }
 
 func seenOf(e *odometer.Entry) seen {
@@ -87,9 +88,9 @@ func (f *fold) take(e *odometer.Entry, record int64) (err error) {
 	return err
 }
 
-// takesBack reports whether a correction takes something away.
+// takesBack reports whether an entry takes something away.
 func takesBack(e *odometer.Entry) bool {
-	return e.Kind == odometer.KindCorrection && slices.ContainsFunc(e.Event.Usage.Vector[:], func(n int64) bool { return n < 0 })
+	return slices.ContainsFunc(e.Event.Usage.Vector[:], func(n int64) bool { return n < 0 })
 }
 
 // subjectOf names what a threshold's state is of.
@@ -102,8 +103,11 @@ func subjectOf(w *watch, instance odometer.InstanceID) string {
 
 // check takes an entry into a threshold that looks at each.
 func (f *fold) check(w *watch, e *odometer.Entry) error {
-	if takesBack(e) {
-		return f.retract(w, e)
+	if e.Kind == odometer.KindCorrection {
+		if takesBack(e) {
+			return f.retract(w, e)
+		}
+		return nil // what was used already, given back or given to another
 	}
 	num, den, ok := parts(w.Threshold, e)
 	if !ok {
@@ -174,7 +178,7 @@ func (s *state) total(instance odometer.InstanceID, num, den float64, at int64, 
 	if s.Parts == nil {
 		s.Parts = map[odometer.InstanceID]part{}
 	}
-	if was, there := s.Parts[instance]; !there || at >= was.At {
+	if was, there := s.Parts[instance]; (!there || at >= was.At) && at >= s.Newest-partsLast {
 		s.Num, s.Den = s.Num+p.Num-was.Num, s.Den+p.Den-was.Den
 		s.Parts[instance] = p
 	}
@@ -219,7 +223,7 @@ func (f *fold) step(w *watch, s *state, at seen, reached uint32) {
 		}
 		switch {
 		case lasts && !l.open() && at.to >= l.Rests:
-			l.Now = f.cross(w, s, l.Name, limit, at, at.event)
+			f.reach(w, s, l, limit, at, at.event)
 		case !hit && l.open() && at.value < w.rearm(limit):
 			f.turn(l.Now, odometer.StandingRecovered, at)
 			l.Covered, l.Rests = at.to, at.to+w.CoolDown.Microseconds()
@@ -233,12 +237,19 @@ func (f *fold) checkLate(w *watch, s *state, at seen, reached uint32) {
 	at.late = true
 	for i := range w.Levels {
 		l := s.level(w.Levels[i].Name)
-		covered := l.Now != nil && l.Now.Crossed <= at.to && (l.open() || at.to <= l.Covered)
+		covered := l.Now != nil && l.Now.Standing != odometer.StandingRetracted && l.Now.Crossed <= at.to && (l.open() || at.to <= l.Covered)
 		if reached>>i&1 == 0 || covered || w.For > 0 {
 			continue
 		}
 		f.turn(f.cross(w, s, l.Name, w.Levels[i].Value, at, at.event), odometer.StandingRecovered, at)
 	}
+}
+
+// did reports whether what was seen is what did a violation: of one event there are
+// several entries where its owner changed, and what is moved to another owner carries the
+// id of an event that did nothing of it.
+func (at *seen) did(v *odometer.Violation) bool {
+	return v.Event == at.event && v.From == at.from && v.To == at.to
 }
 
 // retract finds what an event did that is taken back.
@@ -248,18 +259,20 @@ func (f *fold) retract(w *watch, e *odometer.Entry) error {
 	if s := w.states[subjectOf(w, e.Event.Instance)]; s != nil {
 		for i := range s.Levels {
 			l := &s.Levels[i]
-			if l.Now != nil && l.Now.Event == at.event {
+			if l.Now != nil && at.did(l.Now) {
 				done[l.Now.ID] = true
+				if l.open() {
+					l.Since = 0
+				}
 				if l.Now.Standing != odometer.StandingRetracted {
 					f.turn(l.Now, odometer.StandingRetracted, at)
-					l.Since = 0
 					f.touch(w, s)
 				}
 			}
 		}
 	}
 	for _, v := range slices.Clone(f.changes) { // not stored yet
-		if v.Threshold == w.ID && v.Event == at.event && !done[v.ID] {
+		if v.Threshold == w.ID && at.did(&v) && !done[v.ID] {
 			done[v.ID] = true
 			if last := f.lastOf(v.ID); last.Standing != odometer.StandingRetracted {
 				f.turn(last, odometer.StandingRetracted, at)
@@ -274,7 +287,7 @@ func (f *fold) retract(w *watch, e *odometer.Entry) error {
 		return err
 	}
 	for i := range list {
-		if v := &list[i]; v.Standing != odometer.StandingRetracted && !done[v.ID] {
+		if v := &list[i]; v.Standing != odometer.StandingRetracted && at.did(v) && !done[v.ID] {
 			f.turn(v, odometer.StandingRetracted, at)
 		}
 	}
@@ -291,12 +304,25 @@ func (f *fold) lastOf(id odometer.ViolationID) *odometer.Violation {
 	}
 }
 
+// reach has a level be reached: a violation begins, or the last one goes on where it is of
+// the same, told as the threshold says now.
+func (f *fold) reach(w *watch, s *state, l *level, limit float64, at seen, basis string) {
+	if l.Now == nil || l.Now.ID != odometer.NewViolationID(w.ID, l.Name, s.Subject, basis) {
+		l.Now = f.cross(w, s, l.Name, limit, at, basis)
+		return
+	}
+	v := l.Now
+	v.Version, v.Name, v.Shared, v.Action, v.Channels = w.Version, w.Name, w.Shared, w.Action, w.Channels
+	v.Limit, v.Reaches, v.Event, v.Entry = limit, at.reaches, at.event, at.entry
+	f.turn(v, odometer.StandingOpen, at)
+}
+
 // cross begins a violation.
 func (f *fold) cross(w *watch, s *state, name string, limit float64, at seen, basis string) *odometer.Violation {
 	v := &odometer.Violation{
-		ID: odometer.NewViolationID(w.ID, name, s.Subject, basis), Change: 1, Threshold: w.ID, Version: w.Version, Name: w.Name, Level: name, Standing: odometer.StandingOpen,
+		ID: odometer.NewViolationID(w.ID, name, s.Subject, basis), Change: 1, Threshold: w.ID, Version: w.Version, Name: w.Name, Holder: w.Holder, Shared: w.Shared, Level: name, Standing: odometer.StandingOpen,
 		Instance: s.Instance, Owner: s.Owner, Sum: w.Scope.Sum, Resource: w.Resource, Condition: w.Condition, Unit: w.Unit, Limit: limit, Before: at.before, Value: at.value,
-		From: at.from, To: at.to, Crossed: at.to, Detected: f.now, Changed: f.now, Event: at.event, Entry: at.entry, Late: at.late, Action: w.Action, Channels: w.Channels,
+		From: at.from, To: at.to, Crossed: at.to, Detected: f.now, Changed: f.now, Event: at.event, Entry: at.entry, Late: at.late, Reaches: at.reaches, Action: w.Action, Channels: w.Channels,
 	}
 	if s.Period != 0 {
 		v.From, v.To = s.Period, s.End

@@ -12,7 +12,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// story is what was booked, in that order, of some machines of some owners.
+// story is what was booked, in that order, of some machines of some owners: some of it
+// late, unknown, given to another owner later, or taken back and given again.
 func story(t *rapid.T) (list []odometer.Entry) {
 	zone := time.Date(2026, 3, 29, 0, 0, 0, 0, time.UTC) // clocks change in Europe that night
 	owners := []odometer.Owner{ada, bob, eve}
@@ -26,44 +27,95 @@ func story(t *rapid.T) (list []odometer.Entry) {
 	for i := range rapid.IntRange(1, 3).Draw(t, "machines") {
 		machines = append(machines, &machine{odometer.InstanceID(fmt.Sprint("vm-", i)), owners[i], zone.Add(-30 * time.Hour).UnixMicro(), 0})
 	}
-	for n := range rapid.IntRange(1, 60).Draw(t, "entries") {
-		if len(list) > 0 && rapid.IntRange(0, 9).Draw(t, "what") == 0 {
+	var held []odometer.Entry // come late
+	reversed := map[odometer.EntryID]bool{}
+	book := func(e odometer.Entry) {
+		e.ID.Number, e.BookedAt = uint64(len(list)+1), max(e.BookedAt, e.Event.Span.End)
+		if len(list) > 0 {
+			e.BookedAt = max(e.BookedAt, list[len(list)-1].BookedAt+1)
+		}
+		list = append(list, e)
+	}
+	lengths := []int64{30e6, 600e6, odometer.HourMicros, 7 * odometer.HourMicros, 1}
+	if rapid.Bool().Draw(t, "often") {
+		lengths = []int64{30e6}
+	}
+	for range rapid.IntRange(1, 60).Draw(t, "entries") {
+		switch what := rapid.IntRange(0, 19).Draw(t, "what"); {
+		case what < 2 && len(list) > 0: // one is reversed, which may be a reversal
 			back := list[rapid.IntRange(0, len(list)-1).Draw(t, "which")]
-			if back.Kind == odometer.KindCorrection {
-				continue
-			}
-			back.Kind = odometer.KindCorrection
-			for q := range back.Event.Usage.Vector {
-				back.Event.Usage.Vector[q] = -back.Event.Usage.Vector[q]
-			}
-			back.ID.Number, back.BookedAt = uint64(n+1), list[len(list)-1].BookedAt+1
-			if slices.ContainsFunc(list, func(e odometer.Entry) bool {
-				return e.Kind == odometer.KindCorrection && e.SourceEventID == back.SourceEventID
-			}) {
+			if reversed[back.ID] {
 				continue // each once
 			}
-			list = append(list, back)
+			reversed[back.ID] = true
+			book(negated(back))
+			continue
+		case what == 2 && len(list) > 0: // it is another's, which is noted with the latest event
+			of := list[rapid.IntRange(0, len(list)-1).Draw(t, "which")]
+			if of.Kind == odometer.KindCorrection || of.Event.Span.End > odometer.Hour(of.Event.Span.Start)+odometer.HourMicros {
+				continue
+			}
+			for _, e := range list {
+				if e.Event.Instance == of.Event.Instance {
+					of.SourceEventID = e.SourceEventID
+				}
+			}
+			of.Event.Span = odometer.Span{Start: odometer.Hour(of.Event.Span.Start), End: odometer.Hour(of.Event.Span.Start) + odometer.HourMicros}
+			book(negated(of))
+			of.Kind, of.Event.Owner = odometer.KindCorrection, rapid.SampledFrom(owners).Draw(t, "owner")
+			reversed[list[len(list)-1].ID] = true
+			book(of)
+			reversed[list[len(list)-1].ID] = true
+			continue
+		case what == 3 && len(held) > 0:
+			i := rapid.IntRange(0, len(held)-1).Draw(t, "late")
+			book(held[i])
+			held = slices.Delete(held, i, i+1)
 			continue
 		}
 		m := rapid.SampledFrom(machines).Draw(t, "machine")
 		if rapid.IntRange(0, 19).Draw(t, "sold") == 0 {
 			m.owner = rapid.SampledFrom(owners).Draw(t, "owner")
 		}
-		length := rapid.SampledFrom([]int64{30e6, 600e6, odometer.HourMicros, 7 * odometer.HourMicros, 1}).Draw(t, "length")
+		length := rapid.SampledFrom(lengths).Draw(t, "length")
 		m.seq++
-		e := odometer.Entry{ID: odometer.EntryID{Number: uint64(n + 1)}, Kind: odometer.KindUsage, SourceEventID: fmt.Sprint(m.id, "/", m.seq), BookedAt: m.at + length}
-		if len(list) > 0 {
-			e.BookedAt = max(e.BookedAt, list[len(list)-1].BookedAt)
-		}
+		e := odometer.Entry{Kind: odometer.KindUsage, SourceEventID: fmt.Sprint(m.id, "/", m.seq)}
 		e.Event = odometer.Event{Instance: m.id, Owner: m.owner, Span: odometer.Span{Start: m.at, End: m.at + length}}
 		u := &e.Event.Usage
 		u.Known = odometer.AllKnown
-		u.Vector[odometer.MeasuredTime], u.Vector[odometer.VCPU] = length, length
-		u.Vector[odometer.CPU] = length * rapid.Int64Range(0, 100).Draw(t, "percent") / 100
 		m.at += length
-		list = append(list, e)
+		switch rapid.IntRange(0, 19).Draw(t, "kind") {
+		case 0: // nobody measured it
+			u.Vector[odometer.GapTime] = length
+		case 1:
+			u.Known &^= 1 << odometer.CPU
+			u.Vector[odometer.MeasuredTime] = length
+		default:
+			u.Vector[odometer.MeasuredTime], u.Vector[odometer.VCPU] = length, length
+			u.Vector[odometer.CPU] = length * rapid.SampledFrom([]int64{0, 10, 64, 79, 80, 85, 90, 100}).Draw(t, "percent") / 100
+		}
+		switch rapid.IntRange(0, 11).Draw(t, "then") {
+		case 0:
+			held = append(held, e)
+			continue
+		case 1: // of what follows nothing is known
+			m.at += rapid.SampledFrom([]int64{odometer.SecondMicros, 20 * odometer.SecondMicros, odometer.HourMicros}).Draw(t, "pause")
+		}
+		book(e)
+	}
+	if len(list) == 0 {
+		t.Skip("nothing is booked")
 	}
 	return list
+}
+
+// negated is the correction that takes an entry back.
+func negated(e odometer.Entry) odometer.Entry {
+	e.Kind = odometer.KindCorrection
+	for q := range e.Event.Usage.Vector {
+		e.Event.Usage.Vector[q] = -e.Event.Usage.Vector[q]
+	}
+	return e
 }
 
 func someThresholds(t *rapid.T) (list []odometer.Threshold) {
@@ -74,20 +126,33 @@ func someThresholds(t *rapid.T) (list []odometer.Threshold) {
 	for i := range rapid.IntRange(1, 3).Draw(t, "thresholds") {
 		d := odometer.Threshold{
 			ID: odometer.ThresholdID(fmt.Sprint("thr_", i)), Version: 1, Name: "x", Enabled: true, Resource: odometer.ResourceCPU, Action: odometer.ActionLog,
-			Scope: rapid.SampledFrom([]odometer.Scoped{{All: true}, {All: true, Sum: true}, {User: "u-ada"}, {Org: "acme", Sum: true}, {Instance: "vm-1"}}).Draw(t, "scope"),
+			Scope:    rapid.SampledFrom([]odometer.Scoped{{All: true}, {All: true, Sum: true}, {User: "u-ada"}, {Org: "acme", Sum: true}, {Instance: "vm-1"}}).Draw(t, "scope"),
+			CoolDown: rapid.SampledFrom([]time.Duration{0, 2 * time.Minute, 3 * time.Hour}).Draw(t, "cool-down"), Hysteresis: rapid.SampledFrom([]float64{0, 20}).Draw(t, "hysteresis"),
+			Condition: rapid.SampledFrom([]odometer.Condition{odometer.ConditionBudget, odometer.ConditionPeriod, odometer.ConditionSustained, odometer.ConditionRate, odometer.ConditionGap}).Draw(t, "condition"),
 		}
-		if rapid.Bool().Draw(t, "budget") {
-			d.Condition, d.Unit, d.Limit = odometer.ConditionBudget, odometer.UnitHours, rapid.SampledFrom([]float64{0.5, 2, 6}).Draw(t, "limit")
+		if d.Scope.Sum && d.Condition == odometer.ConditionGap {
+			d.Condition = odometer.ConditionBudget
+		}
+		switch d.Condition {
+		case odometer.ConditionBudget:
+			d.Unit, d.Limit, d.CoolDown, d.Hysteresis = odometer.UnitHours, rapid.SampledFrom([]float64{0.5, 2, 6}).Draw(t, "limit"), 0, 0
 			d.Every = rapid.SampledFrom([]odometer.Cycle{odometer.CycleHour, odometer.CycleDay, odometer.CycleMonth}).Draw(t, "every")
 			d.Zone = rapid.SampledFrom([]*time.Location{nil, berlin}).Draw(t, "zone")
 			d.Levels = []odometer.ThresholdLevel{{Name: "50%", Percent: 50}, {Name: "100%", Percent: 100}}
-		} else {
-			d.Condition, d.Unit = odometer.ConditionPeriod, odometer.UnitPercent
-			if d.Scope.Sum {
-				d.Condition, d.Unit = odometer.ConditionRate, odometer.UnitCores
+		case odometer.ConditionGap:
+			d.Resource, d.Unit, d.Levels = odometer.ResourceNone, odometer.UnitSeconds, []odometer.ThresholdLevel{{Name: "any", Value: 1}, {Name: "long", Value: 600}}
+		default:
+			d.Unit = odometer.UnitCores
+			if d.Condition != odometer.ConditionRate && rapid.Bool().Draw(t, "percent") {
+				d.Unit = odometer.UnitPercent
 			}
-			d.Levels = []odometer.ThresholdLevel{{Name: "warning", Value: 0.5}, {Name: "critical", Value: 80}}
-			if d.Unit == odometer.UnitCores {
+			if d.Condition == odometer.ConditionSustained {
+				d.For = rapid.SampledFrom([]time.Duration{time.Second, 90 * time.Second, 20 * time.Minute, 2 * time.Hour}).Draw(t, "for")
+			}
+			d.Levels = []odometer.ThresholdLevel{{Name: "warning", Value: 0.5}, {Name: "critical", Value: 0.8}}
+			if d.Unit == odometer.UnitPercent {
+				d.Levels[0].Value, d.Levels[1].Value = 10, 80
+			} else if d.Scope.Sum {
 				d.Levels[1].Value = 1.5
 			}
 		}

@@ -97,19 +97,18 @@ func (t *Thresholds) Violations(ctx context.Context, q odometer.ViolationQuery) 
 	return t.violations(ctx, `SELECT number, body FROM threshold_violations`+c.where()+` ORDER BY number DESC LIMIT ?`, append(c.args, q.Limit)...)
 }
 
-// see leaves out what a view does not see: violations of its own, and of instances that
-// it was granted.
+// see leaves out what a view does not see, as [odometer.Violation.SeenBy] decides.
 func (c *condition) see(view *odometer.View) {
 	var either []string
 	var args []any
-	if user := view.User(); user != "" {
-		either, args = append(either, `usr = ?`), append(args, string(user))
+	if user := string(view.User()); user != "" {
+		either, args = append(either, `holder_usr = ?`, `shared AND usr = ?`), append(args, user, user)
 	}
-	for _, org := range view.Orgs() {
-		either, args = append(either, `org = ?`), append(args, string(org))
+	for _, id := range view.Orgs() {
+		either, args = append(either, `holder_org = ?`, `shared AND org = ?`), append(args, string(id), string(id))
 	}
 	for _, g := range view.Granted() {
-		text, more := `instance = ? AND crossed_us >= ?`, []any{string(g.Instance), g.Since.UnixMicro()}
+		text, more := `shared AND instance = ? AND crossed_us >= ?`, []any{string(g.Instance), g.Since.UnixMicro()}
 		if g.Of != (odometer.Owner{}) {
 			text, more = text+` AND usr = ? AND org = ?`, append(more, string(g.Of.User), string(g.Of.Org))
 		}

@@ -46,6 +46,9 @@ CREATE TABLE threshold_violations (
   instance   TEXT   NOT NULL,
   usr        TEXT   NOT NULL,
   org        TEXT   NOT NULL,
+  holder_usr TEXT   NOT NULL, -- whose threshold it is of
+  holder_org TEXT   NOT NULL,
+  shared     BOOLEAN NOT NULL,
   event      TEXT   NOT NULL,
   crossed_us BIGINT NOT NULL,
   body       TEXT   NOT NULL -- JSON
@@ -54,6 +57,7 @@ CREATE INDEX threshold_violations_threshold ON threshold_violations (threshold, 
 CREATE INDEX threshold_violations_standing ON threshold_violations (standing);
 CREATE INDEX threshold_violations_usr ON threshold_violations (usr, number);
 CREATE INDEX threshold_violations_org ON threshold_violations (org, number);
+CREATE INDEX threshold_violations_holder ON threshold_violations (holder_usr, holder_org, number);
 
 CREATE TABLE threshold_changes (
   number    BIGINT PRIMARY KEY, -- dense from 1

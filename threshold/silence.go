@@ -62,7 +62,7 @@ func (f *fold) miss(w *watch, m *Machine) {
 	for i := range w.Levels {
 		l := s.level(w.Levels[i].Name)
 		if reached>>i&1 != 0 && !l.open() && f.now >= l.Rests {
-			l.Now = f.cross(w, s, l.Name, w.Levels[i].Value, at, "silence since "+strconv.FormatInt(m.Last, 10))
+			f.reach(w, s, l, w.Levels[i].Value, at, "silence since "+strconv.FormatInt(m.Last, 10))
 			f.touch(w, s)
 		}
 	}
@@ -74,11 +74,12 @@ func (f *fold) hush(w *watch, s *state, at seen) {
 	for i := range s.Levels {
 		if l := &s.Levels[i]; l.open() {
 			f.turn(l.Now, odometer.StandingRecovered, at)
-			l.Rests = f.now + w.CoolDown.Microseconds()
+			l.Covered, l.Rests = f.now, f.now+w.CoolDown.Microseconds()
 			f.touch(w, s)
 		}
 	}
 	if s.Last = f.now; s.idle() {
 		delete(w.states, s.Subject)
+		f.touch(w, s)
 	}
 }

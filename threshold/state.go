@@ -49,6 +49,10 @@ type part struct {
 // longest periods between events that are usual.
 const partsLast = 10 * 60 * odometer.SecondMicros
 
+// coversFor is for how long after a violation it is remembered what it covers, by the time
+// of use: what comes later than that is told anew.
+const coversFor = odometer.HourMicros
+
 // key finds a state among those of its threshold.
 func key(subject string, period int64) string {
 	if period == 0 {
@@ -74,7 +78,7 @@ func (s *state) level(name string) *level {
 func (s *state) idle() bool {
 	for i := range s.Levels {
 		l := &s.Levels[i]
-		if l.Since != 0 || l.open() || l.Now != nil && max(l.Rests, l.Covered) > s.Last {
+		if l.Since != 0 || l.open() || l.Now != nil && max(l.Rests, l.Covered+coversFor) > s.Last {
 			return false
 		}
 	}

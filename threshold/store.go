@@ -48,8 +48,10 @@ type Ledger interface {
 	// Booked returns entries of the journal's records after one, whole records in the
 	// order of commit, up to a record where that is not 0, until there are about limit;
 	// and the last record that it looked at. It is that after which nothing is booked
-	// where that is what was asked after.
-	Booked(ctx context.Context, after, upTo int64, limit int) (entries []odometer.Entry, records []int64, last int64, err error)
+	// where that is what was asked after. Of the records in between, removed were pruned
+	// before they were read. The error wraps [odometer.ErrConflict] where the one asked
+	// after lies beyond the last.
+	Booked(ctx context.Context, after, upTo int64, limit int) (entries []odometer.Entry, records []int64, last, removed int64, err error)
 	// UsageAt answers a question together with the last record that the answer knows.
 	UsageAt(ctx context.Context, q odometer.UsageQuery) (rows []odometer.UsageRow, last int64, err error)
 	// EachEntry calls each for every entry that q asks for, in the order of booking.
@@ -68,6 +70,9 @@ type Options struct {
 	// Note writes a line of the audit log in the transaction of what it tells; nil writes
 	// none.
 	Note func(ctx context.Context, tx *sql.Tx, by odometer.Actor, action odometer.Action, object, detail string) error
+	// Channels refuses, in the transaction that names them, channels that a holder has not,
+	// each by an [odometer.ThresholdProblem]; nil refuses none.
+	Channels func(ctx context.Context, tx *sql.Tx, holder odometer.Bound, list []odometer.ChannelID) error
 	// Running lists the machines that are known to run, for thresholds of silence; nil
 	// for none.
 	Running func(context.Context) ([]Machine, error)
@@ -254,10 +259,11 @@ func saveChanges(ctx context.Context, tx *sql.Tx, changes []odometer.Violation) 
 			continue
 		}
 		number++
-		_, err = tx.ExecContext(ctx, `INSERT INTO threshold_violations (id, number, threshold, level, standing, resource, instance, usr, org, event, crossed_us, body)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-			ON CONFLICT (id) DO UPDATE SET number = excluded.number, standing = excluded.standing, event = excluded.event, body = excluded.body`,
-			string(v.ID), v.Number, string(v.Threshold), v.Level, string(v.Standing), string(v.Resource), string(v.Instance), string(v.Owner.User), string(v.Owner.Org), v.Event, v.Crossed, string(body))
+		_, err = tx.ExecContext(ctx, `INSERT INTO threshold_violations (id, number, threshold, level, standing, resource, instance, usr, org, holder_usr, holder_org, shared, event, crossed_us, body)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (id) DO UPDATE SET number = excluded.number, standing = excluded.standing, shared = excluded.shared, event = excluded.event, body = excluded.body`,
+			string(v.ID), v.Number, string(v.Threshold), v.Level, string(v.Standing), string(v.Resource), string(v.Instance), string(v.Owner.User), string(v.Owner.Org),
+			string(v.Holder.User), string(v.Holder.Org), v.Shared, v.Event, v.Crossed, string(body))
 		if err != nil {
 			return err
 		}

@@ -88,6 +88,13 @@ func (w *watchtower) open() {
 	w.Thresholds = th
 }
 
+// hears has one machine run of which something was heard last at a time.
+func (w *watchtower) hears(at time.Time, interval time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.machines = []Machine{{Instance: "vm-1", Owner: ada, Last: at.UnixMicro(), Interval: interval.Microseconds()}}
+}
+
 // run follows the ledger until the function that it returns is called.
 func (w *watchtower) run() {
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -376,12 +383,8 @@ func TestSilenceIsTold(t *testing.T) {
 	w := newWatchtower(t)
 	w.run()
 	w.create(odometer.Threshold{Scope: odometer.Scoped{All: true}, Condition: odometer.ConditionSilence, Levels: []odometer.ThresholdLevel{{Name: "quiet", Value: 3}}})
-	due := int64(30 * odometer.SecondMicros)
-	heard := func(at time.Time) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.machines = []Machine{{Instance: "vm-1", Owner: ada, Last: at.UnixMicro(), Interval: due}}
-	}
+	due := 30 * time.Second
+	heard := func(at time.Time) { w.hears(at, due) }
 	changes := func(n uint64) { w.await("it is told", func() bool { return w.Stats().Changes == n }) }
 	heard(begin)
 	w.pass(89 * time.Second)
@@ -396,14 +399,14 @@ func TestSilenceIsTold(t *testing.T) {
 	heard(w.clock())
 	time.Sleep(2 * tickEvery)
 	changes(1)
-	due = 10 * odometer.SecondMicros
+	due = 10 * time.Second
 	heard(w.clock())
 	changes(2)
 	due = 0
 	heard(w.clock().Add(-time.Hour))
 	time.Sleep(2 * tickEvery)
 	changes(2)
-	due = 10 * odometer.SecondMicros
+	due = 10 * time.Second
 	heard(w.clock().Add(-45 * time.Second))
 	changes(3)
 	if got := w.told(); got != "vm-1 quiet open 3\nvm-1 quiet recovered 0\nvm-1 quiet open 4.5" {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"database/sql"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -109,7 +110,7 @@ func (sv *server) openAlerts(ctx context.Context) error {
 	running := &runningMachines{fleet: sv.fleet, interval: sv.config.Interval, started: sv.fleet.now()}
 	var err error
 	a.thresholds, err = threshold.Open(ctx, threshold.Options{
-		Path: path, Ledger: sv.ledger, Owns: sv.ledger.Owns, Note: sv.accounts.NoteIn, Running: running.list, File: c.Thresholds, Logger: sv.logger,
+		Path: path, Ledger: sv.ledger, Owns: sv.ledger.Owns, Note: sv.accounts.NoteIn, Channels: a.held, Running: running.list, File: c.Thresholds, Logger: sv.logger,
 	})
 	if err != nil {
 		a.noChecks = err
@@ -122,7 +123,7 @@ func (sv *server) openAlerts(ctx context.Context) error {
 		Path: path, Entries: sv.ledger, Owns: sv.ledger.Owns, Note: sv.accounts.NoteIn, View: sv.accounts.ViewOf, Logger: sv.logger,
 	}
 	if a.thresholds != nil {
-		o.Changes = a.thresholds
+		o.Changes, o.Namer = a.thresholds, a.thresholds.NamerIn
 	}
 	if o.Allow, err = c.ranges(); err != nil {
 		return misuse(err)
@@ -144,6 +145,14 @@ func (sv *server) openAlerts(ctx context.Context) error {
 	}
 	sv.onClose(a.notifier.Close)
 	return nil
+}
+
+// held refuses channels that a holder has not, in a transaction of thresholds.
+func (a *alerts) held(ctx context.Context, tx *sql.Tx, holder odometer.Bound, list []odometer.ChannelID) error {
+	if a.notifier == nil {
+		return odometer.ThresholdProblem{Field: "channels", Why: "there are no notifications: " + a.noChannels.Error()}
+	}
+	return a.notifier.HeldIn(ctx, tx, holder, list)
 }
 
 // run starts what there is, in the order of the flow.
@@ -172,10 +181,10 @@ func (a *alerts) beside(stage string, run func(context.Context) error) func(cont
 // deps joins them to the API. What is absent is so there.
 func (a *alerts) deps(d *api.Deps) {
 	if a.thresholds != nil {
-		d.Thresholds, d.Violations = thresholds{a.thresholds, a.notifier}, a.thresholds
+		d.Thresholds, d.Violations = a.thresholds, a.thresholds
 	}
 	if a.notifier != nil {
-		d.Channels = channels{a.notifier, a.thresholds}
+		d.Channels = channels{a.notifier}
 	}
 }
 
@@ -185,7 +194,8 @@ func (a *alerts) facts(f *api.Facts) {
 	f.Thresholds, f.Notifications = t, n
 	if a.thresholds != nil {
 		st := a.thresholds.Stats()
-		t.Enabled, t.Behind, t.Last, t.Err, t.File, t.Stream = st.Thresholds, st.Behind, st.Last, reason(st.Err), reason(st.File), reason(a.stream.Stats().Err)
+		t.Enabled, t.Behind, t.Skipped, t.Resumed, t.Last = st.Thresholds, st.Behind, st.Skipped, st.Resumed, st.Last
+		t.Err, t.File, t.Stream = reason(st.Err), reason(st.File), reason(a.stream.Stats().Err)
 	}
 	if a.notifier != nil {
 		st := a.notifier.Stats()
@@ -199,7 +209,7 @@ func (a *alerts) stats(s *api.Stats) {
 		s.Thresholds = func() api.ThresholdStats {
 			st := a.thresholds.Stats()
 			return api.ThresholdStats{
-				Enabled: st.Thresholds, Checked: st.Entries, Reached: st.Reached, Changes: st.Changes, Behind: st.Behind, Published: a.stream.Stats().Published,
+				Enabled: st.Thresholds, Checked: st.Entries, Skipped: st.Skipped, Reached: st.Reached, Changes: st.Changes, Behind: st.Behind, Published: a.stream.Stats().Published,
 			}
 		}
 	}

@@ -35,8 +35,9 @@ it, or with --org the entries of one organisation.
 The key is made here and shown this once: the server is sent its public half. On a
 pipe the key alone goes to standard output, as a file that clients of NATS take for
 an nkey's seed, and what they need to know to standard error: where the queue is, the
-name of the durable consumer that is made for it in the stream USAGE, and in VIOLATIONS,
-which has what thresholds find, and where it has to have its answers sent.`,
+name of the durable consumer that is made for it in the stream USAGE, and where it has to
+have its answers sent. Who reads everything has a place of the same name in VIOLATIONS,
+which has what thresholds find.`,
 		Example: `  (umask 077; odometer consumer create billing > billing.nk)
   (umask 077; odometer consumer create billing-acme --org o-acme > acme.nk)`,
 		Args:              arguments(cobra.ExactArgs(1)),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +24,7 @@ type thresholdConfig struct {
 	Holder      string
 	Description string
 	Disabled    bool
+	Shared      bool
 	scope       api.ThresholdScope
 	Instance    string
 	User        string
@@ -71,6 +73,7 @@ func (c *thresholdConfig) describe(cmd *cobra.Command) {
 	flags.StringSliceVar(&c.Channels, "notify", nil, "id of a channel that it tells; may be repeated (default: it only writes to the log)")
 	flags.BoolVar(&c.Alert, "alert", false, "tell the channels urgently, and never in a digest")
 	flags.StringVar(&c.Description, "description", "", "for people")
+	flags.BoolVar(&c.Shared, "shared", false, "what is reached of it is seen by whoever sees the usage, and told to his webhooks")
 	flags.BoolVar(&c.Disabled, "disabled", false, "it tells nothing for now")
 	fixed := func(flag string, list []string) {
 		cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(list, cobra.ShellCompDirectiveNoFileComp))
@@ -119,19 +122,25 @@ func (c *thresholdConfig) given(flags *pflag.FlagSet, d *api.ThresholdChange) er
 	put("every", (*string)(&d.Every), c.Every)
 	put("for", &d.For, c.For.String())
 	put("cool-down", &d.CoolDown, c.CoolDown.String())
-	if has("limit") {
-		d.Limit = c.Limit
+	number := func(flag string, into *float64, value float64) {
+		if has(flag) && !finite(value) {
+			bad = append(bad, fmt.Errorf("--%s %v is no number", flag, value))
+		} else if has(flag) {
+			*into = value
+		}
 	}
+	number("limit", &d.Limit, c.Limit)
 	if has("levels") {
 		var err error
 		d.Levels, err = levelsOf(c.Levels, d.Limit != 0)
 		bad = append(bad, wrong("--levels", err))
 	}
-	if has("hysteresis") {
-		d.Hysteresis = c.Hysteresis
-	}
+	number("hysteresis", &d.Hysteresis, c.Hysteresis)
 	if has("forecast") {
 		d.Forecast = c.Forecast
+	}
+	if has("shared") {
+		d.Shared = c.Shared
 	}
 	if has("disabled") {
 		d.Enabled = new(!c.Disabled)
@@ -151,6 +160,8 @@ func (c *thresholdConfig) given(flags *pflag.FlagSet, d *api.ThresholdChange) er
 	return errors.Join(bad...)
 }
 
+func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
+
 // levelsOf reads levels: numbers, or names and numbers. Of a limit they are percentages.
 func levelsOf(list []string, ofLimit bool) ([]api.ThresholdLevel, error) {
 	usual := []string{"warning", "critical"}
@@ -162,7 +173,7 @@ func levelsOf(list []string, ofLimit bool) ([]api.ThresholdLevel, error) {
 		}
 		number = strings.TrimSuffix(strings.TrimSpace(number), "%")
 		n, err := strconv.ParseFloat(number, 64)
-		if err != nil {
+		if err != nil || !finite(n) {
 			return nil, fmt.Errorf("%q is no number, and no name=number", text)
 		}
 		l := api.ThresholdLevel{Name: strings.TrimSpace(name), Value: n}
@@ -567,6 +578,9 @@ func thresholdCells(d *api.Threshold) []cell {
 	state := "enabled"
 	if !*d.Enabled {
 		state = "disabled"
+	}
+	if d.Shared {
+		state += ", shared"
 	}
 	if d.Managed != nil {
 		state += ", by " + *d.Managed
