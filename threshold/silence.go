@@ -11,24 +11,27 @@ type Machine struct {
 	Instance odometer.InstanceID
 	Owner    odometer.Owner
 	Last     int64 // end of the latest that was heard of it, microseconds of the wall clock
-	Interval int64 // after which something is due, microseconds
+	Interval int64 // after which something is due, microseconds; 0 where it is too early to tell
 }
 
 // listen compares how long nothing was heard of machines with the thresholds of silence.
-// What is not among the machines does not run any more, as far as is known.
+// What is not among the machines does not run any more, as far as is known; what is open
+// of one of which it is too early to tell stays so.
 func (f *fold) listen(machines []Machine) {
 	heard := map[*watch]map[string]bool{}
 	for i := range machines {
 		m := &machines[i]
 		f.index.each(m.Instance, m.Owner.OrUnassigned(), func(w *watch) {
-			if w.Condition != odometer.ConditionSilence || m.Interval <= 0 {
+			if w.Condition != odometer.ConditionSilence {
 				return
 			}
 			if heard[w] == nil {
 				heard[w] = map[string]bool{}
 			}
 			heard[w][string(m.Instance)] = true
-			f.miss(w, m)
+			if m.Interval > 0 {
+				f.miss(w, m)
+			}
 		})
 	}
 	for _, w := range f.watches {

@@ -383,7 +383,8 @@ func TestSilenceIsTold(t *testing.T) {
 	w := newWatchtower(t)
 	w.run()
 	w.create(odometer.Threshold{Scope: odometer.Scoped{All: true}, Condition: odometer.ConditionSilence, Levels: []odometer.ThresholdLevel{{Name: "quiet", Value: 3}}})
-	heard := func(at time.Time) { w.hears(at, 30*time.Second) }
+	due := 30 * time.Second
+	heard := func(at time.Time) { w.hears(at, due) }
 	changes := func(n uint64) { w.await("it is told", func() bool { return w.Stats().Changes == n }) }
 	heard(begin)
 	w.pass(89 * time.Second)
@@ -394,9 +395,21 @@ func TestSilenceIsTold(t *testing.T) {
 	w.pass(time.Hour)
 	time.Sleep(2 * tickEvery) // once
 	changes(1)
+	due = 0 // it is too early to tell: nothing ends, nothing begins
+	heard(w.clock())
+	time.Sleep(2 * tickEvery)
+	changes(1)
+	due = 10 * time.Second
 	heard(w.clock())
 	changes(2)
-	if got := w.told(); got != "vm-1 quiet open 3\nvm-1 quiet recovered 0" {
+	due = 0
+	heard(w.clock().Add(-time.Hour))
+	time.Sleep(2 * tickEvery)
+	changes(2)
+	due = 10 * time.Second
+	heard(w.clock().Add(-45 * time.Second))
+	changes(3)
+	if got := w.told(); got != "vm-1 quiet open 3\nvm-1 quiet recovered 0\nvm-1 quiet open 4.5" {
 		t.Errorf("got %s", got)
 	}
 }
