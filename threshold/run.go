@@ -108,7 +108,7 @@ func (t *Thresholds) follow(ctx context.Context, works func()) error {
 	if err := f.load(ctx); err != nil {
 		return err
 	}
-	tick := time.NewTicker(tickEvery)
+	tick := time.NewTicker(cmp.Or(t.o.tick, tickEvery))
 	defer tick.Stop()
 	defer func() {
 		if ctx.Err() != nil { // it ends: less is taken in again
