@@ -87,7 +87,7 @@ func (n *Notifier) keepUp(ctx context.Context, now int64) error {
 func (n *Notifier) count(ctx context.Context) error {
 	var s Stats
 	var oldest int64
-	err := n.db.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM notify_deliveries WHERE state = 'waiting'), (SELECT count(*) FROM notify_deliveries WHERE state = 'dead'),
+	err := n.db.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM notify_deliveries WHERE state = 'waiting'), (SELECT count(*) FROM notify_deliveries WHERE state = 'dead' AND kind <> ''),
 		(SELECT coalesce(min(created_us), 0) FROM notify_deliveries WHERE state = 'waiting'), (SELECT count(*) FROM notify_channels WHERE problem <> '' AND enabled = 0),
 		(SELECT count(*) FROM notify_channels WHERE problem <> '' AND enabled = 1)`).Scan(&s.Waiting, &s.Dead, &oldest, &s.Disabled, &s.Missed)
 	if err != nil {
