@@ -70,11 +70,11 @@ func (l *Ledger) Booked(ctx context.Context, after, upTo int64, limit int) (entr
 // booked nothing: what one may have missed whom [Ledger.Follow] has just led from one to the
 // other. A record that lies in part before the first counts.
 func (l *Ledger) Removed(ctx context.Context, after, upTo string) (records int64, err error) {
-	from, err := parseCursor(after)
+	from, _, err := parseCursor(after)
 	if err != nil {
 		return 0, err
 	}
-	to, err := parseCursor(upTo)
+	to, _, err := parseCursor(upTo)
 	if err != nil {
 		return 0, err
 	}

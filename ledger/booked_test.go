@@ -53,7 +53,7 @@ func TestWhatWasPrunedIsCountedToReaders(t *testing.T) {
 			if gone == 0 && !slices.Equal(ids, all[len(all)-len(ids):]) {
 				t.Errorf("day %d, after %d: got %d entries, want the last of all", day, after, len(ids))
 			}
-			if n, err := d.Removed(t.Context(), spot{id: after + 1}.cursor(), spot{id: end + 1}.cursor()); err != nil || n != gone {
+			if n, err := d.Removed(t.Context(), spot{id: after + 1}.cursor(1), spot{id: end + 1}.cursor(1)); err != nil || n != gone {
 				t.Errorf("day %d, by cursor after %d: told of %d removed, %v, %d are", day, after, n, err, gone)
 			}
 		}
@@ -65,10 +65,10 @@ func TestWhatWasPrunedIsCountedToReaders(t *testing.T) {
 		after, upTo string
 		want        int64
 	}{
-		"from the beginning":                          {"", spot{id: 2}.cursor(), 1},
-		"a record of which some was read":             {spot{id: 1, index: 1}.cursor(), spot{id: 2}.cursor(), 1},
-		"nothing in between":                          {spot{id: 2}.cursor(), spot{id: 2}.cursor(), 0},
-		"one record, of which some was read in a row": {spot{id: 1, index: 1}.cursor(), spot{id: 1, index: 2}.cursor(), 0},
+		"from the beginning":                          {"", spot{id: 2}.cursor(1), 1},
+		"a record of which some was read":             {spot{id: 1, index: 1}.cursor(1), spot{id: 2}.cursor(1), 1},
+		"nothing in between":                          {spot{id: 2}.cursor(1), spot{id: 2}.cursor(1), 0},
+		"one record, of which some was read in a row": {spot{id: 1, index: 1}.cursor(1), spot{id: 1, index: 2}.cursor(1), 0},
 	} {
 		if n, err := d.Removed(t.Context(), c.after, c.upTo); err != nil || n != c.want {
 			t.Errorf("%s: got %d, %v, want %d", what, n, err, c.want)

@@ -43,7 +43,7 @@ type tailed struct {
 // which they were booked, and the cursor up to which it looked: where that is q.After,
 // nothing more is booked.
 func (l *Ledger) Follow(ctx context.Context, q odometer.EntryQuery) ([]odometer.Followed, string, error) {
-	from, err := parseCursor(q.After)
+	from, err := l.place(ctx, q.After)
 	if err != nil {
 		return nil, "", err
 	}
@@ -60,7 +60,7 @@ func (l *Ledger) Follow(ctx context.Context, q odometer.EntryQuery) ([]odometer.
 	if to.compare(from) <= 0 {
 		return nil, q.After, nil
 	}
-	return list, to.cursor(), nil
+	return list, to.cursor(l.gen), nil
 }
 
 // after returns what the tail has after a spot; known is false where that lies before
@@ -96,7 +96,7 @@ func (t *tail) after(ctx context.Context, l *Ledger, from spot, q *odometer.Entr
 			return list, to, true, nil
 		}
 		if to = e.after; q.Wants(&e.what) {
-			list = append(list, odometer.Followed{Cursor: e.after.cursor(), Entry: e.text})
+			list = append(list, odometer.Followed{Cursor: e.after.cursor(l.gen), Entry: e.text})
 		}
 	}
 	return list, t.to, true, nil
@@ -183,7 +183,7 @@ func (l *Ledger) catchUp(ctx context.Context, from spot, q *odometer.EntryQuery)
 			if after.compare(from) <= 0 || !q.Wants(&booked[i]) {
 				continue
 			}
-			list = append(list, odometer.Followed{Cursor: after.cursor(), Entry: booked[i].AppendJSON(nil)})
+			list = append(list, odometer.Followed{Cursor: after.cursor(l.gen), Entry: booked[i].AppendJSON(nil)})
 			if len(list) == followAtOnce {
 				return list, after, nil
 			}
