@@ -3,6 +3,7 @@ package odometer
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -92,9 +93,9 @@ func (t *Threshold) Valid() error {
 	case units[t.Resource] == nil && units[ResourceNone] != nil:
 		p.add("resource", "%q: a threshold of %s watches none", t.Resource, t.Condition)
 	case units[t.Resource] == nil:
-		p.add("resource", "%q does not go with the condition %s", t.Resource, t.Condition)
+		p.add("resource", "%q does not go with the condition %s: %s", t.Resource, t.Condition, either(slices.Sorted(maps.Keys(units))))
 	case !slices.Contains(units[t.Resource], t.Unit):
-		p.add("unit", "%q does not fit the condition %s: %s", t.Unit, t.Condition, joinUnits(units[t.Resource]))
+		p.add("unit", "%q does not fit the condition %s: %s", t.Unit, t.Condition, either(units[t.Resource]))
 	}
 	t.checkLevels(&p)
 	t.checkTimes(&p)
@@ -102,10 +103,11 @@ func (t *Threshold) Valid() error {
 	return errors.Join(p...)
 }
 
-func joinUnits(units []Unit) string {
-	words := make([]string, len(units))
-	for i, u := range units {
-		words[i] = string(u)
+// either writes that one of some words would do.
+func either[T ~string](list []T) string {
+	words := make([]string, len(list))
+	for i, w := range list {
+		words[i] = string(w)
 	}
 	return strings.Join(words, " or ") + " does"
 }
@@ -149,6 +151,9 @@ func (t *Threshold) checkLevels(p *thresholdProblems) {
 	if len(t.Levels) == 0 || len(t.Levels) > MaxThresholdLevels {
 		p.add("levels", "there are %d, from 1 to %d are allowed", len(t.Levels), MaxThresholdLevels)
 	}
+	if t.Limit == 0 && slices.ContainsFunc(t.Levels, func(l ThresholdLevel) bool { return l.Percent != 0 }) {
+		p.add("limit", "is needed, since levels are percentages of it")
+	}
 	names := map[string]bool{ForecastLevel: true}
 	for i := range t.Levels {
 		l := &t.Levels[i]
@@ -161,8 +166,7 @@ func (t *Threshold) checkLevels(p *thresholdProblems) {
 		}
 		names[l.Name] = true
 		switch {
-		case l.Percent != 0 && t.Limit == 0:
-			p.add(field+".percent", "is of the limit, and there is none")
+		case l.Percent != 0 && t.Limit == 0: // the limit's
 		case l.Percent == 0 && t.Limit != 0:
 			p.add(field+".percent", "is needed, since there is a limit")
 		case !finite(l.Percent) || l.Percent < 0 || l.Percent > 10_000:
@@ -174,6 +178,12 @@ func (t *Threshold) checkLevels(p *thresholdProblems) {
 		case i > 0 && l.Value <= t.Levels[i-1].Value:
 			p.add(field+".value", "%v is not above %v, that of the level %s before it", l.Value, t.Levels[i-1].Value, t.Levels[i-1].Name)
 		}
+	}
+	level := func(name string) int {
+		return slices.IndexFunc(t.Levels, func(l ThresholdLevel) bool { return l.Name == name })
+	}
+	if w, c := level("warning"), level("critical"); w > c && c >= 0 {
+		p.add(fmt.Sprintf("levels[%d].name", w), "what is critical is not below the warning")
 	}
 	if !finite(t.Hysteresis) || t.Hysteresis < 0 || t.Hysteresis >= 100 {
 		p.add("hysteresis", "%v is not a percentage from 0 to below 100", t.Hysteresis)

@@ -74,6 +74,9 @@ type agentState struct {
 	has   map[odometer.InstanceID]bool // those whose claims are not gone
 	moves uint64                       // how often an instance came or went
 	known bool                         // the file had instances of it when it was opened
+
+	interval      time.Duration // of its periods, 0 where it did not say
+	intervalSaved time.Duration // as it is in the file
 }
 
 // claim is an agent's word that it has an instance.
@@ -154,6 +157,23 @@ func (d *Directory) Describe(agent odometer.AgentID, at time.Time, told []odomet
 			d.leave(instance, c, at)
 		}
 	}
+}
+
+// SetInterval notes what an agent says of how long its periods are.
+func (d *Directory) SetInterval(agent odometer.AgentID, interval time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.agent(agent).interval = interval
+}
+
+// Interval returns how long the periods of an agent are, 0 where it never said.
+func (d *Directory) Interval(agent odometer.AgentID) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if a := d.agents[agent]; a != nil {
+		return a.interval
+	}
+	return 0
 }
 
 // agent returns what is known of an agent.

@@ -127,7 +127,7 @@ func TestSinceWhenAnAttributeHasItsValue(t *testing.T) {
 	}
 	db, err := sql.Open("sqlite", "file:"+w.path)
 	if err == nil {
-		_, err = db.Exec(`ALTER TABLE attributes DROP COLUMN since_us; UPDATE meta SET value = '1' WHERE key = 'schema_version'`)
+		_, err = db.Exec(`ALTER TABLE attributes DROP COLUMN since_us; ALTER TABLE agents DROP COLUMN interval_us; UPDATE meta SET value = '1' WHERE key = 'schema_version'`)
 		err = errors.Join(err, db.Close())
 	}
 	if err != nil {
@@ -135,4 +135,45 @@ func TestSinceWhenAnAttributeHasItsValue(t *testing.T) {
 	}
 	w.open()
 	check("rack", "r2", began, true) // as far as is known
+}
+
+// TestAnAgentsInterval: what an agent says is kept over a restart.
+func TestAnAgentsInterval(t *testing.T) {
+	w := newWorld(t)
+	check := func(agent odometer.AgentID, want time.Duration) {
+		t.Helper()
+		if got := w.Interval(agent); got != want {
+			t.Errorf("%s: got %v, want %v", agent, got, want)
+		}
+	}
+	check("h1", 0)
+	w.hear("h1", vm("a", odometer.Running))
+	check("h1", 0) // an agent of before
+	w.SetInterval("h1", 5*time.Second)
+	w.hear("h2", vm("b", odometer.Running))
+	w.write(t.Context())
+	w.now = w.now.Add(time.Second)
+	w.hear("h1")
+	w.SetInterval("h1", time.Second) // it was started anew, with another
+	w.write(t.Context())
+	w.restart()
+	check("h1", time.Second)
+	check("h2", 0)
+
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", "file:"+w.path)
+	if err == nil {
+		_, err = db.Exec(`ALTER TABLE agents DROP COLUMN interval_us; UPDATE meta SET value = '2' WHERE key = 'schema_version'`)
+		err = errors.Join(err, db.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.open()
+	check("h1", 0) // nobody has said it yet
+	w.hear("h1")
+	w.SetInterval("h1", time.Second)
+	check("h1", time.Second)
 }

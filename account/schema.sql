@@ -1,4 +1,4 @@
--- The directory's tables, version 2. Times ending in _us are microseconds since
+-- The directory's tables, version 3. Times ending in _us are microseconds since
 -- the Unix epoch. Kept to the SQL that SQLite and PostgreSQL share.
 
 CREATE TABLE meta (
@@ -35,6 +35,7 @@ CREATE INDEX attributes_value ON attributes (name, value, instance);
 
 -- When each agent was last heard, to the minute: what it has was described then.
 CREATE TABLE agents (
-  agent    TEXT   PRIMARY KEY,
-  heard_us BIGINT NOT NULL
+  agent       TEXT   PRIMARY KEY,
+  heard_us    BIGINT NOT NULL,
+  interval_us BIGINT NOT NULL DEFAULT 0 -- length of its periods, 0 where it did not say
 );

@@ -24,17 +24,23 @@ import (
 var schema string
 
 // SchemaVersion is the version of the tables that this program writes.
-const SchemaVersion = 2
+const SchemaVersion = 3
 
 // migrations[n] leads from version n to n+1, in one transaction: the tables are
 // small, and what is lost is told again.
-var migrations = map[int]func(context.Context, *sql.Tx) error{1: addSince}
+var migrations = map[int]func(context.Context, *sql.Tx) error{1: addSince, 2: addInterval}
 
 // addSince adds since when an attribute has its value, which is as far as is known since
 // its instance is there.
 func addSince(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, `ALTER TABLE attributes ADD COLUMN since_us BIGINT NOT NULL DEFAULT 0;
 UPDATE attributes SET since_us = coalesce((SELECT c.first_us FROM claims c WHERE c.instance = attributes.instance AND c.agent = attributes.agent), 0)`)
+	return err
+}
+
+// addInterval adds the intervals of agents, which nobody has said yet.
+func addInterval(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, `ALTER TABLE agents ADD COLUMN interval_us BIGINT NOT NULL DEFAULT 0`)
 	return err
 }
 
@@ -184,6 +190,28 @@ func (d *Directory) load(ctx context.Context) error {
 		a := d.agent(k.agent)
 		a.has[k.instance], a.known = true, true
 	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	return d.loadIntervals(ctx)
+}
+
+func (d *Directory) loadIntervals(ctx context.Context) error {
+	rows, err := d.db.QueryContext(ctx, `SELECT agent, interval_us FROM agents WHERE interval_us > 0`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id odometer.AgentID
+		var interval int64
+		if err := rows.Scan(&id, &interval); err != nil {
+			return err
+		}
+		a := d.agent(id)
+		a.interval = time.Duration(interval) * time.Microsecond
+		a.intervalSaved = a.interval
+	}
 	return rows.Err()
 }
 
@@ -215,10 +243,10 @@ func (d *Directory) writeSome(ctx context.Context) (more bool) {
 		some[k] = r
 		delete(d.changed, k)
 	}
-	heard := map[odometer.AgentID]time.Time{}
+	heard := map[odometer.AgentID]agentRow{}
 	for id, a := range d.agents {
-		if a.heard.Sub(a.saved) >= time.Minute {
-			heard[id] = a.heard
+		if !a.heard.IsZero() && (a.heard.Sub(a.saved) >= time.Minute || a.interval != a.intervalSaved) {
+			heard[id] = agentRow{a.heard, a.interval}
 		}
 	}
 	d.mu.Unlock()
@@ -239,8 +267,8 @@ func (d *Directory) writeSome(ctx context.Context) (more bool) {
 		return false
 	}
 	d.failed = nil
-	for id, at := range heard {
-		d.agents[id].saved = at
+	for id, r := range heard {
+		d.agents[id].saved, d.agents[id].intervalSaved = r.heard, r.interval
 	}
 	for k := range some {
 		if c := d.claim(k); c != nil && !c.gone.IsZero() && d.changed[k] == nil {
@@ -261,8 +289,14 @@ func newer(r, later *row) *row {
 	return later
 }
 
-// writeRows writes changes and when agents were heard.
-func writeRows(ctx context.Context, tx *sql.Tx, rows map[key]*row, heard map[odometer.AgentID]time.Time) error {
+// agentRow is what is written of an agent.
+type agentRow struct {
+	heard    time.Time
+	interval time.Duration
+}
+
+// writeRows writes changes, when agents were heard and what their intervals are.
+func writeRows(ctx context.Context, tx *sql.Tx, rows map[key]*row, heard map[odometer.AgentID]agentRow) error {
 	prepared := map[string]*sql.Stmt{} // to parse a statement takes longer than to run it
 	exec := func(query string, args ...any) (err error) {
 		if prepared[query] == nil {
@@ -278,8 +312,9 @@ func writeRows(ctx context.Context, tx *sql.Tx, rows map[key]*row, heard map[odo
 			return fmt.Errorf("instance %s: %w", k.instance, err)
 		}
 	}
-	for id, at := range heard {
-		if err := exec(`INSERT INTO agents (agent, heard_us) VALUES (?, ?) ON CONFLICT (agent) DO UPDATE SET heard_us = excluded.heard_us`, string(id), at.UnixMicro()); err != nil {
+	for id, r := range heard {
+		if err := exec(`INSERT INTO agents (agent, heard_us, interval_us) VALUES (?, ?, ?) ON CONFLICT (agent) DO UPDATE SET heard_us = excluded.heard_us, interval_us = excluded.interval_us`,
+			string(id), r.heard.UnixMicro(), r.interval.Microseconds()); err != nil {
 			return fmt.Errorf("agent %s: %w", id, err)
 		}
 	}

@@ -336,7 +336,7 @@ func TestTokensThatAreRefused(t *testing.T) {
 		{"an expiry that is past", `{"name":"a","scopes":["read"],"expires_at":"-1d"}`, []string{"$.expires_at"}},
 		{"an expiry beyond the calendar", `{"name":"a","scopes":["read"],"expires_at":"+9999999w"}`, []string{"$.expires_at"}},
 		{"an empty expiry", `{"name":"a","scopes":["read"],"expires_at":""}`, []string{"$.expires_at"}},
-		{"an expiry that is a number", `{"name":"a","scopes":["read"],"expires_at":5}`, []string{"$"}},
+		{"an expiry that is a number", `{"name":"a","scopes":["read"],"expires_at":5}`, []string{"$.expires_at"}},
 		{"a member that nobody knows", `{"name":"a","scopes":["read"],"scope":"admin"}`, []string{"$"}},
 		{"two objects", `{"name":"a","scopes":["read"]}{}`, []string{"$"}},
 		{"half an object", `{"name":"a"`, []string{"$"}},

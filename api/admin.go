@@ -7,8 +7,10 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"reflect"
 	"strings"
 	"time"
+	"unicode"
 
 	"example.org/odometer"
 )
@@ -233,7 +235,34 @@ func readJSON(r *http.Request, v any) error {
 	if _, large := errors.AsType[*http.MaxBytesError](err); err == nil || large {
 		return err
 	}
+	if of, typed := errors.AsType[*json.UnmarshalTypeError](err); typed {
+		return mistyped(of)
+	}
 	return FieldError{"body", "$", strings.TrimPrefix(err.Error(), "json: ")}
+}
+
+// mistyped names the field whose value cannot be what it has to be.
+func mistyped(of *json.UnmarshalTypeError) error {
+	field := "$"
+	for part := range strings.SplitSeq(of.Field, ".") {
+		if part != "" && !unicode.IsUpper(rune(part[0])) { // that of a struct within has no name of its own
+			field += "." + part
+		}
+	}
+	want := "an object"
+	switch kind := of.Type.Kind(); {
+	case kind == reflect.Bool:
+		want = "true or false"
+	case kind == reflect.String:
+		want = "text"
+	case kind == reflect.Slice:
+		want = "a list"
+	case kind == reflect.Float64:
+		want = "a number within its range"
+	case of.Type.ConvertibleTo(reflect.TypeFor[int64]()):
+		want = "a whole number within its range"
+	}
+	return FieldError{"body", field, of.Value + " is not " + want}
 }
 
 func (s *server) getQueue(w http.ResponseWriter, r *http.Request) error {

@@ -9,6 +9,8 @@ import (
 type ThresholdFacts struct {
 	Enabled int           // thresholds
 	Behind  time.Duration // how long what is booked waits to be checked, 0 when nothing does
+	Skipped uint64        // records that were pruned before they were checked, since the process began
+	Resumed uint64        // times that more was checked than the ledger has
 	Last    time.Time     // when something was checked last, zero before
 	Err     string        // why nothing is checked
 	File    string        // why the file of thresholds is not as it was read last
@@ -23,6 +25,7 @@ type NotificationFacts struct {
 	Dead     int       // deliveries that were given up
 	Open     int       // receivers that are left alone for now, since they do not answer
 	Disabled int       // channels that the server disabled
+	Missed   int       // webhooks of usage that were not told all that was booked
 	Err      string    // why nothing is delivered
 	Absent   string    // why there are no notifications, "" where there are
 }
@@ -43,6 +46,12 @@ func judgeThresholds(f *ThresholdFacts) Component {
 	}
 	if f.Behind > thresholdsLate {
 		v.complain(Degraded, "what was booked %s ago is not checked yet", f.Behind.Round(time.Second))
+	}
+	if f.Skipped > 0 {
+		v.note("%s pruned before they were checked: what single events reached is not told; budgets are whole", counted(int(f.Skipped), "record was", "records were"))
+	}
+	if f.Resumed > 0 {
+		v.note("more was checked than the ledger has, as when another ledger is put under it: it went on from the end")
 	}
 	if f.File != "" {
 		v.complain(Degraded, "the file of thresholds: %s; they stand as they were read before", f.File)
@@ -74,6 +83,9 @@ func judgeNotifications(f *NotificationFacts, now time.Time) Component {
 	}
 	if f.Disabled > 0 {
 		v.note("%s disabled by the server: odometer channel list says why", counted(f.Disabled, "channel was", "channels were"))
+	}
+	if f.Missed > 0 {
+		v.note("%s not told all of the ledger: odometer channel list says why", counted(f.Missed, "webhook was", "webhooks were"))
 	}
 	return v.component(time.Time{})
 }

@@ -613,7 +613,7 @@ func SampleStats() Stats {
 		TLS:   func() TLSStats { return TLSStats{NotAfter: Now, Loaded: 33, Failed: 34, Stale: true} },
 		Conns: func() ConnStats { return ConnStats{Open: 35, Refused: 36} },
 		Thresholds: func() ThresholdStats {
-			return ThresholdStats{Enabled: 37, Checked: 38, Reached: map[string]uint64{"budget": 39}, Changes: 40, Behind: 1500 * time.Millisecond, Published: 41}
+			return ThresholdStats{Enabled: 37, Checked: 38, Skipped: 47, Reached: map[string]uint64{"budget": 39}, Changes: 40, Behind: 1500 * time.Millisecond, Published: 41}
 		},
 		Notifications: func() NotificationStats {
 			return NotificationStats{Attempts: []AttemptCount{{odometer.ChannelWebhook, "delivered", 42}, {odometer.ChannelWebhook, "failed", 43}}, Waiting: 44, Dead: 45, Open: 46}

@@ -34,6 +34,7 @@ type Stats struct {
 type ThresholdStats struct {
 	Enabled   int
 	Checked   uint64            // entries, since the process began
+	Skipped   uint64            // records that were pruned before that
 	Reached   map[string]uint64 // violations by condition, since the process began
 	Changes   uint64            // of violations
 	Behind    time.Duration     // how long what is booked waits to be checked
@@ -224,6 +225,7 @@ var (
 
 	thresholdsEnabled = desc("thresholds_enabled", "Thresholds that are checked.")
 	thresholdsChecked = desc("threshold_entries_checked_total", "Entries of the ledger that thresholds were held to.")
+	thresholdsSkipped = desc("threshold_skipped_records_total", "Records of the ledger that were pruned before thresholds were held to them.")
 	thresholdsLag     = desc("threshold_lag_seconds", "How long what is booked waits to be checked.")
 	violationsReached = desc("violations_total", "Levels of thresholds that were reached, by condition.", "condition")
 	violationChanges  = desc("violation_changes_total", "Changes of violations: reached, recovered, retracted.")
@@ -335,6 +337,7 @@ func (s snapshots) Collect(ch chan<- prometheus.Metric) {
 		v := s.stats.Thresholds()
 		gauge(thresholdsEnabled, int64(v.Enabled))
 		count(thresholdsChecked, v.Checked)
+		count(thresholdsSkipped, v.Skipped)
 		send(thresholdsLag, prometheus.GaugeValue, v.Behind.Seconds())
 		for condition, n := range v.Reached {
 			count(violationsReached, n, condition)

@@ -55,7 +55,7 @@ func TestMetricsShowEveryFigure(t *testing.T) {
 		"odometer_feed_entries_published_total 30", "odometer_feed_lag_entries 31", "odometer_feed_errors_total 32",
 		"odometer_tls_certificate_expiry_timestamp_seconds 1.767366245e+09", "odometer_tls_certificates_loaded_total 33",
 		"odometer_tls_certificate_failures_total 34", "odometer_tls_certificate_stale 1",
-		"odometer_thresholds_enabled 37", "odometer_threshold_entries_checked_total 38", "odometer_threshold_lag_seconds 1.5", `odometer_violations_total{condition="budget"} 39`,
+		"odometer_thresholds_enabled 37", "odometer_threshold_entries_checked_total 38", "odometer_threshold_skipped_records_total 47", "odometer_threshold_lag_seconds 1.5", `odometer_violations_total{condition="budget"} 39`,
 		"odometer_violation_changes_total 40", "odometer_violation_changes_published_total 41",
 		`odometer_notification_deliveries_total{kind="webhook",result="delivered"} 42`, `odometer_notification_deliveries_total{kind="webhook",result="failed"} 43`,
 		"odometer_notification_waiting_deliveries 44", "odometer_notification_dead_deliveries 45", "odometer_notification_open_breakers 46",

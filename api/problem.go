@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,11 +29,16 @@ type Problem struct {
 	*Submitted
 }
 
+// Error tells all that is wrong, where it is several things each on a line of its own.
 func (p *Problem) Error() string {
-	if p.Detail == "" {
-		return p.Title
+	text := cmp.Or(p.Detail, p.Title)
+	if len(p.Errors) > 1 {
+		text += ":"
+		for i := range p.Errors {
+			text += "\n  " + p.Errors[i].Error()
+		}
 	}
-	return p.Detail
+	return text
 }
 
 // FieldError is one thing that is wrong with a request.

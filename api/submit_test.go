@@ -405,6 +405,9 @@ func TestProblemOfOneOrMoreFaults(t *testing.T) {
 	if one.Detail != "query a: is wrong" || len(one.Errors) != 1 || two.Detail != "2 things are wrong with the request" || len(two.Errors) != 2 || two.Status != 400 {
 		t.Errorf("got %+v and %+v, want one named and two counted", one, two)
 	}
+	if got, want := two.Error(), "2 things are wrong with the request:\n  query a: is wrong\n  body b: is missing"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 	if err := join(nil, nil); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}

@@ -79,3 +79,27 @@ func TestViolationsAreExported(t *testing.T) {
 		t.Errorf("from a file that cannot be read: got %d %s, want a problem", w.Code, w.Body)
 	}
 }
+
+// TestWhatCannotBeItsFieldIsNamed: a value of another type, or beyond its range, is refused
+// by the name of its field, and nothing of this program's own types is told.
+func TestWhatCannotBeItsFieldIsNamed(t *testing.T) {
+	h := serverOf(t, alerting(t, 0).Deps)
+	for body, want := range map[string]string{
+		`{"levels":[{"value":1e999}]}`: `"name":"$.levels.value","detail":"number 1e999 is not a number within its range"`,
+		`{"limit":"much"}`:             `"name":"$.limit","detail":"string is not a number within its range"`,
+		`{"levels":3}`:                 `"name":"$.levels","detail":"number is not a list"`,
+		`{"name":[]}`:                  `"name":"$.name","detail":"array is not text"`,
+		`{"scope":{"sum":"yes"}}`:      `"name":"$.scope.sum","detail":"string is not true or false"`,
+		`{"scope":"all"}`:              `"name":"$.scope","detail":"string is not an object"`,
+		`[]`:                           `"name":"$","detail":"array is not an object"`,
+	} {
+		w := send(h, "POST", "/api/v1/thresholds", body, "Authorization", "Bearer secret", "Content-Type", "application/json")
+		if got := w.Body.String(); w.Code != 400 || !strings.Contains(got, want) || strings.Contains(got, "Go ") {
+			t.Errorf("%s: got %d %s, want %s", body, w.Code, got, want)
+		}
+	}
+	const path = "/api/v1/channels/" + exampleChannel + "/secret"
+	if w := send(h, "POST", path, `{"keep_s":1e30}`, "Authorization", "Bearer secret", "Content-Type", "application/json"); !strings.Contains(w.Body.String(), "number 1e30 is not a whole number within its range") {
+		t.Errorf("got %s", w.Body)
+	}
+}

@@ -64,19 +64,31 @@ func (r *receiver) all() []told {
 	return slices.Clone(r.got)
 }
 
-// watch has the receiver be told of two thresholds: of each event, and of a day's sum.
-func (s *site) watch(r *receiver) {
+// client runs a command about the site.
+func (s *site) client(args ...string) string {
 	s.t.Helper()
-	client := func(args ...string) string { return run(s.t, append(args, "--data-dir", s.dir)...) }
+	return run(s.t, append(args, "--data-dir", s.dir)...)
+}
+
+// hook makes a channel that tells the receiver, and returns its id.
+func (s *site) hook(r *receiver) string {
+	s.t.Helper()
 	var made struct{ ID, Secret string }
-	if err := json.Unmarshal([]byte(client("channel", "create", "hook", "--kind", "webhook", "--url", r.URL+"/hook", "--json")), &made); err != nil {
+	if err := json.Unmarshal([]byte(s.client("channel", "create", "hook", "--kind", "webhook", "--url", r.URL+"/hook", "--json")), &made); err != nil {
 		s.t.Fatal(err)
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.secret = made.Secret
-	r.mu.Unlock()
-	client("threshold", "create", "busy", "--all", "--resource", "cpu", "--unit", "seconds", "--levels", "high=10", "--notify", made.ID)
-	client("threshold", "create", "day", "--org", "acme", "--sum", "--resource", "cpu", "--unit", "seconds", "--every", "day", "--limit", "100", "--levels", "50,100", "--notify", made.ID)
+	return made.ID
+}
+
+// watch has the receiver be told of two thresholds: of each event, and of a day's sum.
+func (s *site) watch(r *receiver) {
+	s.t.Helper()
+	hook := s.hook(r)
+	s.client("threshold", "create", "busy", "--all", "--resource", "cpu", "--unit", "seconds", "--levels", "high=10", "--notify", hook)
+	s.client("threshold", "create", "day", "--org", "acme", "--sum", "--resource", "cpu", "--unit", "seconds", "--every", "day", "--limit", "100", "--levels", "50,100", "--notify", hook)
 }
 
 // use is what instance vm uses in the minute n: much in every other one.

@@ -15,10 +15,11 @@ const bookedRecords = 64
 // commit: whole records, up to one where upTo is not 0, until there are at least limit
 // entries; with the number of each entry's record, and of the last that it looked at. That
 // is the one asked after where nothing more is booked. Records that were pruned are left
-// out.
-func (l *Ledger) Booked(ctx context.Context, after, upTo int64, limit int) (entries []odometer.Entry, numbers []int64, last int64, err error) {
-	fail := func(err error) ([]odometer.Entry, []int64, int64, error) {
-		return nil, nil, after, fmt.Errorf("read what was booked: %w", err)
+// out: removed is how many of them lie in between, of which some may have booked nothing.
+// The error wraps [odometer.ErrConflict] where after lies beyond the last record.
+func (l *Ledger) Booked(ctx context.Context, after, upTo int64, limit int) (entries []odometer.Entry, numbers []int64, last, removed int64, err error) {
+	fail := func(err error) ([]odometer.Entry, []int64, int64, int64, error) {
+		return nil, nil, after, 0, fmt.Errorf("read what was booked: %w", err)
 	}
 	tx, err := l.questions.begin(ctx)
 	if err != nil {
@@ -59,7 +60,43 @@ func (l *Ledger) Booked(ctx context.Context, after, upTo int64, limit int) (entr
 			last = end
 		}
 	}
-	return entries, numbers, last, nil
+	if removed, err = removedOf(ctx, tx, after, last); err != nil {
+		return fail(err)
+	}
+	return entries, numbers, last, removed, nil
+}
+
+// Removed returns how many records between two cursors were pruned, of which some may have
+// booked nothing: what one may have missed whom [Ledger.Follow] has just led from one to the
+// other. A record that lies in part before the first counts.
+func (l *Ledger) Removed(ctx context.Context, after, upTo string) (records int64, err error) {
+	from, _, err := parseCursor(after)
+	if err != nil {
+		return 0, err
+	}
+	to, _, err := parseCursor(upTo)
+	if err != nil {
+		return 0, err
+	}
+	if l.tail.has(from) {
+		return 0, nil
+	}
+	if records, err = removedOf(ctx, l.read, max(from.id, 1)-1, to.id-1); err != nil {
+		return 0, fmt.Errorf("count what was pruned: %w", err)
+	}
+	return records, nil
+}
+
+// removedOf returns how many records after one, up to another, were pruned. Records are
+// numbered without a gap, so they are those that are not there, and those that are kept
+// only because something refers to them.
+func removedOf(ctx context.Context, db queryer, after, upTo int64) (n int64, err error) {
+	if upTo <= after {
+		return 0, nil
+	}
+	err = db.QueryRowContext(ctx, `SELECT CASE WHEN EXISTS (SELECT 1 FROM heads)
+		THEN ?2 - ?1 - (SELECT count(*) FROM journal WHERE id > ?1 AND id <= ?2 AND `+unpruned+`) ELSE 0 END`, after, upTo).Scan(&n)
+	return n, err
 }
 
 // lastRecord returns the number of the last record of the journal, 0 for none.

@@ -40,4 +40,31 @@ var alertBugs = []bug{
 		`		if known && h.Org == "-" {
 			return`,
 		"account.TestWhatAHolderSees"},
+	{"the interval of an agent is taken for the server's", "cmd/odometer/running.go",
+		`				if interval == 0 {
+`, `				if interval > 0 {
+`,
+		"cmd/odometer.TestWhoRunsAndWhenMoreIsDue"},
+	{"machines with short intervals seem to be silent", "cmd/odometer/running.go",
+		`if now.Sub(s.at) >= s.interval/2 {`,
+		`if now.Sub(s.at) >= runningEvery {`,
+		"cmd/odometer.TestWhoRunsAndWhenMoreIsDue"},
+	{"after a start all are silent that were not heard yet", "cmd/odometer/running.go",
+		`		m.Interval = 0
+`, `		m.Interval += 0
+`,
+		"cmd/odometer.TestWhoRunsAndWhenMoreIsDue"},
+	{"what is open ends where it is too early to tell", "threshold/silence.go",
+		`			heard[w][string(m.Instance)] = true
+`, `			heard[w][string(m.Instance)] = m.Interval > 0
+`,
+		"threshold.TestSilenceIsTold"},
+	{"an agent's interval is forgotten by a restart", "account/store.go",
+		`(a.heard.Sub(a.saved) >= time.Minute || a.interval != a.intervalSaved)`,
+		`a.heard.Sub(a.saved) >= time.Minute`,
+		"account.TestAnAgentsInterval"},
+	{"agents do not say their interval", "cmd/odometer/live.go",
+		`Interval: h.interval.Microseconds(), Owners`,
+		`Owners`,
+		"cmd/odometer.TestAnAgentTellsItsInterval"},
 }

@@ -15,9 +15,13 @@ const (
 	lookEvery = 5 * time.Second
 	// failedPause is how long Run waits after a transaction that failed.
 	failedPause = time.Second
-	// gather is how long a round waits for more after it was woken, so that what comes
-	// in at once is one transaction and not many: the ledger's commits wait for each.
-	gather = 20 * time.Millisecond
+	// gatherShare is for how many times as long as the round before took the next one
+	// waits for more after it was woken, at least gatherLeast and at most gatherMost: what
+	// comes in at once is one transaction and not many, and the ledger, whose commits wait
+	// for each, has the file for most of the time, however slow the disk is.
+	gatherShare = 3
+	gatherLeast = time.Millisecond
+	gatherMost  = 20 * time.Millisecond
 )
 
 // result is how an attempt went.
@@ -42,7 +46,9 @@ func (n *Notifier) Run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		changes, entries := n.newsOf()
+		began := time.Now()
 		next, err := n.round(ctx, flights)
+		gather := min(gatherMost, max(gatherLeast, gatherShare*time.Since(began)))
 		wait := n.until(next)
 		switch {
 		case ctx.Err() != nil:
@@ -61,19 +67,19 @@ func (n *Notifier) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-timer.C:
 		case <-changes:
-			pause(ctx)
+			pause(ctx, gather)
 		case <-entries:
-			pause(ctx)
+			pause(ctx, gather)
 		case <-n.wake:
-			pause(ctx)
+			pause(ctx, gather)
 		}
 	}
 }
 
-func pause(ctx context.Context) {
+func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
-	case <-time.After(gather):
+	case <-time.After(d):
 	}
 }
 

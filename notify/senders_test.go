@@ -4,18 +4,15 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"mime"
 	"net"
 	"net/http/httptest"
 	"net/mail"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
@@ -252,104 +249,5 @@ func TestEmailIsNotSentInTheClear(t *testing.T) {
 	}
 	if len(clear.got) != 1 || len(secure.got) != 0 {
 		t.Errorf("got %d and %d letters, want 1 and none", len(clear.got), len(secure.got))
-	}
-}
-
-// postableAlerts is what the API of Alertmanager publishes of POST /alerts in
-// api/v2/openapi.yaml, as a test of an alert: labels are required and a map of strings to
-// strings, so are annotations; startsAt and endsAt are date-times, generatorURL is a URI,
-// and the server refuses an end before the start, no labels, and names that are not its.
-func postableAlerts(body string) (list []alert, err error) {
-	d := json.NewDecoder(strings.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&list); err != nil {
-		return nil, err
-	}
-	name := regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
-	for _, a := range list {
-		starts, err := time.Parse(time.RFC3339Nano, a.StartsAt)
-		ends, err2 := time.Parse(time.RFC3339Nano, a.EndsAt)
-		if err := errors.Join(err, err2); err != nil {
-			return nil, err
-		}
-		if ends.Before(starts) {
-			return nil, fmt.Errorf("it ends at %v, before %v", ends, starts)
-		}
-		if len(a.Labels) == 0 || a.Labels["alertname"] == "" {
-			return nil, errors.New("no labels, or no name")
-		}
-		for _, m := range []map[string]string{a.Labels, a.Annotations} {
-			for k, v := range m {
-				if !name.MatchString(k) || v == "" {
-					return nil, fmt.Errorf("label %q: %q", k, v)
-				}
-			}
-		}
-	}
-	return list, nil
-}
-
-// TestAlertmanager: an alert fires, is told again while the violation is open, and is
-// resolved when it is not; all under the same labels.
-func TestAlertmanager(t *testing.T) {
-	w := newOffice(t, Options{})
-	r := newReceiver(t, nil)
-	c, _, err := w.Create(t.Context(), admin, odometer.Channel{Name: "am", Kind: odometer.ChannelAlertmanager, URL: r.URL + "/prefix", Enabled: true}, Secrets{Bearer: "b3arer"}, odometer.Once{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin := w.now()
-	v := violation("vm-1", 1, c.ID)
-	sum := violation("", 2, c.ID)
-	sum.Sum, sum.Owner = true, odometer.Owner{Org: "acme"}
-	w.log.add(v, sum)
-	w.goOn(10*time.Minute + 7*time.Second) // at no moment at which one that fires would end
-	v.Standing, v.Change, v.Changed = odometer.StandingRecovered, 2, w.now().UnixMicro()
-	w.log.add(v)
-	w.goOn(10 * time.Minute)
-	var firing, resolved, total int
-	var labels string
-	last := begin
-	for _, g := range r.requests() {
-		if g.path != "/prefix/api/v2/alerts" || g.header.Get("Authorization") != "Bearer b3arer" || g.header.Get("Content-Type") != "application/json" {
-			t.Errorf("got %s, %v", g.path, g.header)
-		}
-		list, err := postableAlerts(g.body)
-		if err != nil {
-			t.Fatalf("got %s: %v", g.body, err)
-		}
-		for _, a := range list {
-			total++
-			if a.Labels["violation"] != string(v.ID) {
-				continue
-			}
-			if key := fmt.Sprint(a.Labels); labels == "" {
-				labels = key
-			} else if key != labels {
-				t.Errorf("got the labels %s and %s, want the same", key, labels)
-			}
-			ends, _ := time.Parse(time.RFC3339Nano, a.EndsAt)
-			if ends.Equal(time.UnixMicro(v.Changed)) {
-				resolved++
-				continue
-			}
-			if resolved > 0 {
-				t.Errorf("it fires again after it was resolved, until %v", ends)
-			}
-			if gap := ends.Sub(last); gap <= 0 {
-				t.Errorf("it ended at %v, before it was told again", last)
-			}
-			last = ends
-			firing++
-		}
-	}
-	if firing < 10 || firing > 12 || resolved != 1 {
-		t.Errorf("got it firing %d times in ten minutes and resolved %d times, want once a minute and once", firing, resolved)
-	}
-	if want := begin.Add(10 * time.Minute); last.Before(want) {
-		t.Errorf("it would have ended at %v while it was open", last)
-	}
-	if total < 30 {
-		t.Errorf("got %d alerts, want the sum's to go on", total)
 	}
 }

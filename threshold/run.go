@@ -37,6 +37,8 @@ const (
 type Stats struct {
 	Thresholds int               // that are enabled
 	Entries    uint64            // taken in
+	Skipped    uint64            // records of the journal that were gone before they were taken in
+	Resumed    uint64            // times that more was taken in than the ledger has
 	Changes    uint64            // of violations
 	Reached    map[string]uint64 // violations by condition
 	Record     int64             // the journal's last record that was taken in
@@ -106,7 +108,7 @@ func (t *Thresholds) follow(ctx context.Context, works func()) error {
 	if err := f.load(ctx); err != nil {
 		return err
 	}
-	tick := time.NewTicker(tickEvery)
+	tick := time.NewTicker(cmp.Or(t.o.tick, tickEvery))
 	defer tick.Stop()
 	defer func() {
 		if ctx.Err() != nil { // it ends: less is taken in again
@@ -167,6 +169,7 @@ func (f *follower) load(ctx context.Context) error {
 	f.fold.stored = func(w *watch, subject string, period int64) (*state, error) {
 		return f.stateOf(ctx, w, subject, period)
 	}
+	f.fold.previous = func(w *watch, e *odometer.Entry) (float64, error) { return f.valueBefore(ctx, w, e) }
 	f.fold.earlier = func(w *watch, event string) ([]odometer.Violation, error) { return f.Thresholds.earlier(ctx, w, event) }
 	if err := f.watchFile(ctx); err != nil {
 		return err
@@ -354,14 +357,20 @@ func (f *follower) begin(ctx context.Context, w *watch) error {
 	}
 	w.from = f.record
 	f.fold.begun = append(f.fold.begun, w)
-	if w.Condition == odometer.ConditionBudget {
-		rows, record, start, end, err := f.spent(ctx, w)
-		if err != nil {
-			return err
-		}
-		w.from = record
-		f.fold.begin(w, rows, start, end)
+	return f.sum(ctx, w)
+}
+
+// sum has a budget come to what the ledger has of its present period.
+func (f *follower) sum(ctx context.Context, w *watch) error {
+	if w.Condition != odometer.ConditionBudget {
+		return nil
 	}
+	rows, record, start, end, err := f.spent(ctx, w)
+	if err != nil {
+		return err
+	}
+	w.from = record
+	f.fold.begin(w, rows, start, end)
 	return nil
 }
 
@@ -382,11 +391,19 @@ func (t *Thresholds) spent(ctx context.Context, w *watch) (rows []odometer.Usage
 
 // some takes in some of what is booked and reports whether there is more.
 func (f *follower) some(ctx context.Context) (more bool, err error) {
-	entries, records, last, err := f.o.Ledger.Booked(ctx, f.record, 0, takeAtOnce)
+	entries, records, last, removed, err := f.o.Ledger.Booked(ctx, f.record, 0, takeAtOnce)
+	if errors.Is(err, odometer.ErrConflict) {
+		return true, f.resume(ctx, err)
+	}
 	if err != nil {
 		return false, err
 	}
 	f.fold.now = f.clock().UnixMicro()
+	if removed > 0 {
+		if err := f.skip(ctx, last, removed); err != nil {
+			return false, err
+		}
+	}
 	for i := range entries {
 		if err := f.fold.take(&entries[i], records[i]); err != nil {
 			return false, err
@@ -397,7 +414,7 @@ func (f *follower) some(ctx context.Context) (more bool, err error) {
 		behind = max(0, time.Duration(f.fold.now-entries[n-1].BookedAt)*time.Microsecond)
 	}
 	more, f.record = last > f.record, last
-	if err := f.store(ctx, false); err != nil {
+	if err := f.store(ctx, removed > 0); err != nil {
 		return false, err
 	}
 	f.count(func(s *Stats) {

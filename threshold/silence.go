@@ -11,24 +11,27 @@ type Machine struct {
 	Instance odometer.InstanceID
 	Owner    odometer.Owner
 	Last     int64 // end of the latest that was heard of it, microseconds of the wall clock
-	Interval int64 // after which something is due, microseconds
+	Interval int64 // after which something is due, microseconds; 0 where it is too early to tell
 }
 
 // listen compares how long nothing was heard of machines with the thresholds of silence.
-// What is not among the machines does not run any more, as far as is known.
+// What is not among the machines does not run any more, as far as is known; what is open
+// of one of which it is too early to tell stays so.
 func (f *fold) listen(machines []Machine) {
 	heard := map[*watch]map[string]bool{}
 	for i := range machines {
 		m := &machines[i]
 		f.index.each(m.Instance, m.Owner.OrUnassigned(), func(w *watch) {
-			if w.Condition != odometer.ConditionSilence || m.Interval <= 0 {
+			if w.Condition != odometer.ConditionSilence {
 				return
 			}
 			if heard[w] == nil {
 				heard[w] = map[string]bool{}
 			}
 			heard[w][string(m.Instance)] = true
-			f.miss(w, m)
+			if m.Interval > 0 {
+				f.miss(w, m)
+			}
 		})
 	}
 	for _, w := range f.watches {
@@ -37,7 +40,7 @@ func (f *fold) listen(machines []Machine) {
 		}
 		for subject, s := range w.states {
 			if !heard[w][subject] {
-				f.hush(w, s, seen{})
+				f.hush(w, s, seen{before: s.Value, to: f.now})
 			}
 		}
 	}
@@ -49,7 +52,8 @@ func (f *fold) miss(w *watch, m *Machine) {
 	reached := reachedBy(w.Threshold, at.value)
 	s := w.states[string(m.Instance)]
 	if reached == 0 {
-		if s != nil {
+		if s != nil { // heard again, at its last
+			at.before, at.to = s.Value, m.Last
 			f.hush(w, s, at)
 		}
 		return

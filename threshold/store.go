@@ -48,8 +48,10 @@ type Ledger interface {
 	// Booked returns entries of the journal's records after one, whole records in the
 	// order of commit, up to a record where that is not 0, until there are about limit;
 	// and the last record that it looked at. It is that after which nothing is booked
-	// where that is what was asked after.
-	Booked(ctx context.Context, after, upTo int64, limit int) (entries []odometer.Entry, records []int64, last int64, err error)
+	// where that is what was asked after. Of the records in between, removed were pruned
+	// before they were read. The error wraps [odometer.ErrConflict] where the one asked
+	// after lies beyond the last.
+	Booked(ctx context.Context, after, upTo int64, limit int) (entries []odometer.Entry, records []int64, last, removed int64, err error)
 	// UsageAt answers a question together with the last record that the answer knows.
 	UsageAt(ctx context.Context, q odometer.UsageQuery) (rows []odometer.UsageRow, last int64, err error)
 	// EachEntry calls each for every entry that q asks for, in the order of booking.
@@ -80,6 +82,8 @@ type Options struct {
 	Random  io.Reader        // what ids are drawn from; crypto/rand when nil
 	Driver  string           // of database/sql; "sqlite" when empty
 	Wait    time.Duration    // for a database that is locked; 5 s when zero
+
+	tick time.Duration // how often the clock is looked at; tickEvery when zero; tests
 }
 
 // Thresholds keeps thresholds, follows the ledger, and records violations. Its methods

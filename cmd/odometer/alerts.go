@@ -12,8 +12,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/spf13/pflag"
 
@@ -109,7 +107,7 @@ func (sv *server) openAlerts(ctx context.Context) error {
 	a := &alerts{logger: sv.logger}
 	sv.alerts = a
 	path := sv.dir.file(ledgerFile)
-	running := &runningMachines{fleet: sv.fleet, interval: sv.config.Interval}
+	running := &runningMachines{fleet: sv.fleet, interval: sv.config.Interval, started: sv.fleet.now()}
 	var err error
 	a.thresholds, err = threshold.Open(ctx, threshold.Options{
 		Path: path, Ledger: sv.ledger, Owns: sv.ledger.Owns, Note: sv.accounts.NoteIn, Channels: a.held, Running: running.list, File: c.Thresholds, Logger: sv.logger,
@@ -196,11 +194,12 @@ func (a *alerts) facts(f *api.Facts) {
 	f.Thresholds, f.Notifications = t, n
 	if a.thresholds != nil {
 		st := a.thresholds.Stats()
-		t.Enabled, t.Behind, t.Last, t.Err, t.File, t.Stream = st.Thresholds, st.Behind, st.Last, reason(st.Err), reason(st.File), reason(a.stream.Stats().Err)
+		t.Enabled, t.Behind, t.Skipped, t.Resumed, t.Last = st.Thresholds, st.Behind, st.Skipped, st.Resumed, st.Last
+		t.Err, t.File, t.Stream = reason(st.Err), reason(st.File), reason(a.stream.Stats().Err)
 	}
 	if a.notifier != nil {
 		st := a.notifier.Stats()
-		n.Waiting, n.Oldest, n.Dead, n.Open, n.Disabled, n.Err = st.Waiting, st.Oldest, st.Dead, st.Open, st.Disabled, st.Err
+		n.Waiting, n.Oldest, n.Dead, n.Open, n.Disabled, n.Missed, n.Err = st.Waiting, st.Oldest, st.Dead, st.Open, st.Disabled, st.Missed, st.Err
 	}
 }
 
@@ -210,7 +209,7 @@ func (a *alerts) stats(s *api.Stats) {
 		s.Thresholds = func() api.ThresholdStats {
 			st := a.thresholds.Stats()
 			return api.ThresholdStats{
-				Enabled: st.Thresholds, Checked: st.Entries, Reached: st.Reached, Changes: st.Changes, Behind: st.Behind, Published: a.stream.Stats().Published,
+				Enabled: st.Thresholds, Checked: st.Entries, Skipped: st.Skipped, Reached: st.Reached, Changes: st.Changes, Behind: st.Behind, Published: a.stream.Stats().Published,
 			}
 		}
 	}
@@ -228,59 +227,6 @@ func (a *alerts) stats(s *api.Stats) {
 			return out
 		}
 	}
-}
-
-// runningEvery is how often it is asked which machines run: what is heard of them
-// meanwhile is noticed that much later, which for silence is early enough.
-const runningEvery = 10 * time.Second
-
-// runningMachines are those that are known to run, for thresholds of silence.
-type runningMachines struct {
-	fleet    *fleet
-	interval time.Duration
-
-	mu    sync.Mutex // guards what follows
-	at    time.Time
-	known []threshold.Machine
-}
-
-// list returns the machines that run, or did when their agent fell silent.
-func (r *runningMachines) list(ctx context.Context) ([]threshold.Machine, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now := r.fleet.now(); !r.at.IsZero() && now.Sub(r.at) < runningEvery {
-		return r.known, nil
-	}
-	now, list := r.fleet.now(), []threshold.Machine{}
-	for _, state := range []odometer.State{odometer.Running, api.StateUnobserved} {
-		q := api.InstanceQuery{State: string(state), Limit: api.MaxPage}
-		for {
-			page, err := r.fleet.Instances(ctx, odometer.Everything, q)
-			if err != nil {
-				return nil, err
-			}
-			for i := range page {
-				k := &page[i]
-				if k.Age == nil || state != odometer.Running && k.LastState != odometer.Running {
-					continue
-				}
-				m := threshold.Machine{Instance: k.Description.Instance, Last: now.Add(-time.Duration(*k.Age) * time.Second).UnixMicro(), Interval: r.interval.Microseconds()}
-				if k.User != nil {
-					m.Owner.User = *k.User
-				}
-				if k.Org != nil {
-					m.Owner.Org = *k.Org
-				}
-				list = append(list, m)
-			}
-			if len(page) < q.Limit {
-				break
-			}
-			q.After = page[len(page)-1].Description.Instance
-		}
-	}
-	r.at, r.known = now, list
-	return list, nil
 }
 
 // notifyKey reads the key that channels' secrets are sealed with, making it at the

@@ -59,6 +59,9 @@ func (f *fleet) hear(m queue.LiveMessage) {
 		return // what came before the fault is told again too
 	}
 	f.directory.Describe(m.Agent, m.Received, said.told, said.gone)
+	if interval := time.Duration(said.interval) * time.Microsecond; checkInterval(interval) == nil {
+		f.directory.SetInterval(m.Agent, interval)
+	}
 	if f.described != nil {
 		f.described(said.told)
 	}

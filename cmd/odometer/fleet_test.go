@@ -28,6 +28,7 @@ type knownFleet struct {
 	server *queue.Server
 	ingest *ingest.Ingest
 	now    time.Time
+	every  time.Duration // that agents say their periods last, 0 where they do not
 }
 
 func newFleet(t *testing.T) *knownFleet {
@@ -138,7 +139,7 @@ func (k *knownFleet) tell(agent odometer.AgentID, open []*odometer.Event, machin
 		}
 		k.agents[agent] = conn
 	}
-	m := liveMessage{Agent: agent, At: time.Now().UnixMicro(), Spool: "s"}
+	m := liveMessage{Agent: agent, At: time.Now().UnixMicro(), Spool: "s", Interval: k.every.Microseconds()}
 	for i := range machines {
 		m.Machines = append(m.Machines, describe(&machines[i]))
 	}

@@ -107,6 +107,8 @@ type host struct {
 	spool   *spool.Spool
 	agent   *agent.Agent
 	started time.Time
+
+	interval time.Duration // length of a period
 }
 
 // measured is this machine as a source of readings, which remembers what it was
@@ -141,7 +143,7 @@ func (h *host) own() odometer.VM {
 // openHost opens the machine and the spool below dir. Recall may be nil.
 func openHost(dir *dataDir, id odometer.AgentID, c meterFlags, logger *slog.Logger,
 	recall func(context.Context) ([]json.RawMessage, error), onPeriod func(*odometer.Event)) (_ *host, err error) {
-	h := &host{started: time.Now()}
+	h := &host{started: time.Now(), interval: c.Interval}
 	defer func() {
 		if err != nil {
 			h.close()

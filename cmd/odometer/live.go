@@ -36,6 +36,9 @@ type liveMessage struct {
 	At       int64            `json:"at_us"` // microseconds of the agent's wall clock
 	Spool    odometer.SpoolID `json:"spool"`
 	Position uint64           `json:"position"`
+	// Interval is the length of the agent's periods, microseconds. Agents of before do
+	// not tell it.
+	Interval int64 `json:"interval_us,omitempty"`
 	// Owners names the list that the agent has of whose its instances are, "" for
 	// none; nil where it wants none, as agents of before.
 	Owners *string `json:"owners,omitempty"`
@@ -73,7 +76,7 @@ func (h *host) tellLive(ctx context.Context, conn *queue.Conn) error {
 			}
 			// The position before the open periods: one that closes in
 			// between is then in neither, and not in both.
-			m := liveMessage{Agent: conn.Agent(), At: now.UnixMicro(), Spool: h.spool.ID(), Position: h.spool.Stats().Last, Owners: new(h.owners.Revision())}
+			m := liveMessage{Agent: conn.Agent(), At: now.UnixMicro(), Spool: h.spool.ID(), Position: h.spool.Stats().Last, Interval: h.interval.Microseconds(), Owners: new(h.owners.Revision())}
 			live := h.agent.Live()
 			if live.Sampled.Equal(told) {
 				continue
@@ -90,9 +93,10 @@ func (h *host) tellLive(ctx context.Context, conn *queue.Conn) error {
 
 // saidOfMachines is what a live message says of machines.
 type saidOfMachines struct {
-	told   []odometer.Description
-	gone   []odometer.InstanceID
-	owners *string // see liveMessage
+	told     []odometer.Description
+	gone     []odometer.InstanceID
+	owners   *string // see liveMessage
+	interval int64   // the same
 }
 
 // machinesOf returns what a live message says of machines, and reads no further:
@@ -119,6 +123,8 @@ func machinesOf(data []byte) (said saidOfMachines, err error) {
 			err = dec.Decode(&said.gone)
 		case "owners":
 			err = dec.Decode(&said.owners)
+		case "interval_us":
+			err = dec.Decode(&said.interval)
 		default:
 			err = dec.Decode(&skipped)
 		}

@@ -169,7 +169,7 @@ func TestADescriptionThatIsTooLargeIsShortened(t *testing.T) {
 }
 
 func TestMachinesOfALiveMessage(t *testing.T) {
-	whole, _ := json.Marshal(liveMessage{Agent: "h1", Machines: []json.RawMessage{[]byte(`{"instance_id":"a","state":"running"}`), []byte(`7`)}, Gone: []odometer.InstanceID{"b"}, Open: []json.RawMessage{[]byte(`{}`)}})
+	whole, _ := json.Marshal(liveMessage{Agent: "h1", Interval: 5e6, Machines: []json.RawMessage{[]byte(`{"instance_id":"a","state":"running"}`), []byte(`7`)}, Gone: []odometer.InstanceID{"b"}, Open: []json.RawMessage{[]byte(`{}`)}})
 	for _, c := range []struct {
 		name, data string
 		told, gone int
@@ -177,6 +177,7 @@ func TestMachinesOfALiveMessage(t *testing.T) {
 	}{
 		{"as it is sent", string(whole), 1, 1, false},
 		{"of an agent that says which owners it has", `{"owners":"r1","machines":[{"instance_id":"a","state":"running"}],"open":[]}`, 1, 0, false},
+		{"of an agent that says its interval", `{"interval_us":5000000,"machines":[{"instance_id":"a","state":"running"}],"open":[]}`, 1, 0, false},
 		{"of an agent of before", `{"agent_id":"h1","at_us":1,"spool":"s","position":0,"open":[{}]}`, 0, 0, false},
 		{"what follows open is not read", `{"open":[not JSON`, 0, 0, false},
 		{"of an agent to come", `{"new":{"a":[1]},"machines":[{"instance_id":"a","state":"running","more":1}],"open":[]}`, 1, 0, false},
@@ -192,6 +193,9 @@ func TestMachinesOfALiveMessage(t *testing.T) {
 		}
 		if says := strings.Contains(c.data, `"owners":"r1"`); says != (said.owners != nil) || says && *said.owners != "r1" {
 			t.Errorf("%s: got the owners %v", c.name, said.owners)
+		}
+		if says := strings.Contains(c.data, `"interval_us":5000000`); says != (said.interval == 5e6) {
+			t.Errorf("%s: got the interval %d", c.name, said.interval)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -121,17 +122,20 @@ func (c *thresholdConfig) given(flags *pflag.FlagSet, d *api.ThresholdChange) er
 	put("every", (*string)(&d.Every), c.Every)
 	put("for", &d.For, c.For.String())
 	put("cool-down", &d.CoolDown, c.CoolDown.String())
-	if has("limit") {
-		d.Limit = c.Limit
+	number := func(flag string, into *float64, value float64) {
+		if has(flag) && !finite(value) {
+			bad = append(bad, fmt.Errorf("--%s %v is no number", flag, value))
+		} else if has(flag) {
+			*into = value
+		}
 	}
+	number("limit", &d.Limit, c.Limit)
 	if has("levels") {
 		var err error
 		d.Levels, err = levelsOf(c.Levels, d.Limit != 0)
 		bad = append(bad, wrong("--levels", err))
 	}
-	if has("hysteresis") {
-		d.Hysteresis = c.Hysteresis
-	}
+	number("hysteresis", &d.Hysteresis, c.Hysteresis)
 	if has("forecast") {
 		d.Forecast = c.Forecast
 	}
@@ -156,6 +160,8 @@ func (c *thresholdConfig) given(flags *pflag.FlagSet, d *api.ThresholdChange) er
 	return errors.Join(bad...)
 }
 
+func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
+
 // levelsOf reads levels: numbers, or names and numbers. Of a limit they are percentages.
 func levelsOf(list []string, ofLimit bool) ([]api.ThresholdLevel, error) {
 	usual := []string{"warning", "critical"}
@@ -167,7 +173,7 @@ func levelsOf(list []string, ofLimit bool) ([]api.ThresholdLevel, error) {
 		}
 		number = strings.TrimSuffix(strings.TrimSpace(number), "%")
 		n, err := strconv.ParseFloat(number, 64)
-		if err != nil {
+		if err != nil || !finite(n) {
 			return nil, fmt.Errorf("%q is no number, and no name=number", text)
 		}
 		l := api.ThresholdLevel{Name: strings.TrimSpace(name), Value: n}
