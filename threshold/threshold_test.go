@@ -50,6 +50,15 @@ type epoch struct {
 
 func newWatchtower(t *testing.T) *watchtower {
 	t.Helper()
+	w := newTower(t)
+	w.open()
+	t.Cleanup(func() { w.stop(); w.Close() })
+	return w
+}
+
+// newTower has no thresholds opened yet.
+func newTower(t *testing.T) *watchtower {
+	t.Helper()
 	w := &watchtower{t: t, path: filepath.Join(t.TempDir(), "ledger.db"), now: begin, epochs: map[odometer.InstanceID]*epoch{}, stop: func() {}}
 	l, err := ledger.Open(t.Context(), ledger.Options{Path: w.path, Clock: w.clock})
 	if err != nil {
@@ -62,8 +71,6 @@ func newWatchtower(t *testing.T) *watchtower {
 		defer w.mu.Unlock()
 		return slices.Clone(w.machines), nil
 	}}
-	w.open()
-	t.Cleanup(func() { w.stop(); w.Close() })
 	return w
 }
 
