@@ -32,7 +32,9 @@ type Channel struct {
 	Kind    ChannelKind
 	Holder  Bound // whose it is: it is told what its holder may see
 	Enabled bool
-	Problem string // why the server disabled it, "" where it did not
+	// Problem is why the server disabled it; of one that is enabled, what of the ledger it
+	// was not told. "" for neither. It is gone when the channel is changed.
+	Problem string
 
 	URL     string      // of webhook, slack and alertmanager
 	To      []string    // addresses of email

@@ -46,6 +46,7 @@ type Violation struct {
 	Threshold ThresholdID
 	Version   uint64 // of the threshold, when it was reached
 	Name      string // of the threshold
+	About     string // its description
 	Holder    Bound  // whose the threshold is
 	Shared    bool   // whether the threshold's violations are seen by whoever sees the usage
 	Level     string
@@ -60,13 +61,15 @@ type Violation struct {
 	Condition Condition
 	Unit      Unit
 	Limit     float64 // the level's value
-	Before    float64 // the value before
+	Before    float64 // the value before that of this change, 0 where there was none lately
 	Value     float64 // the value with which it was reached, or which changed it
 
 	From, To int64  // of a budget's period, or of the event; microseconds
 	Crossed  int64  // when it was reached, by the time of use; microseconds
 	Detected int64  // when that was found; microseconds
 	Changed  int64  // when this change was made; microseconds
+	Ended    int64  // of what recovered: when the value fell back, by the time of use; microseconds, 0 otherwise
+	EndedBy  string // id of the event that did that, "" where none did
 	Reaches  int64  // of a forecast: when the limit is reached; microseconds, 0 otherwise
 	Event    string // id of the event that did it, "" for silence
 	Entry    string // id of the ledger's entry, "" for silence

@@ -16,6 +16,7 @@ type violationJSON struct {
 	Threshold        ThresholdID `json:"threshold_id"`
 	ThresholdVersion uint64      `json:"threshold_version"`
 	Name             string      `json:"threshold_name"`
+	About            *string     `json:"threshold_description"`
 	HolderUser       *UserID     `json:"holder_user_id"`
 	HolderOrg        *OrgID      `json:"holder_org_id"`
 	Shared           bool        `json:"shared"`
@@ -38,6 +39,8 @@ type violationJSON struct {
 	Crossed  *time.Time  `json:"crossed_at"`
 	Detected *time.Time  `json:"detected_at"`
 	Changed  *time.Time  `json:"changed_at"`
+	Ended    *time.Time  `json:"ended_at"`
+	EndedBy  *string     `json:"ended_by_event_id"`
 	Reaches  *time.Time  `json:"reaches_at"`
 	Event    *string     `json:"event_id"`
 	Entry    *string     `json:"entry_id"`
@@ -57,10 +60,10 @@ func (v *Violation) AppendJSON(b []byte) []byte {
 	}
 	j := violationJSON{
 		EventType: ViolationType, Version: "1.0", ID: v.ID, Change: v.Change, Standing: v.Standing,
-		Threshold: v.Threshold, ThresholdVersion: v.Version, Name: v.Name, HolderUser: some(v.Holder.User), HolderOrg: some(v.Holder.Org), Shared: v.Shared, Level: v.Level,
+		Threshold: v.Threshold, ThresholdVersion: v.Version, Name: v.Name, About: some(v.About), HolderUser: some(v.Holder.User), HolderOrg: some(v.Holder.Org), Shared: v.Shared, Level: v.Level,
 		Instance: some(v.Instance), User: some(v.Owner.User), Org: some(v.Owner.Org), Sum: v.Sum,
 		Resource: some(v.Resource), Condition: v.Condition, Unit: v.Unit, Limit: v.Limit, Before: v.Before, Value: v.Value,
-		From: at(v.From), To: at(v.To), Crossed: at(v.Crossed), Detected: at(v.Detected), Changed: at(v.Changed), Reaches: at(v.Reaches),
+		From: at(v.From), To: at(v.To), Crossed: at(v.Crossed), Detected: at(v.Detected), Changed: at(v.Changed), Ended: at(v.Ended), EndedBy: some(v.EndedBy), Reaches: at(v.Reaches),
 		Event: some(v.Event), Entry: some(v.Entry), Late: v.Late, Action: v.Action, Channels: append([]ChannelID{}, v.Channels...),
 	}
 	text, err := json.Marshal(j)

@@ -51,7 +51,7 @@ type Channel struct {
 	User      *odometer.UserID     `json:"user_id"` // whose it is; null with org_id for the operator's
 	Org       *odometer.OrgID      `json:"org_id"`
 	Enabled   bool                 `json:"enabled"`
-	Problem   *string              `json:"problem"`     // why the server disabled it, null where it did not
+	Problem   *string              `json:"problem"`     // why the server disabled it or, while it is enabled, what of the ledger it was not told; null for neither
 	URL       *string              `json:"url"`         // of webhook, slack and alertmanager
 	To        []string             `json:"to"`          // addresses of email
 	Events    []odometer.EventKind `json:"event_types"` // what a webhook is told

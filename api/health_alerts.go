@@ -25,6 +25,7 @@ type NotificationFacts struct {
 	Dead     int       // deliveries that were given up
 	Open     int       // receivers that are left alone for now, since they do not answer
 	Disabled int       // channels that the server disabled
+	Missed   int       // webhooks of usage that were not told all that was booked
 	Err      string    // why nothing is delivered
 	Absent   string    // why there are no notifications, "" where there are
 }
@@ -82,6 +83,9 @@ func judgeNotifications(f *NotificationFacts, now time.Time) Component {
 	}
 	if f.Disabled > 0 {
 		v.note("%s disabled by the server: odometer channel list says why", counted(f.Disabled, "channel was", "channels were"))
+	}
+	if f.Missed > 0 {
+		v.note("%s not told all of the ledger: odometer channel list says why", counted(f.Missed, "webhook was", "webhooks were"))
 	}
 	return v.component(time.Time{})
 }

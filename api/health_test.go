@@ -101,6 +101,7 @@ func TestHealthFromFacts(t *testing.T) {
 		{"notifications that go out", "notifications", Facts{Notifications: &NotificationFacts{Waiting: 9, Oldest: ago(time.Hour)}}, OK, ""},
 		{"a receiver that does not answer", "notifications", Facts{Notifications: &NotificationFacts{Open: 1}}, OK, "1 receiver is left alone for now"},
 		{"what was given up", "notifications", Facts{Notifications: &NotificationFacts{Dead: 2, Disabled: 1}}, OK, "2 deliveries were given up: odometer channel deliveries lists them; 1 channel was disabled"},
+		{"a webhook that missed what was pruned", "notifications", Facts{Notifications: &NotificationFacts{Missed: 1}}, OK, "1 webhook was not told all of the ledger"},
 		{"notifications that cannot be kept", "notifications", Facts{Notifications: &NotificationFacts{Err: "disk full"}}, Degraded, "disk full"},
 		{"notifications whose key is lost", "notifications", Facts{Notifications: &NotificationFacts{Absent: "another key"}}, Failed, "another key"},
 		{"a clock that is behind", "clock", Facts{Clock: &ClockFacts{Set: true, Synchronised: true, Ahead: -6 * time.Minute}}, Degraded, "-6m0s"},

@@ -34,6 +34,7 @@ type Violation struct {
 	Threshold        odometer.ThresholdID `json:"threshold_id"`
 	ThresholdVersion uint64               `json:"threshold_version"` // when it was reached
 	Name             string               `json:"threshold_name"`
+	About            *string              `json:"threshold_description"`
 	HolderUser       *odometer.UserID     `json:"holder_user_id"` // whose the threshold is; null with holder_org_id for the operator's
 	HolderOrg        *odometer.OrgID      `json:"holder_org_id"`
 	Shared           bool                 `json:"shared"` // whether it is seen also by whoever sees the usage
@@ -48,18 +49,20 @@ type Violation struct {
 	Condition odometer.Condition `json:"condition"`
 	Unit      odometer.Unit      `json:"unit"`
 	Limit     float64            `json:"limit"`  // the level's value
-	Before    float64            `json:"before"` // the value before
+	Before    float64            `json:"before"` // the value before that of this change, 0 where there was none lately
 	Value     float64            `json:"value"`  // the value with which it was reached, or which changed it
 
 	From     *time.Time           `json:"from"` // of a budget's period, or of the event
 	To       *time.Time           `json:"to"`
-	Crossed  *time.Time           `json:"crossed_at"`  // when it was reached, by the time of use
-	Detected *time.Time           `json:"detected_at"` // when that was found
-	Changed  *time.Time           `json:"changed_at"`  // when this change was made
-	Reaches  *time.Time           `json:"reaches_at"`  // of a forecast: when the limit is reached; else null
-	Event    *string              `json:"event_id"`    // of the event that did it, null for silence
-	Entry    *string              `json:"entry_id"`    // of the ledger's entry, null for silence
-	Late     bool                 `json:"late"`        // found by an event that came after later ones
+	Crossed  *time.Time           `json:"crossed_at"`        // when it was reached, by the time of use
+	Detected *time.Time           `json:"detected_at"`       // when that was found
+	Changed  *time.Time           `json:"changed_at"`        // when this change was made
+	Ended    *time.Time           `json:"ended_at"`          // when the value fell back, by the time of use; null for what has not
+	EndedBy  *string              `json:"ended_by_event_id"` // of the event that did that, null where none did
+	Reaches  *time.Time           `json:"reaches_at"`        // of a forecast: when the limit is reached; else null
+	Event    *string              `json:"event_id"`          // of the event that did it, null for silence
+	Entry    *string              `json:"entry_id"`          // of the ledger's entry, null for silence
+	Late     bool                 `json:"late"`              // found by an event that came after later ones
 	Action   odometer.Notify      `json:"action"`
 	Channels []odometer.ChannelID `json:"channels"` // that it tells
 }
@@ -84,10 +87,10 @@ func violationOf(v *odometer.Violation) Violation {
 	}
 	return Violation{
 		EventType: odometer.ViolationType, Version: "1.0", ID: v.ID, Change: v.Change, Standing: v.Standing,
-		Threshold: v.Threshold, ThresholdVersion: v.Version, Name: v.Name, HolderUser: named(v.Holder.User), HolderOrg: named(v.Holder.Org), Shared: v.Shared, Level: v.Level,
+		Threshold: v.Threshold, ThresholdVersion: v.Version, Name: v.Name, About: named(v.About), HolderUser: named(v.Holder.User), HolderOrg: named(v.Holder.Org), Shared: v.Shared, Level: v.Level,
 		Instance: named(v.Instance), User: named(v.Owner.User), Org: named(v.Owner.Org), Sum: v.Sum,
 		Resource: named(v.Resource), Condition: v.Condition, Unit: v.Unit, Limit: v.Limit, Before: v.Before, Value: v.Value,
-		From: at(v.From), To: at(v.To), Crossed: at(v.Crossed), Detected: at(v.Detected), Changed: at(v.Changed), Reaches: at(v.Reaches),
+		From: at(v.From), To: at(v.To), Crossed: at(v.Crossed), Detected: at(v.Detected), Changed: at(v.Changed), Ended: at(v.Ended), EndedBy: named(v.EndedBy), Reaches: at(v.Reaches),
 		Event: named(v.Event), Entry: named(v.Entry), Late: v.Late, Action: v.Action, Channels: append([]odometer.ChannelID{}, v.Channels...),
 	}
 }

@@ -21,7 +21,7 @@ type Webhook struct {
 	User      *odometer.UserID     `json:"user_id"`     // whose it is; null with org_id for the operator's
 	Org       *odometer.OrgID      `json:"org_id"`
 	Enabled   bool                 `json:"enabled"`
-	Problem   *string              `json:"problem"` // why the server disabled it, null where it did not
+	Problem   *string              `json:"problem"` // why the server disabled it or, while it is enabled, what of the ledger it was not told; null for neither
 	Version   uint64               `json:"version" schema:"minimum=1"`
 	CreatedAt time.Time            `json:"registered_at"`
 	UpdatedAt time.Time            `json:"updated_at"`

@@ -67,16 +67,19 @@ func (l *Ledger) Booked(ctx context.Context, after, upTo int64, limit int) (entr
 }
 
 // Removed returns how many records between two cursors were pruned, of which some may have
-// booked nothing: what one who followed the ledger from one to the other may have missed.
-// A record that lies in part before the first counts.
+// booked nothing: what one may have missed whom [Ledger.Follow] has just led from one to the
+// other. A record that lies in part before the first counts.
 func (l *Ledger) Removed(ctx context.Context, after, upTo string) (records int64, err error) {
-	from, err := parseCursor(after)
+	from, _, err := parseCursor(after)
 	if err != nil {
 		return 0, err
 	}
-	to, err := parseCursor(upTo)
+	to, _, err := parseCursor(upTo)
 	if err != nil {
 		return 0, err
+	}
+	if l.tail.has(from) {
+		return 0, nil
 	}
 	if records, err = removedOf(ctx, l.read, max(from.id, 1)-1, to.id-1); err != nil {
 		return 0, fmt.Errorf("count what was pruned: %w", err)

@@ -53,7 +53,7 @@ func TestWhatWasPrunedIsCountedToReaders(t *testing.T) {
 			if gone == 0 && !slices.Equal(ids, all[len(all)-len(ids):]) {
 				t.Errorf("day %d, after %d: got %d entries, want the last of all", day, after, len(ids))
 			}
-			if n, err := d.Removed(t.Context(), spot{id: after + 1}.cursor(), spot{id: end + 1}.cursor()); err != nil || n != gone {
+			if n, err := d.Removed(t.Context(), spot{id: after + 1}.cursor(1), spot{id: end + 1}.cursor(1)); err != nil || n != gone {
 				t.Errorf("day %d, by cursor after %d: told of %d removed, %v, %d are", day, after, n, err, gone)
 			}
 		}
@@ -65,10 +65,10 @@ func TestWhatWasPrunedIsCountedToReaders(t *testing.T) {
 		after, upTo string
 		want        int64
 	}{
-		"from the beginning":                          {"", spot{id: 2}.cursor(), 1},
-		"a record of which some was read":             {spot{id: 1, index: 1}.cursor(), spot{id: 2}.cursor(), 1},
-		"nothing in between":                          {spot{id: 2}.cursor(), spot{id: 2}.cursor(), 0},
-		"one record, of which some was read in a row": {spot{id: 1, index: 1}.cursor(), spot{id: 1, index: 2}.cursor(), 0},
+		"from the beginning":                          {"", spot{id: 2}.cursor(1), 1},
+		"a record of which some was read":             {spot{id: 1, index: 1}.cursor(1), spot{id: 2}.cursor(1), 1},
+		"nothing in between":                          {spot{id: 2}.cursor(1), spot{id: 2}.cursor(1), 0},
+		"one record, of which some was read in a row": {spot{id: 1, index: 1}.cursor(1), spot{id: 1, index: 2}.cursor(1), 0},
 	} {
 		if n, err := d.Removed(t.Context(), c.after, c.upTo); err != nil || n != c.want {
 			t.Errorf("%s: got %d, %v, want %d", what, n, err, c.want)
@@ -88,5 +88,44 @@ func TestAReaderBeyondTheEnd(t *testing.T) {
 	_, end, _ := d.booked(0)
 	if _, _, last, removed, err := d.Booked(t.Context(), end+1, 0, 10); !errors.Is(err, odometer.ErrConflict) || last != end+1 || removed != 0 {
 		t.Errorf("got %v at %d, want it refused", err, last)
+	}
+}
+
+// TestFollowersFromMemoryHaveNoGap: where nobody followed the ledger until records were
+// pruned, what is kept in memory does not go on over what is gone, and the next who follows
+// from there can tell.
+func TestFollowersFromMemoryHaveNoGap(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-a", "host-1", base)
+	d.send(m.next(30*sec, 1e6, 1))
+	follow := func(after string) (n int, next string, removed int64) {
+		t.Helper()
+		list, next, err := d.Follow(t.Context(), odometer.EntryQuery{After: after})
+		if err == nil {
+			removed, err = d.Removed(t.Context(), after, next)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list), next, removed
+	}
+	_, at, _ := follow("") // the tail begins
+	if n, _, _ := follow(at); n != 0 {
+		t.Fatalf("got %d entries, want none yet", n)
+	}
+	for range 3 {
+		d.send(m.next(30*sec, 1e6, 1))
+	}
+	d.publishAll()
+	if n := d.prune(d.now.AddDate(0, 0, 2), nil).Records; n != 3 {
+		t.Fatalf("%d records were pruned, want 3", n)
+	}
+	n, next, removed := follow(at)
+	if n != 1 || removed != 2 {
+		t.Errorf("got %d entries and %d removed, want the last and 2", n, removed)
+	}
+	d.send(m.next(30*sec, 1e6, 1))
+	if n, _, removed := follow(next); n != 1 || removed != 0 {
+		t.Errorf("then: got %d entries and %d removed, want 1 and 0", n, removed)
 	}
 }

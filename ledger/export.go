@@ -258,7 +258,7 @@ func instanceIDs(ctx context.Context, tx queryer, query string, args ...any) (id
 // End returns the cursor after everything that is booked.
 func (l *Ledger) End(ctx context.Context) (string, error) {
 	at, err := endOf(ctx, l.read)
-	return at.cursor(), err
+	return at.cursor(l.gen), err
 }
 
 func endOf(ctx context.Context, db queryer) (s spot, err error) {
@@ -276,10 +276,10 @@ func endOf(ctx context.Context, db queryer) (s spot, err error) {
 func (l *Ledger) EachEntry(ctx context.Context, q odometer.EntryQuery, each func(*odometer.Entry) error) error {
 	x := entryExport{q: q}
 	var err error
-	if x.from, err = parseCursor(q.After); err != nil {
+	if x.from, err = l.place(ctx, q.After); err != nil {
 		return err
 	}
-	if x.end, err = parseCursor(q.Before); err == nil && q.Before == "" {
+	if x.end, err = l.place(ctx, q.Before); err == nil && q.Before == "" {
 		x.end, err = endOf(ctx, l.read)
 	}
 	for err == nil && x.from.compare(x.end) < 0 {

@@ -275,7 +275,7 @@ func TestWhoFollowsIsToldEachOnce(t *testing.T) {
 			}
 		}
 	}
-	if _, _, err := d.Follow(t.Context(), odometer.EntryQuery{After: spot{id: math.MaxInt32}.cursor()}); !errors.Is(err, odometer.ErrInvalid) {
+	if _, _, err := d.Follow(t.Context(), odometer.EntryQuery{After: spot{id: math.MaxInt32}.cursor(1)}); !errors.Is(err, odometer.ErrInvalid) {
 		t.Errorf("a cursor of another ledger: got %v, want ErrInvalid", err)
 	}
 }

@@ -23,7 +23,8 @@ const (
 	followAtOnce = 500
 )
 
-// tail is the end of the journal, as far as anybody followed it.
+// tail is the end of the journal, as far as anybody followed it. It has all of it, though
+// the journal may be pruned meanwhile.
 type tail struct {
 	mu   sync.Mutex
 	list []tailed
@@ -42,7 +43,7 @@ type tailed struct {
 // which they were booked, and the cursor up to which it looked: where that is q.After,
 // nothing more is booked.
 func (l *Ledger) Follow(ctx context.Context, q odometer.EntryQuery) ([]odometer.Followed, string, error) {
-	from, err := parseCursor(q.After)
+	from, err := l.place(ctx, q.After)
 	if err != nil {
 		return nil, "", err
 	}
@@ -59,7 +60,7 @@ func (l *Ledger) Follow(ctx context.Context, q odometer.EntryQuery) ([]odometer.
 	if to.compare(from) <= 0 {
 		return nil, q.After, nil
 	}
-	return list, to.cursor(), nil
+	return list, to.cursor(l.gen), nil
 }
 
 // after returns what the tail has after a spot; known is false where that lies before
@@ -80,6 +81,9 @@ func (t *tail) after(ctx context.Context, l *Ledger, from spot, q *odometer.Entr
 		if err := t.read(ctx, l); err != nil {
 			return nil, spot{}, false, err
 		}
+		if from.compare(t.from) < 0 { // it began anew
+			return nil, spot{}, false, nil
+		}
 	}
 	at, _ := slices.BinarySearchFunc(t.list, from, func(e tailed, s spot) int {
 		if e.after.compare(s) <= 0 {
@@ -92,10 +96,17 @@ func (t *tail) after(ctx context.Context, l *Ledger, from spot, q *odometer.Entr
 			return list, to, true, nil
 		}
 		if to = e.after; q.Wants(&e.what) {
-			list = append(list, odometer.Followed{Cursor: e.after.cursor(), Entry: e.text})
+			list = append(list, odometer.Followed{Cursor: e.after.cursor(l.gen), Entry: e.text})
 		}
 	}
 	return list, t.to, true, nil
+}
+
+// has reports whether everything after a spot was told from memory.
+func (t *tail) has(s spot) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.to != spot{} && s.compare(t.from) >= 0
 }
 
 // read adds what was booked since.
@@ -107,6 +118,12 @@ func (t *tail) read(ctx context.Context, l *Ledger) error {
 	defer tx.end(ctx)
 	end, err := endOf(ctx, tx)
 	if err != nil || end.compare(t.to) <= 0 {
+		return err
+	}
+	if removed, err := removedOf(ctx, tx, t.to.id-1, end.id-1); err != nil || removed > 0 { // nobody followed for days: it has no gap
+		if err == nil {
+			t.list, t.from, t.to = nil, end, end
+		}
 		return err
 	}
 	var news []tailed
@@ -166,7 +183,7 @@ func (l *Ledger) catchUp(ctx context.Context, from spot, q *odometer.EntryQuery)
 			if after.compare(from) <= 0 || !q.Wants(&booked[i]) {
 				continue
 			}
-			list = append(list, odometer.Followed{Cursor: after.cursor(), Entry: booked[i].AppendJSON(nil)})
+			list = append(list, odometer.Followed{Cursor: after.cursor(l.gen), Entry: booked[i].AppendJSON(nil)})
 			if len(list) == followAtOnce {
 				return list, after, nil
 			}

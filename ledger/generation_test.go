@@ -1,7 +1,10 @@
 package ledger
 
 import (
+	"encoding/base64"
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -107,5 +110,96 @@ func TestNoNumberIsGivenToTwoEntries(t *testing.T) {
 	}
 	if len(seen) != 5+3*3 {
 		t.Errorf("entries published: got %d, want %d", len(seen), 5+3*3)
+	}
+}
+
+// TestACursorFromBeforeTheRestore: whoever kept a cursor outside of a ledger that was
+// restored is led on where the backup has what he read, and refused where it has not,
+// though the ledger has grown past the place since.
+func TestACursorFromBeforeTheRestore(t *testing.T) {
+	d := newDesk(t)
+	m := newMeter("vm-a", "host-1", base)
+	send := func(m *meter, n int) {
+		for range n {
+			d.send(m.next(30*sec, 1e6, 1))
+		}
+	}
+	// end is the cursor after all that is booked, mid the one before the last entry.
+	where := func() (mid, end string) {
+		t.Helper()
+		list, next, err := d.Follow(t.Context(), odometer.EntryQuery{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list[len(list)-2].Cursor, next
+	}
+	// leads asks in every way what comes after a cursor: nil where it is refused.
+	leads := func(cursor string) (ids []odometer.EntryID) {
+		t.Helper()
+		q := odometer.EntryQuery{After: cursor, Limit: 100}
+		list, _, err := d.Entries(t.Context(), q)
+		followed, _, err2 := d.Follow(t.Context(), q)
+		var each []odometer.EntryID
+		err3 := d.EachEntry(t.Context(), q, func(e *odometer.Entry) error { each = append(each, e.ID); return nil })
+		if errors.Is(err, odometer.ErrInvalid) && errors.Is(err2, odometer.ErrInvalid) && errors.Is(err3, odometer.ErrInvalid) {
+			return nil
+		}
+		if err := errors.Join(err, err2, err3); err != nil {
+			t.Fatal(err)
+		}
+		ids = []odometer.EntryID{}
+		for i := range list {
+			ids = append(ids, list[i].ID)
+		}
+		if len(followed) != len(ids) || !slices.Equal(each, ids) {
+			t.Fatalf("after %s: got %v, %d that follow and %v of all", cursor, ids, len(followed), each)
+		}
+		return ids
+	}
+	send(m, 3)
+	mid, end := where()
+	copied := t.TempDir() + "/backup"
+	if _, err := Backup(t.Context(), d.path, copied); err != nil {
+		t.Fatal(err)
+	}
+	spool, again := d.pos, *m
+	send(m, 2)
+	lostMid, lostEnd := where()
+	for round := range 2 { // from one backup, twice
+		d.now = d.now.Add(2 * time.Minute)
+		d.restore(copied)
+		d.pos = spool
+		more := again
+		send(&more, 4)
+		ids := leads("")
+		if len(ids) != 7 {
+			t.Fatalf("round %d: got the entries %v, want 7", round, ids)
+		}
+		if got := leads(mid); !slices.Equal(got, ids[2:]) {
+			t.Errorf("round %d: within the backup: got %v of %v", round, got, ids)
+		}
+		if got := leads(end); !slices.Equal(got, ids[3:]) {
+			t.Errorf("round %d: at the end of the backup: got %v of %v", round, got, ids)
+		}
+		for _, cursor := range []string{lostMid, lostEnd} {
+			if got := leads(cursor); got != nil {
+				t.Errorf("round %d: beyond the backup: got %v, want it refused", round, got)
+			}
+		}
+		lostMid, lostEnd = where()
+		if got := leads(lostEnd); got == nil || len(got) != 0 {
+			t.Errorf("round %d: given out since: got %v, want nothing more", round, got)
+		}
+		if got := leads(lostMid); len(got) != 1 {
+			t.Errorf("round %d: given out since: got %v, want the last", round, got)
+		}
+	}
+	if _, _, err := d.Follow(t.Context(), odometer.EntryQuery{After: spot{id: 1, index: 1}.cursor(d.gen + 1)}); !errors.Is(err, odometer.ErrInvalid) {
+		t.Errorf("of a later generation: got %v, want it refused", err)
+	}
+	for _, wrong := range []string{"1.1.0", "1.1.-1", "1.1.x", "1.1.1.1"} {
+		if _, _, err := parseCursor(base64.RawURLEncoding.EncodeToString([]byte(wrong))); !errors.Is(err, odometer.ErrInvalid) {
+			t.Errorf("%s: got %v, want it refused", wrong, err)
+		}
 	}
 }

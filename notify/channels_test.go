@@ -318,6 +318,9 @@ func TestATest(t *testing.T) {
 	if len(list) != 2 || list[0].State != odometer.DeliveryDead || list[1].State != odometer.DeliveryDelivered || list[0].Kind != "" || list[0].Last.Status != 500 {
 		t.Errorf("got %+v, want both on record", list)
 	}
+	if dead := w.Stats().Dead; dead != 0 {
+		t.Errorf("got %d that were given up, want a test to be none of them", dead)
+	}
 	if _, err := w.Retry(t.Context(), admin, c.ID, ""); err != nil {
 		t.Fatal(err)
 	}

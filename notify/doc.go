@@ -4,7 +4,8 @@
 // It follows two logs with cursors: the changes of violations, and the ledger's entries
 // for each webhook of usage. What a channel is to be told is a delivery in the outbox,
 // written in the transaction that moves the cursor; the id of the delivery is the
-// idempotency key under which the receiver sees it, at every attempt. An attempt is
+// idempotency key under which the receiver sees it, at every attempt, and a webhook's follows
+// from what is told, so that a ledger restored from a backup repeats it. An attempt is
 // claimed under the ledger's fence before it is made, for longer than it can last: of two
 // servers one makes it, and what a crash leaves open is made again, under the same id,
 // when its claim has ended.

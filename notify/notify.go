@@ -68,6 +68,9 @@ type Entries interface {
 	News() <-chan struct{}
 	// End returns the cursor after everything that is booked.
 	End(ctx context.Context) (cursor string, err error)
+	// Removed returns how many records of the ledger's journal between two cursors were
+	// pruned: Follow leaves them out.
+	Removed(ctx context.Context, after, upTo string) (records int64, err error)
 }
 
 // Options say where notifications lie and what they follow.
@@ -272,6 +275,11 @@ func (n *Notifier) poke() {
 func newID(prefix string, chars int) string {
 	b := make([]byte, (chars*5+7)/8)
 	rand.Read(b) // never fails
+	return idOf(prefix, b, chars)
+}
+
+// idOf returns an id of so many characters of the bits of b.
+func idOf(prefix string, b []byte, chars int) string {
 	return prefix + strings.ToLower(base32.StdEncoding.EncodeToString(b))[:chars]
 }
 

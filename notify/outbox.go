@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -102,13 +103,24 @@ func laneOf(k odometer.ChannelKind, v *odometer.Violation) string {
 	return string(odometer.EventViolation) + " " + subjectOf(v)
 }
 
-// put adds a delivery at the end of the outbox. It is told at once where nothing of its
-// lane waits.
+// deliveryID is the id of what a webhook is told of an event, for ever: in a ledger that
+// was restored from a backup, too, so that a receiver knows what it has. What others are
+// told may go into a digest, and has an id of its own each time.
+func deliveryID(channel odometer.ChannelID, kind odometer.EventKind, what string) odometer.DeliveryID {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s", channel, kind, what))
+	return odometer.DeliveryID(idOf("dlv_", sum[:], 26))
+}
+
+// put adds a delivery at the end of the outbox, under a new id where it has none. It is
+// told at once where nothing of its lane waits. What is there under its id is not told
+// again.
 func put(ctx context.Context, tx *sql.Tx, now int64, channel odometer.ChannelID, d *delivery) error {
-	d.id = odometer.DeliveryID(newID("dlv_", 26))
+	if d.id == "" {
+		d.id = odometer.DeliveryID(newID("dlv_", 26))
+	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO notify_deliveries (number, id, channel, kind, lane, subject, event, events, urgent, state, head, attempts, next_us, since_us, created_us, done_us, reason, body)
 		VALUES ((SELECT coalesce(max(number), 0) + 1 FROM notify_deliveries), ?, ?, ?, ?, ?, ?, ?, ?, 'waiting',
-			(SELECT count(*) FROM (SELECT 1 FROM notify_deliveries WHERE channel = ? AND lane = ? AND state = 'waiting' LIMIT 1) w) = 0, 0, ?, ?, ?, 0, '', ?)`,
+			(SELECT count(*) FROM (SELECT 1 FROM notify_deliveries WHERE channel = ? AND lane = ? AND state = 'waiting' LIMIT 1) w) = 0, 0, ?, ?, ?, 0, '', ?) ON CONFLICT (id) DO NOTHING`,
 		string(d.id), string(channel), string(d.kind), d.lane, d.subject, d.event, d.events, flag(d.urgent), string(channel), d.lane, now, now, now, d.body)
 	return err
 }
@@ -132,6 +144,7 @@ type usageNews struct {
 	after   string
 	list    []odometer.Followed
 	next    string
+	missed  string // what of the ledger it can no longer be told, "" for nothing
 }
 
 // look reads what is new, before the transaction that takes it up: entries of usage only
@@ -216,31 +229,42 @@ func (n *Notifier) lookForUsage(ctx context.Context, w *news) error {
 		if seen.stored != after {
 			seen = position{stored: after, at: after, since: n.clock()}
 		}
+		missed := ""
 		list, next, err := n.o.Entries.Follow(ctx, odometer.EntryQuery{After: seen.at, View: &view})
-		if errors.Is(err, odometer.ErrInvalid) { // it stands for nothing in this ledger
+		if over := usageWaiting - waiting; err == nil && len(list) > over {
+			list = list[:over]
+			next = list[over-1].Cursor
+		}
+		switch {
+		case errors.Is(err, odometer.ErrInvalid): // it stands for nothing in this ledger
 			n.logger.Error("a webhook's place in the ledger is unknown; it goes on with what is booked from now on", "channel", c.ID, "err", err)
+			missed = "its place in the ledger was unknown: of what was booked before " + n.said() + " it may not have been told all"
 			list = nil
 			next, err = n.o.Entries.End(ctx)
-			seen.since = time.Time{}
+		case err == nil:
+			var removed int64
+			if removed, err = n.o.Entries.Removed(ctx, seen.at, next); removed > 0 {
+				n.logger.Error("records of the journal were pruned before a webhook was told of them; it goes on with what is left", "channel", c.ID, "records", removed)
+				missed = "the ledger's journal was pruned before it was told all of it, as was found at " + n.said()
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("webhook %s: %w", c.ID, err)
 		}
-		if over := usageWaiting - waiting; len(list) > over {
-			list = list[:over]
-			next = list[over-1].Cursor
-		}
-		if len(list) == 0 && n.clock().Sub(seen.since) < usageKept {
+		if len(list) == 0 && missed == "" && n.clock().Sub(seen.since) < usageKept {
 			seen.at = next
 			n.seenTo[c.ID] = seen
 			continue
 		}
-		if next != after {
-			w.usage = append(w.usage, usageNews{c.ID, after, list, next})
+		if next != after || missed != "" {
+			w.usage = append(w.usage, usageNews{c.ID, after, list, next, missed})
 		}
 	}
 	return nil
 }
+
+// said is the time as it is told to people.
+func (n *Notifier) said() string { return n.clock().UTC().Format(time.RFC3339) }
 
 // take puts what is new into the outbox and moves the cursors, unless somebody moved
 // them meanwhile.
@@ -262,6 +286,11 @@ func (n *Notifier) take(ctx context.Context, tx *sql.Tx, now int64, w *news) err
 			}
 			continue
 		}
+		if u.missed != "" {
+			if _, err := tx.ExecContext(ctx, `UPDATE notify_channels SET problem = ?, version = version + 1, changed_us = ? WHERE id = ?`, u.missed, now, string(u.channel)); err != nil {
+				return err
+			}
+		}
 		for j := range u.list {
 			e, err := odometer.DecodeEntry(u.list[j].Entry)
 			if err != nil {
@@ -269,7 +298,7 @@ func (n *Notifier) take(ctx context.Context, tx *sql.Tx, now int64, w *news) err
 			}
 			event := e.CloudEvent()
 			err = put(ctx, tx, now, u.channel, &delivery{
-				kind: odometer.EventUsage, lane: string(odometer.EventUsage) + " " + event.Subject, subject: event.Subject, event: event.ID, events: 1,
+				id: deliveryID(u.channel, odometer.EventUsage, event.ID), kind: odometer.EventUsage, lane: string(odometer.EventUsage) + " " + event.Subject, subject: event.Subject, event: event.ID, events: 1,
 				body: string(event.AppendJSON(nil)),
 			})
 			if err != nil {
@@ -354,8 +383,12 @@ func (n *Notifier) takeChange(ctx context.Context, tx *sql.Tx, now int64, c *odo
 			return err
 		}
 	}
-	return put(ctx, tx, now, c.ID, &delivery{
+	d := &delivery{
 		kind: odometer.EventViolation, lane: laneOf(c.Kind, v), subject: subjectOf(v), event: eventID(v), events: 1,
 		urgent: v.Action == odometer.ActionAlert, body: body,
-	})
+	}
+	if c.Kind == odometer.ChannelWebhook { // of a change that came to something else, a receiver has not heard
+		d.id = deliveryID(c.ID, d.kind, fmt.Sprintf("%s %s %v", d.event, v.Standing, v.Limit))
+	}
+	return put(ctx, tx, now, c.ID, d)
 }

@@ -15,7 +15,7 @@ CREATE TABLE notify_channels (
   usr        TEXT   NOT NULL, -- whose it is; '' and '' for the operator's
   org        TEXT   NOT NULL,
   enabled    BIGINT NOT NULL, -- 1 or 0
-  problem    TEXT   NOT NULL, -- why the server disabled it
+  problem    TEXT   NOT NULL, -- why the server disabled it, or what it was not told
   url        TEXT   NOT NULL, -- of Slack's only what may be shown; the whole is a secret
   recipients TEXT   NOT NULL, -- with spaces between them
   events     TEXT   NOT NULL, -- with spaces between them

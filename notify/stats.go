@@ -22,6 +22,7 @@ type Stats struct {
 	Oldest   time.Time       // when the oldest that waits was made, zero for none
 	Open     int             // breakers that are open: receivers that do not answer
 	Disabled int             // channels that the server disabled
+	Missed   int             // webhooks of usage that were not told all that was booked, until they are changed
 	Err      string          // why deliveries wait: the last transaction failed; "" when it went through
 }
 
@@ -86,8 +87,9 @@ func (n *Notifier) keepUp(ctx context.Context, now int64) error {
 func (n *Notifier) count(ctx context.Context) error {
 	var s Stats
 	var oldest int64
-	err := n.db.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM notify_deliveries WHERE state = 'waiting'), (SELECT count(*) FROM notify_deliveries WHERE state = 'dead'),
-		(SELECT coalesce(min(created_us), 0) FROM notify_deliveries WHERE state = 'waiting'), (SELECT count(*) FROM notify_channels WHERE problem <> '')`).Scan(&s.Waiting, &s.Dead, &oldest, &s.Disabled)
+	err := n.db.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM notify_deliveries WHERE state = 'waiting'), (SELECT count(*) FROM notify_deliveries WHERE state = 'dead' AND kind <> ''),
+		(SELECT coalesce(min(created_us), 0) FROM notify_deliveries WHERE state = 'waiting'), (SELECT count(*) FROM notify_channels WHERE problem <> '' AND enabled = 0),
+		(SELECT count(*) FROM notify_channels WHERE problem <> '' AND enabled = 1)`).Scan(&s.Waiting, &s.Dead, &oldest, &s.Disabled, &s.Missed)
 	if err != nil {
 		return err
 	}

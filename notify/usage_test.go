@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -137,9 +138,143 @@ func TestAPlaceThatIsUnknown(t *testing.T) {
 	if got, all := told(t, r, "vm-1"), told(t, other, "vm-1"); len(got) != 3 || len(all) != 5 {
 		t.Errorf("got %d entries of 3, and %d of 5 at the other", len(got), len(all))
 	}
-	if !strings.Contains(w.texts.String(), "a webhook's place in the ledger is unknown") {
-		t.Errorf("got the log %q, want it said", w.texts.String())
+	if strings.Count(w.texts.String(), "a webhook's place in the ledger is unknown") != 1 {
+		t.Errorf("got the log %q, want it said once", w.texts.String())
 	}
+	w.missed(c, "its place in the ledger was unknown: of what was booked before 2026-11-27T12:00:00Z it may not have been told all")
+}
+
+// missed wants a webhook of several, and no other, to say what of the ledger it was not
+// told, until it is changed.
+func (w *office) missed(c odometer.Channel, problem string) {
+	w.t.Helper()
+	list, err := w.List(w.t.Context(), admin.Caller, odometer.ChannelQuery{})
+	if err != nil || len(list) < 2 {
+		w.t.Fatalf("got %d channels, %v", len(list), err)
+	}
+	for _, is := range list {
+		if is.ID != c.ID && is.Problem != "" {
+			w.t.Errorf("%s has the problem %q, want none", is.ID, is.Problem)
+		}
+		if is.ID == c.ID {
+			if is.Problem != problem || !is.Enabled || is.Version <= c.Version {
+				w.t.Errorf("got %+v, want it enabled, of another version, with the problem %q", is, problem)
+			}
+			c = is
+		}
+	}
+	count := func() Stats {
+		w.t.Helper()
+		if err := w.count(w.t.Context()); err != nil {
+			w.t.Fatal(err)
+		}
+		return w.Stats()
+	}
+	if got := count(); got.Missed != 1 || got.Disabled != 0 {
+		w.t.Errorf("got %+v, want one that missed something", got)
+	}
+	is, err := w.Update(w.t.Context(), admin, c, c.Version)
+	if err != nil || is.Problem != "" {
+		w.t.Errorf("changed: got the problem %q, %v, want none", is.Problem, err)
+	}
+	if got := count(); got.Missed != 0 {
+		w.t.Errorf("changed: got %+v, want none that missed something", got)
+	}
+}
+
+// prune removes the whole journal but for what is kept of each partition, once a feed has
+// published it.
+func (b *book) prune() int64 {
+	b.t.Helper()
+	for {
+		entries, at, err := b.FeedAfter(b.t.Context(), "usage", 100)
+		if err == nil && len(entries) > 0 {
+			err = b.FeedAdvance(b.t.Context(), "usage", at, "stream-1", 1, 1)
+		}
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if len(entries) == 0 {
+			break
+		}
+	}
+	r, err := b.Prune(b.t.Context(), ledger.PruneOptions{Before: time.Now().AddDate(0, 0, 2), Key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return r.Records
+}
+
+// TestPrunedBeforeAWebhookWasTold: a webhook that was disabled until records were pruned
+// is told what is left, in order, and says that this is not all; one that was told before
+// says nothing, and neither does the other again. What the ledger has in memory it is told
+// nevertheless.
+func TestPrunedBeforeAWebhookWasTold(t *testing.T) {
+	for name, restarted := range map[string]bool{"from memory": false, "after a restart": true} {
+		t.Run(name, func(t *testing.T) { prunedBeforeTold(t, restarted) })
+	}
+}
+
+func prunedBeforeTold(t *testing.T, restarted bool) {
+	w := newOffice(t, Options{})
+	b := newBook(t, w.o.Path)
+	w.o.Entries, w.o.Owns = b.Ledger, b.Owns
+	w.restart()
+	r, other := newReceiver(t, nil), newReceiver(t, nil)
+	usage := []odometer.EventKind{odometer.EventUsage}
+	c, _ := w.create(odometer.Channel{Kind: odometer.ChannelWebhook, URL: r.URL, Events: usage})
+	w.create(odometer.Channel{Kind: odometer.ChannelWebhook, URL: other.URL, Events: usage})
+	set := func(enabled bool) {
+		t.Helper()
+		var err error
+		c.Enabled = enabled
+		if c, err = w.Update(t.Context(), admin, c, c.Version); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.record("vm-1", "acme", 2)
+	w.rest()
+	set(false)
+	for range 3 {
+		b.record("vm-1", "acme", 2)
+	}
+	w.rest()
+	if n := b.prune(); n == 0 {
+		t.Fatal("nothing was pruned")
+	}
+	if restarted {
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		again, err := ledger.Open(t.Context(), ledger.Options{Path: w.o.Path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { again.Close() })
+		b.Ledger = again
+		w.o.Entries, w.o.Owns = again, again.Owns
+		w.restart()
+	}
+	set(true)
+	w.rest()
+	b.record("vm-1", "acme", 1)
+	w.rest()
+	w.after(2 * usageKept)
+	w.rest()
+	got, all := told(t, r, "vm-1"), told(t, other, "vm-1")
+	if !restarted {
+		if len(all) != 9 || !slices.Equal(got, all) || strings.Contains(w.texts.String(), "pruned") {
+			t.Errorf("got %v of %v, want all, and nothing said", got, all)
+		}
+		return
+	}
+	if len(all) != 9 || !slices.Equal(got, append(slices.Clone(all[:2]), all[6:]...)) {
+		t.Errorf("got %v of %v, want the first two and the last three", got, all)
+	}
+	if strings.Count(w.texts.String(), "pruned before a webhook was told of them") != 1 || !strings.Contains(w.texts.String(), "records=2") {
+		t.Errorf("got the log %q, want 2 records in it, once", w.texts.String())
+	}
+	w.missed(c, "the ledger's journal was pruned before it was told all of it, as was found at 2026-11-27T12:00:00Z")
 }
 
 // TestANumberThatIsNone stops nobody from being told.

@@ -146,7 +146,9 @@ func (f *fold) elapse(keep int64) {
 			}
 			for i := range s.Levels {
 				if l := &s.Levels[i]; l.open() {
-					f.turn(l.Now, odometer.StandingRecovered, seen{value: inUnits(w.Threshold, s.Sum)})
+					at := f.still(inUnits(w.Threshold, s.Sum))
+					at.to = s.End
+					f.turn(l.Now, odometer.StandingRecovered, at)
 					f.touch(w, s)
 				}
 			}

@@ -51,10 +51,20 @@ func (t *Thresholds) Test(ctx context.Context, by odometer.Caller, d odometer.Th
 		f.changes = nil
 		clear(f.touched)
 	}
+	last := map[odometer.InstanceID]seen{}
+	f.previous = func(_ *watch, e *odometer.Entry) (float64, error) {
+		if at := last[e.Event.Instance]; at.to <= e.Event.Span.Start && at.to > e.Event.Span.Start-partsLast {
+			return at.value, nil
+		}
+		return 0, nil
+	}
 	err = t.o.Ledger.EachEntry(ctx, q, func(e *odometer.Entry) error {
 		f.now = max(f.now, e.BookedAt)
 		f.elapse(math.MinInt64)
 		err := f.take(e, 0)
+		if num, den, ok := parts(&d, e); ok && e.Kind != odometer.KindCorrection {
+			last[e.Event.Instance] = seen{value: num / den, to: e.Event.Span.End}
+		}
 		if collect(); err == nil && len(test.Changes) == mostTested {
 			err = errEnough
 		}

@@ -230,3 +230,54 @@ func TestAForecastIsALevel(t *testing.T) {
 	w.use("vm-1", ada, time.Hour, hours(60)) // reached: nothing is left to be foretold
 	w.is("u-ada forecast open 130", "u-ada forecast retracted 93.86", "u-ada 50% open 101", "u-ada 80% open 101", "u-ada 100% open 101")
 }
+
+// TestFromWhichValueAndWhen: a violation says what the value was before, though nothing is
+// remembered of what reaches no level, and when by the time of use and by which event it
+// fell back. What another used is not told.
+func TestFromWhichValueAndWhen(t *testing.T) {
+	w := newWatchtower(t)
+	w.run()
+	d := twoLevels(odometer.Threshold{Scope: odometer.Scoped{All: true}, Resource: odometer.ResourceCPU, Condition: odometer.ConditionPeriod, Unit: odometer.UnitPercent})
+	d.Name, d.Description = "the operator's", "call the one who is on duty"
+	w.create(d)
+	d.Name, d.Holder = "ada's", odometer.Bound{User: "u-ada"}
+	w.create(d)
+	w.use("vm-1", bob, 30*time.Second, cpu(60))
+	for _, percent := range []int64{85, 97, 96, 70} {
+		w.use("vm-1", ada, 30*time.Second, cpu(percent))
+	}
+	ended := w.epochs["vm-1"].at.UnixMicro()
+	w.use("vm-1", ada, 20*time.Minute, map[odometer.Quantity]int64{odometer.GapTime: (20 * time.Minute).Microseconds()})
+	w.use("vm-1", ada, 30*time.Second, cpu(90))
+	w.settled()
+	list, err := w.ChangesAfter(t.Context(), 0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][]string{}
+	for _, v := range list {
+		got[v.Name] = append(got[v.Name], fmt.Sprintf("%s %s %v to %v", v.Level, v.Standing, v.Before, v.Value))
+		if v.About != d.Description {
+			t.Errorf("got the description %q", v.About)
+		}
+		switch v.Standing {
+		case odometer.StandingOpen:
+			if v.Ended != 0 || v.EndedBy != "" {
+				t.Errorf("got %+v, want it not ended", v)
+			}
+		default:
+			if v.Ended != ended || v.EndedBy == "" || v.EndedBy == v.Event {
+				t.Errorf("got %+v, want it ended at %d by the event that did it", v, ended)
+			}
+		}
+	}
+	after := []string{"critical open 85 to 97", "warning recovered 96 to 70", "critical recovered 96 to 70", "warning open 70 to 90"}
+	for name, want := range map[string][]string{
+		"the operator's": append([]string{"warning open 60 to 85"}, after...),
+		"ada's":          append([]string{"warning open 0 to 85"}, after...),
+	} {
+		if !slices.Equal(got[name], want) {
+			t.Errorf("%s: got %q, want %q", name, got[name], want)
+		}
+	}
+}

@@ -8,7 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,8 +64,12 @@ func parseFile(text []byte) (list []odometer.Threshold, err error) {
 	var errs []error
 	names := map[string]int{}
 	for i, item := range items {
-		body, err := json.Marshal(item)
+		err := expressible("", item)
 		var d odometer.Threshold
+		var body []byte
+		if err == nil {
+			body, err = json.Marshal(item)
+		}
 		if err == nil {
 			d, err = odometer.ParseThreshold(body)
 		}
@@ -79,6 +86,28 @@ func parseFile(text []byte) (list []odometer.Threshold, err error) {
 		list = append(list, d)
 	}
 	return list, errors.Join(errs...)
+}
+
+// expressible refuses what YAML can say and JSON cannot, by the field that has it.
+func expressible(field string, v any) error {
+	var errs []error
+	switch v := v.(type) {
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			errs = append(errs, expressible(strings.TrimPrefix(field+"."+name, "."), v[name]))
+		}
+	case []any:
+		for i := range v {
+			errs = append(errs, expressible(fmt.Sprintf("%s[%d]", field, i), v[i]))
+		}
+	case map[any]any:
+		errs = append(errs, odometer.ThresholdProblem{Field: field, Why: "has a field whose name is no text"})
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			errs = append(errs, odometer.ThresholdProblem{Field: field, Why: fmt.Sprintf("%v is no number", v)})
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // fileSeen is a file as it was looked at last.

@@ -21,7 +21,10 @@ type fold struct {
 	// last. Both may be nil.
 	stored  func(w *watch, subject string, period int64) (*state, error)
 	earlier func(w *watch, event string) ([]odometer.Violation, error)
-	recent  int64 // periods that end later are held in memory, if there is anything of them
+	// previous returns what the threshold's value was in the entry of the same instance
+	// before, 0 where there was none lately; nil for never.
+	previous func(w *watch, e *odometer.Entry) (float64, error)
+	recent   int64 // periods that end later are held in memory, if there is anything of them
 
 	changes []odometer.Violation // since the last time, without numbers
 	touched map[place]*watch     // states to be stored
@@ -125,13 +128,23 @@ func (f *fold) check(w *watch, e *odometer.Entry) error {
 	if reached == 0 && s == nil {
 		return nil
 	}
+	fresh := s == nil
 	s = f.state(w, subject)
 	w.of(s, e)
-	if at.to < s.Last && !w.Scope.Sum {
+	at.before, at.late = s.Value, at.to < s.Last && !w.Scope.Sum
+	if fresh || at.late {
+		at.before = 0
+	}
+	if (fresh || at.late) && f.previous != nil {
+		var err error
+		if at.before, err = f.previous(w, e); err != nil {
+			return err
+		}
+	}
+	if at.late {
 		f.checkLate(w, s, at, reached)
 		return nil
 	}
-	at.before = s.Value
 	f.step(w, s, at, reached)
 	s.Value, s.Last = at.value, max(s.Last, at.to)
 	f.touch(w, s)
@@ -234,14 +247,15 @@ func (f *fold) step(w *watch, s *state, at seen, reached uint32) {
 // checkLate compares an event that came after later ones: what it did was over already
 // when it came, unless a violation covers it.
 func (f *fold) checkLate(w *watch, s *state, at seen, reached uint32) {
-	at.late = true
 	for i := range w.Levels {
 		l := s.level(w.Levels[i].Name)
 		covered := l.Now != nil && l.Now.Standing != odometer.StandingRetracted && l.Now.Crossed <= at.to && (l.open() || at.to <= l.Covered)
 		if reached>>i&1 == 0 || covered || w.For > 0 {
 			continue
 		}
-		f.turn(f.cross(w, s, l.Name, w.Levels[i].Value, at, at.event), odometer.StandingRecovered, at)
+		over := at
+		over.before = at.value
+		f.turn(f.cross(w, s, l.Name, w.Levels[i].Value, at, at.event), odometer.StandingRecovered, over)
 	}
 }
 
@@ -264,7 +278,7 @@ func (f *fold) retract(w *watch, e *odometer.Entry) error {
 				if l.open() {
 					l.Since = 0
 				}
-				if l.Now.Standing != odometer.StandingRetracted {
+				if at.before = l.Now.Value; l.Now.Standing != odometer.StandingRetracted {
 					f.turn(l.Now, odometer.StandingRetracted, at)
 					f.touch(w, s)
 				}
@@ -275,6 +289,7 @@ func (f *fold) retract(w *watch, e *odometer.Entry) error {
 		if v.Threshold == w.ID && at.did(&v) && !done[v.ID] {
 			done[v.ID] = true
 			if last := f.lastOf(v.ID); last.Standing != odometer.StandingRetracted {
+				at.before = last.Value
 				f.turn(last, odometer.StandingRetracted, at)
 			}
 		}
@@ -288,6 +303,7 @@ func (f *fold) retract(w *watch, e *odometer.Entry) error {
 	}
 	for i := range list {
 		if v := &list[i]; v.Standing != odometer.StandingRetracted && at.did(v) && !done[v.ID] {
+			at.before = v.Value
 			f.turn(v, odometer.StandingRetracted, at)
 		}
 	}
@@ -312,7 +328,7 @@ func (f *fold) reach(w *watch, s *state, l *level, limit float64, at seen, basis
 		return
 	}
 	v := l.Now
-	v.Version, v.Name, v.Shared, v.Action, v.Channels = w.Version, w.Name, w.Shared, w.Action, w.Channels
+	v.Version, v.Name, v.About, v.Shared, v.Action, v.Channels = w.Version, w.Name, w.Description, w.Shared, w.Action, w.Channels
 	v.Limit, v.Reaches, v.Event, v.Entry = limit, at.reaches, at.event, at.entry
 	f.turn(v, odometer.StandingOpen, at)
 }
@@ -320,7 +336,7 @@ func (f *fold) reach(w *watch, s *state, l *level, limit float64, at seen, basis
 // cross begins a violation.
 func (f *fold) cross(w *watch, s *state, name string, limit float64, at seen, basis string) *odometer.Violation {
 	v := &odometer.Violation{
-		ID: odometer.NewViolationID(w.ID, name, s.Subject, basis), Change: 1, Threshold: w.ID, Version: w.Version, Name: w.Name, Holder: w.Holder, Shared: w.Shared, Level: name, Standing: odometer.StandingOpen,
+		ID: odometer.NewViolationID(w.ID, name, s.Subject, basis), Change: 1, Threshold: w.ID, Version: w.Version, Name: w.Name, About: w.Description, Holder: w.Holder, Shared: w.Shared, Level: name, Standing: odometer.StandingOpen,
 		Instance: s.Instance, Owner: s.Owner, Sum: w.Scope.Sum, Resource: w.Resource, Condition: w.Condition, Unit: w.Unit, Limit: limit, Before: at.before, Value: at.value,
 		From: at.from, To: at.to, Crossed: at.to, Detected: f.now, Changed: f.now, Event: at.event, Entry: at.entry, Late: at.late, Reaches: at.reaches, Action: w.Action, Channels: w.Channels,
 	}
@@ -331,12 +347,18 @@ func (f *fold) cross(w *watch, s *state, name string, limit float64, at seen, ba
 	return v
 }
 
-// turn notes what becomes of a violation.
+// turn notes what becomes of a violation by what was seen.
 func (f *fold) turn(v *odometer.Violation, to odometer.Standing, at seen) {
 	v.Change++
-	v.Standing, v.Before, v.Value, v.Changed = to, v.Value, at.value, f.now
+	v.Standing, v.Before, v.Value, v.Changed = to, at.before, at.value, f.now
+	if v.Ended, v.EndedBy = 0, ""; to == odometer.StandingRecovered {
+		v.Ended, v.EndedBy = at.to, at.event
+	}
 	f.changes = append(f.changes, *v)
 }
+
+// still is a value of which nothing became: it ends now, and no event did that.
+func (f *fold) still(value float64) seen { return seen{before: value, value: value, to: f.now} }
 
 // touch notes that a state is to be stored.
 func (f *fold) touch(w *watch, s *state) { f.touched[place{w.ID, s.Subject, s.Period}] = w }
@@ -346,7 +368,7 @@ func (f *fold) end(w *watch) {
 	for _, s := range w.states {
 		for i := range s.Levels {
 			if l := &s.Levels[i]; l.open() {
-				f.turn(l.Now, odometer.StandingRecovered, seen{value: l.Now.Value})
+				f.turn(l.Now, odometer.StandingRecovered, f.still(l.Now.Value))
 				f.touch(w, s)
 			}
 		}
@@ -362,7 +384,7 @@ func (f *fold) leave(was, is *watch) {
 		mine := budget || was.Scope.Sum == is.Scope.Sum && (is.Scope.Sum && was.Scope == is.Scope || !is.Scope.Sum && is.covers(s.Instance, s.Owner))
 		for i := range s.Levels {
 			if l := &s.Levels[i]; l.open() && !(same && mine && is.has(l.Name)) {
-				f.turn(l.Now, odometer.StandingRecovered, seen{value: l.Now.Value})
+				f.turn(l.Now, odometer.StandingRecovered, f.still(l.Now.Value))
 				f.touch(was, s)
 			}
 		}

@@ -40,6 +40,10 @@ func TestWhatIsToldFollowsFromTheEntries(t *testing.T) {
 				if v.Changed != f.now || v.Change == 1 && v.Detected != f.now || (v.Change == 1) != (v.Standing == odometer.StandingOpen) {
 					t.Fatalf("%s\n%+v: got at %d\n%+v", written(entries), v.Threshold, f.now, v)
 				}
+				if e := &entries[i]; v.Standing == odometer.StandingRecovered && (v.Ended != e.Event.Span.End || v.EndedBy != e.SourceEventID) ||
+					v.Standing != odometer.StandingRecovered && (v.Ended != 0 || v.EndedBy != "") {
+					t.Fatalf("%s\n%+v: got that it ended at %d by %s\n%+v", written(entries), v.Threshold, v.Ended, v.EndedBy, v)
+				}
 			}
 			f.moveOn()
 		}
@@ -348,8 +352,8 @@ func (m model) brings(list []used, l odometer.ThresholdLevel) []told {
 		}
 		return []told{c}
 	case len(is) > 0 && is[len(is)-1] != was[len(was)-1]:
-		by := &list[is[len(is)-1].first]
-		return []told{{u.entry, l.Name, by.instance, by.owner, by.event, by.to, odometer.StandingRecovered, by.value, u.value, false}}
+		by, before := &list[is[len(is)-1].first], &list[m.before(list, last)]
+		return []told{{u.entry, l.Name, by.instance, by.owner, by.event, by.to, odometer.StandingRecovered, before.value, u.value, false}}
 	}
 	return nil
 }

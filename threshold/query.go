@@ -172,6 +172,21 @@ func (t *Thresholds) violations(ctx context.Context, query string, args ...any) 
 	return list, unavailable(rows.Err())
 }
 
+// valueBefore returns a threshold's value in the last entry of an instance that ended
+// before another began, 0 where there was none lately.
+func (t *Thresholds) valueBefore(ctx context.Context, w *watch, e *odometer.Entry) (value float64, err error) {
+	begins, ended := e.Event.Span.Start, int64(0)
+	q := odometer.EntryQuery{Instance: e.Event.Instance, From: begins - partsLast, To: begins}
+	err = t.o.Ledger.EachEntry(ctx, q, func(b *odometer.Entry) error {
+		num, den, ok := parts(w.Threshold, b)
+		if ok && b.Kind != odometer.KindCorrection && b.Event.Span.End <= begins && b.Event.Span.End > ended && w.covers(b.Event.Instance, b.Event.Owner.OrUnassigned()) {
+			value, ended = num/den, b.Event.Span.End
+		}
+		return nil
+	})
+	return value, err
+}
+
 // earlier returns the violations that an event did to a threshold, as they were told
 // last.
 func (t *Thresholds) earlier(ctx context.Context, w *watch, event string) ([]odometer.Violation, error) {

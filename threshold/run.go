@@ -108,7 +108,7 @@ func (t *Thresholds) follow(ctx context.Context, works func()) error {
 	if err := f.load(ctx); err != nil {
 		return err
 	}
-	tick := time.NewTicker(tickEvery)
+	tick := time.NewTicker(cmp.Or(t.o.tick, tickEvery))
 	defer tick.Stop()
 	defer func() {
 		if ctx.Err() != nil { // it ends: less is taken in again
@@ -169,6 +169,7 @@ func (f *follower) load(ctx context.Context) error {
 	f.fold.stored = func(w *watch, subject string, period int64) (*state, error) {
 		return f.stateOf(ctx, w, subject, period)
 	}
+	f.fold.previous = func(w *watch, e *odometer.Entry) (float64, error) { return f.valueBefore(ctx, w, e) }
 	f.fold.earlier = func(w *watch, event string) ([]odometer.Violation, error) { return f.Thresholds.earlier(ctx, w, event) }
 	if err := f.watchFile(ctx); err != nil {
 		return err

@@ -40,7 +40,7 @@ func (f *fold) listen(machines []Machine) {
 		}
 		for subject, s := range w.states {
 			if !heard[w][subject] {
-				f.hush(w, s, seen{})
+				f.hush(w, s, seen{before: s.Value, to: f.now})
 			}
 		}
 	}
@@ -52,7 +52,8 @@ func (f *fold) miss(w *watch, m *Machine) {
 	reached := reachedBy(w.Threshold, at.value)
 	s := w.states[string(m.Instance)]
 	if reached == 0 {
-		if s != nil {
+		if s != nil { // heard again, at its last
+			at.before, at.to = s.Value, m.Last
 			f.hush(w, s, at)
 		}
 		return

@@ -82,6 +82,8 @@ type Options struct {
 	Random  io.Reader        // what ids are drawn from; crypto/rand when nil
 	Driver  string           // of database/sql; "sqlite" when empty
 	Wait    time.Duration    // for a database that is locked; 5 s when zero
+
+	tick time.Duration // how often the clock is looked at; tickEvery when zero; tests
 }
 
 // Thresholds keeps thresholds, follows the ledger, and records violations. Its methods

@@ -57,7 +57,7 @@ func newWatchtower(t *testing.T) *watchtower {
 	}
 	t.Cleanup(func() { l.Close() })
 	w.ledger = l
-	w.options = Options{Path: w.path, Ledger: l, Owns: l.Owns, Clock: w.clock, Running: func(context.Context) ([]Machine, error) {
+	w.options = Options{Path: w.path, Ledger: l, Owns: l.Owns, Clock: w.clock, tick: 20 * time.Millisecond, Running: func(context.Context) ([]Machine, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return slices.Clone(w.machines), nil
@@ -388,23 +388,23 @@ func TestSilenceIsTold(t *testing.T) {
 	changes := func(n uint64) { w.await("it is told", func() bool { return w.Stats().Changes == n }) }
 	heard(begin)
 	w.pass(89 * time.Second)
-	time.Sleep(2 * tickEvery)
+	time.Sleep(10 * w.options.tick)
 	w.is()
 	w.pass(time.Second)
 	changes(1)
 	w.pass(time.Hour)
-	time.Sleep(2 * tickEvery) // once
+	time.Sleep(10 * w.options.tick) // once
 	changes(1)
 	due = 0 // it is too early to tell: nothing ends, nothing begins
 	heard(w.clock())
-	time.Sleep(2 * tickEvery)
+	time.Sleep(10 * w.options.tick)
 	changes(1)
 	due = 10 * time.Second
 	heard(w.clock())
 	changes(2)
 	due = 0
 	heard(w.clock().Add(-time.Hour))
-	time.Sleep(2 * tickEvery)
+	time.Sleep(10 * w.options.tick)
 	changes(2)
 	due = 10 * time.Second
 	heard(w.clock().Add(-45 * time.Second))
@@ -588,6 +588,13 @@ thresholds:
 	has()
 	write(one)
 	has("busy machines 1 80")
+	for text, want := range map[string]string{
+		"value: .nan": "thresholds[0]: levels[0].value: NaN is no number", "value: -.inf": "thresholds[0]: levels[0].value: -Inf is no number", "value: {3: 4}": "thresholds[0]: levels[0].value: has a field whose name is no text",
+	} {
+		if _, err := parseFile([]byte(strings.Replace(one, "value: 80", text, 1))); !errors.Is(err, odometer.ErrInvalid) || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", text, err, want)
+		}
+	}
 	for says, text := range map[string]string{"no YAML": ":", "another field": "levels: []", "no list": "thresholds: 3", "two of one name": one + strings.TrimPrefix(one, "\nthresholds:\n"), "no threshold": "thresholds: [3]"} {
 		if _, err := parseFile([]byte(text)); !errors.Is(err, odometer.ErrInvalid) {
 			t.Errorf("%s: got %v, want ErrInvalid", says, err)

@@ -199,7 +199,7 @@ func (a *alerts) facts(f *api.Facts) {
 	}
 	if a.notifier != nil {
 		st := a.notifier.Stats()
-		n.Waiting, n.Oldest, n.Dead, n.Open, n.Disabled, n.Err = st.Waiting, st.Oldest, st.Dead, st.Open, st.Disabled, st.Err
+		n.Waiting, n.Oldest, n.Dead, n.Open, n.Disabled, n.Missed, n.Err = st.Waiting, st.Oldest, st.Dead, st.Open, st.Disabled, st.Missed, st.Err
 	}
 }
 

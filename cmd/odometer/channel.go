@@ -457,11 +457,11 @@ func channelCells(d *api.Channel) []cell {
 		target = *d.URL
 	}
 	state := "enabled"
-	switch {
-	case d.Problem != nil:
-		state = "disabled: " + *d.Problem
-	case !d.Enabled:
+	if !d.Enabled {
 		state = "disabled"
+	}
+	if d.Problem != nil {
+		state += ": " + *d.Problem
 	}
 	return []cell{
 		plain(string(d.ID)), plain(d.Name), plain(string(d.Kind)), plain(holderText(d.User, d.Org)), plain(target), plain(joinWords(d.Events)),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,17 +160,17 @@ func subjectOf(v *api.Violation) string {
 
 var changeColumns = []column{
 	{"CHANGE", "change", true}, {"AT", "changed_at", false}, {"STANDING", "standing", false}, {"BEFORE", "before", true}, {"VALUE", "value", true}, {"LIMIT", "limit", true},
-	{"UNIT", "unit", false}, {"REACHED", "crossed_at", false}, {"FOUND", "detected_at", false}, {"EVENT", "event_id", false},
+	{"UNIT", "unit", false}, {"REACHED", "crossed_at", false}, {"ENDED", "ended_at", false}, {"FOUND", "detected_at", false}, {"EVENT", "event_id", false},
 }
 
 // changeCells are the values of changeColumns.
 func changeCells(v *api.Violation) []cell {
-	event := ""
-	if v.Event != nil {
-		event = *v.Event
+	event := "" // that did this change
+	if by := cmp.Or(v.EndedBy, v.Event); by != nil {
+		event = *by
 	}
 	return []cell{
 		plain(fmt.Sprint(v.Change)), moment(v.Changed), plain(string(v.Standing)), exact(v.Before), exact(v.Value), exact(v.Limit),
-		plain(string(v.Unit)), moment(v.Crossed), moment(v.Detected), plain(event),
+		plain(string(v.Unit)), moment(v.Crossed), moment(v.Ended), moment(v.Detected), plain(event),
 	}
 }
