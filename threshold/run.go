@@ -449,7 +449,7 @@ func (f *follower) store(ctx context.Context, now bool) error {
 	})
 	for i := range changes {
 		v := &changes[i]
-		f.logger.Info("a threshold", "standing", v.Standing, "name", v.Name, "level", v.Level, "value", v.Value, "limit", v.Limit, "unit", v.Unit,
+		f.logger.Info(v.Text(), "standing", v.Standing, "threshold", v.Threshold, "level", v.Level, "value", v.Value, "limit", v.Limit, "unit", v.Unit,
 			"instance", v.Instance, "user", v.Owner.User, "org", v.Owner.Org, "violation", v.ID)
 	}
 	return nil
