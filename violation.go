@@ -28,6 +28,9 @@ const ViolationType = "threshold_violation"
 // CloudEventViolation is its type as a CloudEvent.
 const CloudEventViolation = "org.odometer.violation.v1"
 
+// CloudEventLedger is the source of what is not measured but follows from the ledger.
+const CloudEventLedger = "odometer/ledger"
+
 // Standing is what has become of a violation.
 type Standing string
 

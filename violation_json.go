@@ -2,6 +2,7 @@ package odometer
 
 import (
 	"encoding/json"
+	"strconv"
 	"time"
 )
 
@@ -71,6 +72,17 @@ func (v *Violation) AppendJSON(b []byte) []byte {
 		panic(err) // numbers are finite
 	}
 	return append(b, text...)
+}
+
+// ChangeID names the change for ever: the violation, a dot, and which of its changes it is.
+func (v *Violation) ChangeID() string { return string(v.ID) + "." + strconv.FormatUint(v.Change, 10) }
+
+// CloudEvent returns the change as a CloudEvent, of the time when it was made. A sum has no
+// subject.
+func (v *Violation) CloudEvent() CloudEvent {
+	return CloudEvent{
+		ID: v.ChangeID(), Source: CloudEventLedger, Type: CloudEventViolation, Subject: string(v.Instance), Time: time.UnixMicro(v.Changed).UTC(), Data: v.AppendJSON(nil),
+	}
 }
 
 // some returns nil for "".

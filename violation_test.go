@@ -3,6 +3,8 @@ package odometer
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"reflect"
 	"testing"
 	"time"
@@ -27,7 +29,7 @@ func goldenViolations() map[string]Violation {
 			Changed: at("2025-11-23T07:00:31.000001Z"), Event: "vm-7/9f2c0000000000000000000000000000/42", Entry: "3-77", Action: ActionAlert, Channels: []ChannelID{"chn_abcdefghijklmnop", "chn_qrstuvwxyz234567"},
 		},
 		"violation-1.0-budget.json": {
-			ID: NewViolationID("thr_qrstuvwxyz234567", ForecastLevel, "", "period 1761951600000000"), Change: 2, Number: 9007199254740993, Threshold: "thr_qrstuvwxyz234567", Version: 1, Name: "Köln <month> & more",
+			ID: NewViolationID("thr_qrstuvwxyz234567", ForecastLevel, "", "period 1761951600000000"), Change: 2, Number: 9007199254740993, Threshold: "thr_qrstuvwxyz234567", Version: 1, Name: "Köln <month> & more", About: "two lines\nof it",
 			Holder: Bound{Org: "o-acme"}, Level: ForecastLevel, Standing: StandingRetracted, Owner: Owner{Org: "o-acme"}, Sum: true, Resource: ResourceMemory, Condition: ConditionBudget, Unit: UnitGBHours,
 			Limit: 1e9, Before: 1e21, Value: 0.1, From: at("2025-10-31T23:00:00Z"), To: at("2025-11-30T23:00:00Z"), Crossed: at("2025-11-23T07:00:30Z"), Detected: at("2025-11-24T07:00:31.5Z"),
 			Changed: at("2025-11-25T00:00:00Z"), Reaches: at("2025-11-29T12:00:00Z"), Event: "vm-9/1763881200-1763881230", Entry: "0-7", Late: true, Action: ActionNotify, Channels: []ChannelID{"chn_abcdefghijklmnop"},
@@ -35,7 +37,7 @@ func goldenViolations() map[string]Violation {
 		"violation-1.0-silence.json": {
 			ID: NewViolationID("thr_abcdefghijklmnop", "quiet", "vm-7", "silence since 1763881200000000"), Change: 2, Threshold: "thr_abcdefghijklmnop", Version: 1, Name: "silent", Holder: Bound{User: "u-ada"},
 			Level: "quiet", Standing: StandingRecovered, Instance: "vm-7", Owner: Owner{User: Unassigned}, Condition: ConditionSilence, Unit: UnitIntervals, Limit: 3, Before: 3, Action: ActionLog,
-			From: at("2025-11-23T07:00:00Z"), To: at("2025-11-23T07:01:30Z"), Crossed: at("2025-11-23T07:01:30Z"), Detected: at("2025-11-23T07:01:30Z"), Changed: at("2025-11-23T07:05:00Z"),
+			From: at("2025-11-23T07:00:00Z"), To: at("2025-11-23T07:01:30Z"), Crossed: at("2025-11-23T07:01:30Z"), Detected: at("2025-11-23T07:01:30Z"), Changed: at("2025-11-23T07:05:00Z"), Ended: at("2025-11-23T07:04:30Z"), EndedBy: "vm-7/9f2c0000000000000000000000000000/43",
 		},
 	}
 }
@@ -60,6 +62,27 @@ func TestGoldenViolations(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(again, v) {
 			t.Errorf("%s stored: got %+v, %v, want %+v", name, again, err, v)
 		}
+	}
+}
+
+// TestGoldenViolationsAsCloudEvents reads what a violation is as a CloudEvent with the
+// library of the specification.
+func TestGoldenViolationsAsCloudEvents(t *testing.T) {
+	for name, v := range goldenViolations() {
+		c := v.CloudEvent()
+		got := fromHeader(t, http.Header(c.HTTPHeader()), c.Data)
+		if err := got.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got.ID() != string(v.ID)+"."+fmt.Sprint(v.Change) || got.Source() != "odometer/ledger" || got.Type() != "org.odometer.violation.v1" || got.Subject() != string(v.Instance) ||
+			!got.Time().Equal(time.UnixMicro(v.Changed)) || !bytes.Equal(got.Data(), golden(t, name)) {
+			t.Errorf("%s: got %s", name, got)
+		}
+	}
+	v := goldenViolations()["violation-1.0.json"]
+	c := v.CloudEvent()
+	if got, want := c.AppendJSON(nil), golden(t, "cloudevent-violation.json"); !bytes.Equal(got, want) {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 

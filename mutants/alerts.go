@@ -9,7 +9,7 @@ var alertBugs = []bug{
 		return true, nil`,
 		"queue.TestViolationsOfWhatTheStreamDoesNotHave"},
 	{"changes of a restored ledger pass for those that were published", "queue/violations.go",
-		`return changeID(&have[0]) == last.Header.Get(jetstream.MsgIDHeader), nil`,
+		`return have[0].ChangeID() == last.Header.Get(jetstream.MsgIDHeader), nil`,
 		`return true, nil`,
 		"queue.TestViolationsOfWhatTheStreamDoesNotHave"},
 	{"how far the stream is ahead is not noted", "queue/violations.go",

@@ -189,4 +189,12 @@ var thresholdBugs = []bug{
 		`case errors.Is(err, errNotOurs):`,
 		`case errors.Is(err, errNotOurs) || failures == 0:`,
 		"threshold.TestEveryWriteFails"},
+	{"nobody is told of gaps", "threshold/fold.go",
+		`case odometer.ConditionSilence: // told by the clock`,
+		`case odometer.ConditionSilence, odometer.ConditionGap:`,
+		"threshold.TestGapsAreTold"},
+	{"two changes of a violation are one CloudEvent", "violation_json.go",
+		`return string(v.ID) + "." + strconv.FormatUint(v.Change, 10)`,
+		`return string(v.ID) + "." + strconv.FormatUint(0, 10)`,
+		"odometer.TestGoldenViolationsAsCloudEvents"},
 }

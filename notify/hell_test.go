@@ -181,7 +181,7 @@ func TestADeadReceiverDelaysNobodyElse(t *testing.T) {
 		v := violation(fmt.Sprintf("vm-%d", i), i, append(slices.Clone(bad), good...)...)
 		v.Action = odometer.ActionAlert
 		mu.Lock()
-		made[eventID(&v)] = clock()
+		made[v.ChangeID()] = clock()
 		mu.Unlock()
 		w.log.add(v)
 		time.Sleep(50 * time.Millisecond)

@@ -73,11 +73,6 @@ func violations(body string) (list []odometer.Violation, err error) {
 	return list, nil
 }
 
-// eventID is the id of a change as a CloudEvent.
-func eventID(v *odometer.Violation) string {
-	return string(v.ID) + "." + strconv.FormatUint(v.Change, 10)
-}
-
 // subjectOf names what a violation is of, within which the order is kept.
 func subjectOf(v *odometer.Violation) string {
 	switch {
@@ -384,7 +379,7 @@ func (n *Notifier) takeChange(ctx context.Context, tx *sql.Tx, now int64, c *odo
 		}
 	}
 	d := &delivery{
-		kind: odometer.EventViolation, lane: laneOf(c.Kind, v), subject: subjectOf(v), event: eventID(v), events: 1,
+		kind: odometer.EventViolation, lane: laneOf(c.Kind, v), subject: subjectOf(v), event: v.ChangeID(), events: 1,
 		urgent: v.Action == odometer.ActionAlert, body: body,
 	}
 	if c.Kind == odometer.ChannelWebhook { // of a change that came to something else, a receiver has not heard

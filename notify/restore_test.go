@@ -99,7 +99,7 @@ func (p *plant) changes() (ids []string) {
 		p.t.Fatal(err)
 	}
 	for i := range list {
-		ids = append(ids, eventID(&list[i]))
+		ids = append(ids, list[i].ChangeID())
 	}
 	return ids
 }

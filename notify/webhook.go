@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"example.org/odometer"
 )
@@ -40,21 +39,8 @@ func webhookBody(j *job, list []odometer.Violation) ([]byte, error) {
 	case len(list) != 1:
 		return nil, fmt.Errorf("%d events, and a webhook is sent one", len(list))
 	}
-	e := violationEvent(&list[0])
+	e := list[0].CloudEvent()
 	return e.AppendJSON(nil), nil
-}
-
-// violationSource is the source of changes of violations as CloudEvents: the ledger, as of
-// its entries.
-const violationSource = "odometer/ledger"
-
-// violationEvent returns a change of a violation as a CloudEvent. It is the one that the
-// queue publishes.
-func violationEvent(v *odometer.Violation) odometer.CloudEvent {
-	return odometer.CloudEvent{
-		ID: eventID(v), Source: violationSource, Type: odometer.CloudEventViolation, Subject: string(v.Instance),
-		Time: time.UnixMicro(v.Changed).UTC(), Data: v.AppendJSON(nil),
-	}
 }
 
 // signatures signs with each secret, the newest first.

@@ -218,7 +218,7 @@ func (f *ViolationFeed) ours(ctx context.Context, stream jetstream.Stream, at *p
 	case have[0].Number > number: // it is too old to be told from another
 		return true, nil
 	}
-	return changeID(&have[0]) == last.Header.Get(jetstream.MsgIDHeader), nil
+	return have[0].ChangeID() == last.Header.Get(jetstream.MsgIDHeader), nil
 }
 
 // align notes that the message that follows is the change with a number.
@@ -285,31 +285,15 @@ func (f *ViolationFeed) publish(ctx context.Context, at *place, list []odometer.
 	return n, nil
 }
 
-// changeID names a change of a violation: it is the same whenever it is published.
-func changeID(v *odometer.Violation) string {
-	return string(v.ID) + "." + strconv.FormatUint(v.Change, 10)
-}
-
 // changeMessage is a change as a CloudEvent in binary mode, to be stored right behind
 // message last or not at all.
 func changeMessage(v *odometer.Violation, last uint64) *nats.Msg {
-	id := changeID(v)
-	return &nats.Msg{
-		Subject: ViolationSubject(v),
-		Data:    v.AppendJSON(nil),
-		Header: nats.Header{
-			"ce-specversion":                {"1.0"},
-			"ce-id":                         {id},
-			"ce-source":                     {entrySource},
-			"ce-type":                       {odometer.CloudEventViolation},
-			"ce-subject":                    {headerValue(string(v.Instance))},
-			"ce-time":                       {time.UnixMicro(v.Changed).UTC().Format(time.RFC3339Nano)},
-			"ce-datacontenttype":            {odometer.ContentJSON},
-			"Content-Type":                  {odometer.ContentJSON},
-			headerNumber:                    {strconv.FormatUint(v.Number, 10)},
-			jetstream.MsgIDHeader:           {id},
-			jetstream.ExpectedStreamHeader:  {ViolationStream},
-			jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(last, 10)},
-		},
-	}
+	e := v.CloudEvent()
+	h := nats.Header(e.NATSHeader())
+	h.Set("Content-Type", odometer.ContentJSON)
+	h.Set(headerNumber, strconv.FormatUint(v.Number, 10))
+	h.Set(jetstream.MsgIDHeader, e.ID)
+	h.Set(jetstream.ExpectedStreamHeader, ViolationStream)
+	h.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(last, 10))
+	return &nats.Msg{Subject: ViolationSubject(v), Data: e.Data, Header: h}
 }

@@ -70,7 +70,7 @@ func (m *memoryChanges) ids() (ids []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range m.list {
-		ids = append(ids, changeID(&m.list[i]))
+		ids = append(ids, m.list[i].ChangeID())
 	}
 	return ids
 }
@@ -144,6 +144,11 @@ func TestViolationsArePublishedOnceInOrder(t *testing.T) {
 		"ce-time": "2025-11-23T07:00:00.000005Z", "ce-datacontenttype": "application/json", "Content-Type": "application/json", headerNumber: "601",
 	} {
 		same(t, "header "+name, last.Headers().Get(name), value)
+	}
+
+	sum := changeMessage(&odometer.Violation{ID: "vio_x", Change: 1, Sum: true, Owner: odometer.Owner{Org: "acme"}}, 0)
+	if subject, there := sum.Header["ce-subject"]; there {
+		t.Errorf("a sum: got the subject %q, want none", subject)
 	}
 
 	// Another feed, after ids are forgotten, finds how far this one was.
