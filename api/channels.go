@@ -23,7 +23,9 @@ type ChannelAdmin interface {
 	CreateChannel(ctx context.Context, by odometer.Actor, once odometer.Once, c odometer.Channel, given ChannelSecrets) (odometer.Channel, string, error)
 	Channel(ctx context.Context, by odometer.Caller, id odometer.ChannelID) (odometer.Channel, error)
 	Channels(ctx context.Context, by odometer.Caller, q odometer.ChannelQuery) ([]odometer.Channel, error)
-	UpdateChannel(ctx context.Context, by odometer.Actor, c odometer.Channel, version uint64) (odometer.Channel, error)
+	// UpdateChannel gives an Alertmanager's channel another token too, where one is
+	// given, or none where that is "".
+	UpdateChannel(ctx context.Context, by odometer.Actor, c odometer.Channel, version uint64, bearer *string) (odometer.Channel, error)
 	DeleteChannel(ctx context.Context, by odometer.Actor, id odometer.ChannelID, version uint64) error
 	// RotateSecret gives a webhook another secret; the one before signs beside it for
 	// a time.
@@ -69,7 +71,6 @@ type ChannelRequest struct {
 	Org  *odometer.OrgID      `json:"org_id,omitempty" schema:"nullable"`
 	// Secret of a webhook, as Standard Webhooks writes it; absent for a new one.
 	Secret string `json:"secret,omitempty"`
-	Bearer string `json:"bearer,omitempty"` // token that an Alertmanager asks for
 	ChannelChange
 }
 
@@ -83,6 +84,9 @@ type ChannelChange struct {
 	To      []string `json:"to,omitempty"`                        // addresses of email
 	// Events are what a webhook is told; absent for threshold_violation.
 	Events []odometer.EventKind `json:"event_types,omitempty"`
+	// Bearer is the token that an Alertmanager asks for, empty for none. Of a change it is
+	// absent where it stays, which it may only for the same server.
+	Bearer *string `json:"bearer,omitempty" schema:"nullable"`
 }
 
 // CreatedChannel is the answer to POST /api/v1/channels: the one time that the secret is
@@ -398,7 +402,11 @@ func (s *server) postChannel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	c, secret, err := s.Channels.CreateChannel(r.Context(), actor(r), once, c, ChannelSecrets{ask.Secret, ask.Bearer})
+	given := ChannelSecrets{Sign: ask.Secret}
+	if ask.Bearer != nil {
+		given.Bearer = *ask.Bearer
+	}
+	c, secret, err := s.Channels.CreateChannel(r.Context(), actor(r), once, c, given)
 	if err != nil {
 		return inBody(err)
 	}
@@ -436,7 +444,7 @@ func (s *server) putChannel(w http.ResponseWriter, r *http.Request) error {
 	}
 	c := ask.channel()
 	c.ID = odometer.ChannelID(queryOf(r).text("id"))
-	if c, err = s.Channels.UpdateChannel(r.Context(), actor(r), c, version); err != nil {
+	if c, err = s.Channels.UpdateChannel(r.Context(), actor(r), c, version, ask.Bearer); err != nil {
 		return inBody(err)
 	}
 	return writeVersion(w, http.StatusOK, int64(c.Version), channelOf(&c))

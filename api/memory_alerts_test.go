@@ -369,7 +369,7 @@ func (a *Alerts) mine(by odometer.Actor, id odometer.ChannelID, version uint64) 
 	return c, nil
 }
 
-func (a *Alerts) UpdateChannel(_ context.Context, by odometer.Actor, c odometer.Channel, version uint64) (odometer.Channel, error) {
+func (a *Alerts) UpdateChannel(_ context.Context, by odometer.Actor, c odometer.Channel, version uint64, _ *string) (odometer.Channel, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	had, err := a.mine(by, c.ID, version)

@@ -197,7 +197,7 @@ func (s *server) putWebhook(w http.ResponseWriter, r *http.Request) error {
 	if ask.Name == "" {
 		c.Name = had.Name
 	}
-	if c, err = s.Channels.UpdateChannel(r.Context(), actor(r), c, version); err != nil {
+	if c, err = s.Channels.UpdateChannel(r.Context(), actor(r), c, version, nil); err != nil {
 		return inBody(err)
 	}
 	return writeVersion(w, http.StatusOK, int64(c.Version), webhookOf(&c))

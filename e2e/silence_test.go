@@ -50,8 +50,10 @@ func TestSilenceIsTold(t *testing.T) {
 	}
 	agent.cmd.Process.Signal(syscall.SIGCONT)
 	told("open", "recovered")
-	eventually(t, "the log has it", func() bool {
-		return strings.Contains(server.output(), "quiet: warning of vm-9") && strings.Contains(server.output(), "Recovered: quiet: warning of vm-9")
+	eventually(t, "the log has it", func() bool { // of thresholds, and of the channel
+		said := server.output()
+		return strings.Contains(said, `level=INFO msg="quiet: vm-9 has reached warning: silent for `) && strings.Contains(said, `level=WARN msg="quiet: vm-9 has reached warning: silent for `) &&
+			strings.Contains(said, `level=WARN msg="Recovered: quiet: vm-9 is at warning no longer: silent for `)
 	})
 
 	server.kill()

@@ -123,4 +123,18 @@ var notifyBugs = []bug{
 		a.EndsAt`, `	if v.Standing == "" {
 		a.EndsAt`,
 		"notify.TestARealAlertmanager"},
+	{"a token is carried to another server", "notify/channels.go",
+		`if has > 0 && shown(was.URL) != shown(is.URL) {`,
+		`if has > 1 && shown(was.URL) != shown(is.URL) {`,
+		"notify.TestATokenIsNotCarriedToAnotherServer"},
+	{"what a correction undid is said to have recovered", "violation_text.go",
+		`	case StandingRetracted:
+		return fmt.Sprintf("Undone by a correction: %s: %s has not reached %s:`,
+		`	case StandingRetracted:
+		return fmt.Sprintf("Recovered: %s: %s is at %s no longer:`,
+		"odometer.TestViolationsAsText"},
+	{"a small value is said to be none", "violation_text.go",
+		`size > 0 && size < 1 {`,
+		`size > 1 && size < 1 {`,
+		"odometer.TestAmounts"},
 }

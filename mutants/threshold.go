@@ -175,4 +175,18 @@ var thresholdBugs = []bug{
 		`shared = excluded.shared,`,
 		``,
 		"threshold.TestWhatComesBackGoesOn"},
+	{"a threshold that is stored though it was not said so is not watched", "threshold/store.go",
+		`		t.changed()
+		t.wake()`,
+		`		t.wake()`,
+		"threshold.TestEveryWriteFails"},
+	{"a change that is stored though it was not said so is not news", "threshold/store.go",
+		`		t.changed()
+		t.wake()`,
+		`		t.changed()`,
+		"threshold.TestEveryWriteFails"},
+	{"thresholds are given up at the first failure", "threshold/run.go",
+		`case errors.Is(err, errNotOurs):`,
+		`case errors.Is(err, errNotOurs) || failures == 0:`,
+		"threshold.TestEveryWriteFails"},
 }

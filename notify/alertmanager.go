@@ -43,7 +43,7 @@ func alertOf(v *odometer.Violation, now time.Time) alert {
 			"violation": string(v.ID), "resource": string(v.Resource), "condition": string(v.Condition),
 			"instance": string(v.Instance), "user": string(v.Owner.User), "org": string(v.Owner.Org),
 		},
-		Annotations: map[string]string{"summary": sentence(v), "value": amount(v.Value, v.Unit), "limit": amount(v.Limit, v.Unit)},
+		Annotations: map[string]string{"summary": v.Text(), "value": v.Unit.Amount(v.Value), "limit": v.Unit.Amount(v.Limit)},
 		StartsAt:    time.UnixMicro(v.Crossed).UTC().Format(time.RFC3339Nano),
 		EndsAt:      now.Add(alertLife).UTC().Format(time.RFC3339Nano),
 	}

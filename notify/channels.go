@@ -236,6 +236,26 @@ func (n *Notifier) insert(ctx context.Context, tx *sql.Tx, now int64, by *odomet
 	return err
 }
 
+// keepBearer replaces the token of a channel that is changed.
+func (n *Notifier) keepBearer(ctx context.Context, tx *sql.Tx, was, is *odometer.Channel, bearer *string) error {
+	if bearer == nil {
+		var has int // it need not be read, nor can it be where the key was lost
+		err := tx.QueryRowContext(ctx, `SELECT count(*) FROM notify_secrets WHERE channel = ? AND purpose = ?`, string(is.ID), purposeBearer).Scan(&has)
+		if has > 0 && shown(was.URL) != shown(is.URL) {
+			err = fmt.Errorf("bearer: the token that the channel has is for %s: give the one for the other server, or an empty one: %w", shown(was.URL), odometer.ErrInvalid)
+		}
+		return err
+	}
+	if err := (&Secrets{Bearer: *bearer}).valid(is.Kind); err != nil {
+		return err
+	}
+	if *bearer == "" {
+		_, err := tx.ExecContext(ctx, `DELETE FROM notify_secrets WHERE channel = ? AND purpose = ?`, string(is.ID), purposeBearer)
+		return err
+	}
+	return n.seal.keep(ctx, tx, is.ID, purposeBearer, *bearer, 0)
+}
+
 // named refuses a name that another channel of the holder has.
 func named(ctx context.Context, tx *sql.Tx, c *odometer.Channel) error {
 	var others int
@@ -296,9 +316,11 @@ func checkVersion(named, is uint64) error {
 
 // Update changes name, URL, addresses, event types of a channel and whether it is
 // enabled, which takes away why the server disabled it. Kind and holder stay. The URL of
-// Slack's may be given as it is shown, and stays then. The error wraps what [Create]'s
-// does, and [odometer.ErrStale] where the channel is of another version.
-func (n *Notifier) Update(ctx context.Context, by odometer.Actor, c odometer.Channel, version uint64) (is odometer.Channel, err error) {
+// Slack's may be given as it is shown, and stays then. The token of an Alertmanager is
+// replaced by bearer, or taken away where that is "", and stays where it is nil; to another
+// server it is not carried along unasked. The error wraps what [Create]'s does, and
+// [odometer.ErrStale] where the channel is of another version.
+func (n *Notifier) Update(ctx context.Context, by odometer.Actor, c odometer.Channel, version uint64, bearer *string) (is odometer.Channel, err error) {
 	now := n.now()
 	err = n.transact(ctx, func(tx *sql.Tx) error {
 		was, err := managed(ctx, tx, now, &by.Caller, c.ID)
@@ -318,6 +340,9 @@ func (n *Notifier) Update(ctx context.Context, by odometer.Actor, c odometer.Cha
 			return err
 		}
 		if err := named(ctx, tx, &c); err != nil {
+			return err
+		}
+		if err := n.keepBearer(ctx, tx, &was, &c, bearer); err != nil {
 			return err
 		}
 		url := stored(&c)

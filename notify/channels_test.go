@@ -110,7 +110,7 @@ func TestChannels(t *testing.T) {
 		version uint64
 		want    error
 	}{{"a stranger", carol, 1, odometer.ErrNotFound}, {"who only sees it", bob, 1, odometer.ErrForbidden}, {"another version", ada, 7, odometer.ErrStale}, {"the owner", ada, 1, nil}} {
-		if is, err := w.Update(ctx, c.by, change, c.version); !errors.Is(err, c.want) || err == nil && (is.Version != 2 || is.Name != "night shift") {
+		if is, err := w.Update(ctx, c.by, change, c.version, nil); !errors.Is(err, c.want) || err == nil && (is.Version != 2 || is.Name != "night shift") {
 			t.Errorf("%s: got %+v, %v, want %v", c.name, is, err, c.want)
 		}
 	}

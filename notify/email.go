@@ -30,6 +30,10 @@ type SMTP struct {
 	TLS   *tls.Config // whom the server is trusted by; the system's when nil
 }
 
+// subjectMost is how many characters of a message's subject are sent: what is said of one
+// change, unless names are long. All of it is in the message.
+const subjectMost = 200
+
 // message writes an e-mail, RFC 5322. Its Message-ID is the delivery's id, so that who
 // sees it twice can tell.
 func message(s *SMTP, j *job, list []odometer.Violation, at time.Time) []byte {
@@ -46,7 +50,7 @@ func message(s *SMTP, j *job, list []odometer.Violation, at time.Time) []byte {
 	_, domain, _ := strings.Cut(s.From, "@")
 	header("From", "<"+s.From+">")
 	header("To", "<"+strings.Join(j.channel.To, ">, <")+">")
-	header("Subject", mime.QEncoding.Encode("utf-8", clipped(headline(j, list), 150)))
+	header("Subject", mime.QEncoding.Encode("utf-8", clipped(headline(j, list), subjectMost)))
 	header("Date", at.Format(time.RFC1123Z))
 	header("Message-ID", fmt.Sprintf("<%s@%s>", j.id, domain))
 	header("Auto-Submitted", "auto-generated")

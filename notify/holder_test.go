@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"example.org/odometer"
@@ -85,5 +86,62 @@ func TestAChannelThatIsNamedStays(t *testing.T) {
 	}
 	if list, err := w.List(t.Context(), admin.Caller, odometer.ChannelQuery{Limit: 10}); err != nil || !slices.ContainsFunc(list, func(c odometer.Channel) bool { return c.ID == other.ID }) || len(list) != 1 {
 		t.Errorf("got %+v, %v, want the other", list, err)
+	}
+}
+
+// TestATokenIsNotCarriedToAnotherServer: that of an Alertmanager is replaced, taken away,
+// and kept for the server that it is for.
+func TestATokenIsNotCarriedToAnotherServer(t *testing.T) {
+	w := newOffice(t, Options{Allow: loopback})
+	first, second := newReceiver(t, nil), newReceiver(t, nil)
+	c, _, err := w.Create(t.Context(), admin, odometer.Channel{Name: "am", Kind: odometer.ChannelAlertmanager, URL: first.URL, Enabled: true}, Secrets{Bearer: "before"}, odometer.Once{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asks := func(r *receiver, want string) {
+		t.Helper()
+		if a, err := w.Test(t.Context(), admin, c.ID); err != nil || a.Err != "" {
+			t.Fatalf("got %+v, %v, want it delivered", a, err)
+		}
+		all := r.requests()
+		if got := all[len(all)-1].header.Get("Authorization"); got != want {
+			t.Errorf("got the header %q, want %q", got, want)
+		}
+	}
+	set := func(url string, bearer *string) error {
+		d := c
+		d.URL = url
+		is, err := w.Update(t.Context(), admin, d, 0, bearer)
+		if err == nil {
+			c = is
+		}
+		return err
+	}
+	asks(first, "Bearer before")
+	if err := set(second.URL, nil); !errors.Is(err, odometer.ErrInvalid) || strings.Contains(err.Error(), "Bearer") {
+		t.Errorf("another server without a token: got %v, want ErrInvalid", err)
+	}
+	asks(first, "Bearer before")
+	if err := set(first.URL+"/prefix", nil); err != nil {
+		t.Errorf("the same server: got %v", err)
+	}
+	asks(first, "Bearer before")
+	if err := set(second.URL, new("after")); err != nil {
+		t.Fatal(err)
+	}
+	asks(second, "Bearer after")
+	if err := set(second.URL, new("a b")); !errors.Is(err, odometer.ErrInvalid) {
+		t.Errorf("what is no token: got %v, want ErrInvalid", err)
+	}
+	if err := set(first.URL, new("")); err != nil {
+		t.Fatal(err)
+	}
+	asks(first, "")
+	if err := set(second.URL, nil); err != nil {
+		t.Errorf("without a token: got %v", err)
+	}
+	hook, _ := w.create(odometer.Channel{Kind: odometer.ChannelWebhook, URL: first.URL})
+	if _, err := w.Update(t.Context(), admin, hook, 0, new("x")); !errors.Is(err, odometer.ErrInvalid) {
+		t.Errorf("of a webhook: got %v, want ErrInvalid", err)
 	}
 }

@@ -190,7 +190,7 @@ func TestAReceiverThatIsGone(t *testing.T) {
 	}
 	r.set(nil)
 	is.Enabled = true
-	if is, err = w.Update(t.Context(), admin, is, is.Version); err != nil || is.Problem != "" {
+	if is, err = w.Update(t.Context(), admin, is, is.Version, nil); err != nil || is.Problem != "" {
 		t.Fatalf("got %+v, %v, want it enabled", is, err)
 	}
 	w.goOn(retryFirst)

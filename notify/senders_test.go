@@ -34,8 +34,8 @@ func TestSlack(t *testing.T) {
 	w.rest()
 	got := r.requests()
 	want := []string{
-		`{"text":"&lt;!channel&gt; &amp; co: warning of vm-1: cpu 91.25 %, limit 80 %, crossed at 2026-11-27 10:00:01 UTC"}`,
-		`{"text":"Recovered: &lt;!channel&gt; &amp; co: warning of vm-1: cpu 12.35 %, limit 80 %, at 2026-11-27 10:00:01 UTC"}`,
+		`{"text":"&lt;!channel&gt; &amp; co: vm-1 has reached warning: cpu 91.25 %, limit 80 %, at 2026-11-27 10:00:01 UTC"}`,
+		`{"text":"Recovered: &lt;!channel&gt; &amp; co: vm-1 is at warning no longer: cpu 12.35 %, limit 80 %, at 2026-11-27 10:00:01 UTC"}`,
 	}
 	if len(got) != 2 {
 		t.Fatalf("got %+v, want 2", got)
@@ -58,7 +58,7 @@ func TestTheLog(t *testing.T) {
 		t.Error(err)
 	}
 	text := w.texts.String()
-	if !strings.Contains(text, "CPU of the web servers: warning of vm-1: cpu 91.25 %") || !strings.Contains(text, "violation=vio_vm-11 change=1") || !strings.Contains(text, "Test of channel") {
+	if !strings.Contains(text, "CPU of the web servers: vm-1 has reached warning: cpu 91.25 %") || !strings.Contains(text, "violation=vio_vm-11 change=1") || !strings.Contains(text, "Test of channel") {
 		t.Errorf("got %q", text)
 	}
 }

@@ -127,7 +127,7 @@ func TestADigestIsRepeatedAsItIs(t *testing.T) {
 	r.set(nil)
 	w.goOn(time.Minute)
 	got := r.requests()
-	if len(got) < 3 || len(got) > 4 || got[0].body != got[1].body || !strings.Contains(got[0].body, "40 changes: 40 warning") {
+	if len(got) < 3 || len(got) > 4 || got[0].body != got[1].body || !strings.Contains(got[0].body, "40 changes: 40 at warning") {
 		t.Fatalf("got %d requests: %+v", len(got), got)
 	}
 	if d := w.deliveries(c.ID, odometer.DeliveryDelivered); d[len(d)-1].Events != 40 || d[len(d)-1].Attempts != 2 {

@@ -4,48 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"example.org/odometer"
 )
-
-// amount writes a value with its unit.
-func amount(value float64, unit odometer.Unit) string {
-	text := strconv.FormatFloat(value, 'f', -1, 64)
-	if i := strings.IndexByte(text, '.'); i >= 0 && len(text) > i+3 {
-		text = strings.TrimRight(strings.TrimRight(strconv.FormatFloat(value, 'f', 2, 64), "0"), ".")
-	}
-	switch unit {
-	case "":
-		return text
-	case odometer.UnitPercent:
-		return text + " %"
-	}
-	return text + " " + strings.ReplaceAll(string(unit), "_", " ")
-}
-
-// clock writes a moment as people read it.
-func clock(us int64) string { return time.UnixMicro(us).UTC().Format("2006-01-02 15:04:05 UTC") }
-
-// sentence says in one line what became of a violation.
-func sentence(v *odometer.Violation) string {
-	what := cmp.Or(strings.ReplaceAll(string(v.Resource), "_", " "), string(v.Condition))
-	head := fmt.Sprintf("%s: %s of %s", v.Name, v.Level, subjectOf(v))
-	value := fmt.Sprintf("%s %s, limit %s", what, amount(v.Value, v.Unit), amount(v.Limit, v.Unit))
-	switch v.Standing {
-	case odometer.StandingRecovered:
-		return fmt.Sprintf("Recovered: %s: %s, at %s", head, value, clock(v.Changed))
-	case odometer.StandingRetracted:
-		return fmt.Sprintf("Withdrawn by a correction: %s: %s, at %s", head, value, clock(v.Changed))
-	}
-	text := fmt.Sprintf("%s: %s, crossed at %s", head, value, clock(v.Crossed))
-	if v.Reaches != 0 {
-		text += ", and at this rate the limit is reached at " + clock(v.Reaches)
-	}
-	return text
-}
 
 // headline says in one line what a message is about.
 func headline(j *job, list []odometer.Violation) string {
@@ -53,7 +15,7 @@ func headline(j *job, list []odometer.Violation) string {
 	case j.kind == "":
 		return "Test of channel " + j.channel.Name
 	case len(list) == 1:
-		return sentence(&list[0])
+		return list[0].Text()
 	}
 	return fmt.Sprintf("%d changes: %s", len(list), strings.Join(tally(list), ", "))
 }
@@ -62,11 +24,16 @@ func headline(j *job, list []odometer.Violation) string {
 func tally(list []odometer.Violation) []string {
 	counts := map[string]int{}
 	for i := range list {
-		what := list[i].Level
-		if list[i].Standing != odometer.StandingOpen {
-			what = string(list[i].Standing)
+		switch v := &list[i]; {
+		case v.Standing == odometer.StandingRetracted:
+			counts["undone"]++
+		case v.Standing != odometer.StandingOpen:
+			counts[string(v.Standing)]++
+		case v.Level == odometer.ForecastLevel:
+			counts["on the way to a limit"]++
+		default:
+			counts["at "+v.Level]++
 		}
-		counts[what]++
 	}
 	kinds := make([]string, 0, len(counts))
 	for k := range counts {
@@ -84,7 +51,7 @@ func lines(j *job, list []odometer.Violation) []string {
 	text := []string{headline(j, list)}
 	if len(list) > 1 {
 		for i := range list {
-			text = append(text, sentence(&list[i]))
+			text = append(text, list[i].Text())
 		}
 	}
 	return text
@@ -97,6 +64,6 @@ func (n *Notifier) writeLog(j *job, list []odometer.Violation) {
 	}
 	for i := range list {
 		v := &list[i]
-		n.logger.Warn(sentence(v), "violation", v.ID, "change", v.Change, "standing", v.Standing, "level", v.Level, "threshold", v.Threshold, "delivery", j.id)
+		n.logger.Warn(v.Text(), "violation", v.ID, "change", v.Change, "standing", v.Standing, "level", v.Level, "threshold", v.Threshold, "delivery", j.id)
 	}
 }

@@ -173,7 +173,7 @@ func (w *office) missed(c odometer.Channel, problem string) {
 	if got := count(); got.Missed != 1 || got.Disabled != 0 {
 		w.t.Errorf("got %+v, want one that missed something", got)
 	}
-	is, err := w.Update(w.t.Context(), admin, c, c.Version)
+	is, err := w.Update(w.t.Context(), admin, c, c.Version, nil)
 	if err != nil || is.Problem != "" {
 		w.t.Errorf("changed: got the problem %q, %v, want none", is.Problem, err)
 	}
@@ -228,7 +228,7 @@ func prunedBeforeTold(t *testing.T, restarted bool) {
 		t.Helper()
 		var err error
 		c.Enabled = enabled
-		if c, err = w.Update(t.Context(), admin, c, c.Version); err != nil {
+		if c, err = w.Update(t.Context(), admin, c, c.Version, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -108,7 +108,7 @@ func (t *Thresholds) follow(ctx context.Context, works func()) error {
 	if err := f.load(ctx); err != nil {
 		return err
 	}
-	tick := time.NewTicker(tickEvery)
+	tick := time.NewTicker(cmp.Or(t.o.tick, tickEvery))
 	defer tick.Stop()
 	defer func() {
 		if ctx.Err() != nil { // it ends: less is taken in again
@@ -449,7 +449,7 @@ func (f *follower) store(ctx context.Context, now bool) error {
 	})
 	for i := range changes {
 		v := &changes[i]
-		f.logger.Info("a threshold", "standing", v.Standing, "name", v.Name, "level", v.Level, "value", v.Value, "limit", v.Limit, "unit", v.Unit,
+		f.logger.Info(v.Text(), "standing", v.Standing, "threshold", v.Threshold, "level", v.Level, "value", v.Value, "limit", v.Limit, "unit", v.Unit,
 			"instance", v.Instance, "user", v.Owner.User, "org", v.Owner.Org, "violation", v.ID)
 	}
 	return nil

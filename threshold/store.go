@@ -82,6 +82,8 @@ type Options struct {
 	Random  io.Reader        // what ids are drawn from; crypto/rand when nil
 	Driver  string           // of database/sql; "sqlite" when empty
 	Wait    time.Duration    // for a database that is locked; 5 s when zero
+
+	tick time.Duration // how often the clock is looked at; tickEvery when zero; tests
 }
 
 // Thresholds keeps thresholds, follows the ledger, and records violations. Its methods
@@ -171,7 +173,20 @@ func (t *Thresholds) transact(ctx context.Context, do func(*sql.Tx) error) error
 	if err := do(tx); err != nil {
 		return err
 	}
-	return tx.Commit()
+	if err := tx.Commit(); err != nil { // it may be stored nevertheless
+		t.changed()
+		t.wake()
+		return err
+	}
+	return nil
+}
+
+// wake has those who wait for changes of violations look.
+func (t *Thresholds) wake() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	close(t.news)
+	t.news = make(chan struct{})
 }
 
 // cursor returns the last record that was taken in, and false where there is none yet.
@@ -209,10 +224,7 @@ func (t *Thresholds) save(ctx context.Context, f *fold, record int64) error {
 	f.changes, f.begun = nil, nil
 	clear(f.touched)
 	if told > 0 {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		close(t.news)
-		t.news = make(chan struct{})
+		t.wake()
 	}
 	return nil
 }

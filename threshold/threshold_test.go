@@ -50,6 +50,15 @@ type epoch struct {
 
 func newWatchtower(t *testing.T) *watchtower {
 	t.Helper()
+	w := newTower(t)
+	w.open()
+	t.Cleanup(func() { w.stop(); w.Close() })
+	return w
+}
+
+// newTower has no thresholds opened yet.
+func newTower(t *testing.T) *watchtower {
+	t.Helper()
 	w := &watchtower{t: t, path: filepath.Join(t.TempDir(), "ledger.db"), now: begin, epochs: map[odometer.InstanceID]*epoch{}, stop: func() {}}
 	l, err := ledger.Open(t.Context(), ledger.Options{Path: w.path, Clock: w.clock})
 	if err != nil {
@@ -57,13 +66,11 @@ func newWatchtower(t *testing.T) *watchtower {
 	}
 	t.Cleanup(func() { l.Close() })
 	w.ledger = l
-	w.options = Options{Path: w.path, Ledger: l, Owns: l.Owns, Clock: w.clock, Running: func(context.Context) ([]Machine, error) {
+	w.options = Options{Path: w.path, Ledger: l, Owns: l.Owns, Clock: w.clock, tick: 20 * time.Millisecond, Running: func(context.Context) ([]Machine, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return slices.Clone(w.machines), nil
 	}}
-	w.open()
-	t.Cleanup(func() { w.stop(); w.Close() })
 	return w
 }
 
@@ -388,23 +395,23 @@ func TestSilenceIsTold(t *testing.T) {
 	changes := func(n uint64) { w.await("it is told", func() bool { return w.Stats().Changes == n }) }
 	heard(begin)
 	w.pass(89 * time.Second)
-	time.Sleep(2 * tickEvery)
+	time.Sleep(10 * w.options.tick)
 	w.is()
 	w.pass(time.Second)
 	changes(1)
 	w.pass(time.Hour)
-	time.Sleep(2 * tickEvery) // once
+	time.Sleep(10 * w.options.tick) // once
 	changes(1)
 	due = 0 // it is too early to tell: nothing ends, nothing begins
 	heard(w.clock())
-	time.Sleep(2 * tickEvery)
+	time.Sleep(10 * w.options.tick)
 	changes(1)
 	due = 10 * time.Second
 	heard(w.clock())
 	changes(2)
 	due = 0
 	heard(w.clock().Add(-time.Hour))
-	time.Sleep(2 * tickEvery)
+	time.Sleep(10 * w.options.tick)
 	changes(2)
 	due = 10 * time.Second
 	heard(w.clock().Add(-45 * time.Second))

@@ -24,8 +24,8 @@ func (c channels) Channels(ctx context.Context, by odometer.Caller, q odometer.C
 	return c.n.List(ctx, by, q)
 }
 
-func (c channels) UpdateChannel(ctx context.Context, by odometer.Actor, d odometer.Channel, version uint64) (odometer.Channel, error) {
-	return c.n.Update(ctx, by, d, version)
+func (c channels) UpdateChannel(ctx context.Context, by odometer.Actor, d odometer.Channel, version uint64, bearer *string) (odometer.Channel, error) {
+	return c.n.Update(ctx, by, d, version, bearer)
 }
 
 func (c channels) DeleteChannel(ctx context.Context, by odometer.Actor, id odometer.ChannelID, version uint64) error {

@@ -44,6 +44,7 @@ func (c *channelConfig) describe(cmd *cobra.Command) {
 	flags.StringVar(&c.URLFile, "url-file", "", "file that holds the address")
 	flags.StringSliceVar(&c.To, "to", nil, "e-mail address; may be repeated")
 	flags.StringSliceVar(&c.Events, "event", nil, "what a webhook is told: usage, threshold_violation; may be repeated (default: threshold_violation)")
+	flags.StringVar(&c.BearerFile, "bearer-file", "", "file that holds the token that an alertmanager asks for; '' for none")
 	flags.BoolVar(&c.Disabled, "disabled", false, "it is told nothing for now")
 	cmd.RegisterFlagCompletionFunc("event", cobra.FixedCompletions(words([]odometer.EventKind{odometer.EventUsage, odometer.EventViolation}), cobra.ShellCompDirectiveNoFileComp))
 }
@@ -72,6 +73,13 @@ func (c *channelConfig) given(cmd *cobra.Command, d *api.ChannelChange) error {
 		for _, e := range c.Events {
 			d.Events = append(d.Events, odometer.EventKind(e))
 		}
+	}
+	if has("bearer-file") { // '' for no token
+		text, err := secretIn("file of the token", c.BearerFile)
+		if err != nil {
+			return err
+		}
+		d.Bearer = &text
 	}
 	if has("disabled") {
 		d.Enabled = new(!c.Disabled)
@@ -120,9 +128,6 @@ alone goes to standard output, and what it belongs to, to standard error.`,
 			if ask.Secret, err = secretIn("file of the secret", c.SecretFile); err != nil {
 				return err
 			}
-			if ask.Bearer, err = secretIn("file of the token", c.BearerFile); err != nil {
-				return err
-			}
 			server, err := c.client()
 			if err != nil {
 				return err
@@ -154,7 +159,6 @@ alone goes to standard output, and what it belongs to, to standard error.`,
 	c.describe(cmd)
 	cmd.Flags().StringVar(&c.Holder, "holder", "", holderHelp)
 	cmd.Flags().StringVar(&c.SecretFile, "secret-file", "", "file that holds the secret of a webhook, whsec_… (default: a new one)")
-	cmd.Flags().StringVar(&c.BearerFile, "bearer-file", "", "file that holds the token that an alertmanager asks for")
 	c.common(cmd.Flags(), s)
 	return cmd
 }

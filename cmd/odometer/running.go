@@ -113,8 +113,8 @@ func (r *runningMachines) each(ctx context.Context, agent odometer.AgentID, now 
 func (r *runningMachines) machine(k *api.KnownInstance, interval time.Duration, now time.Time) (m threshold.Machine, ok bool) {
 	m = threshold.Machine{Instance: k.Description.Instance, Owner: ownerOf(&k.Instance), Interval: interval.Microseconds()}
 	switch {
-	case k.Age != nil:
-		m.Last = now.Add(-time.Duration(*k.Age) * time.Second).UnixMicro()
+	case k.Age != nil: // in whole seconds, of which it is in the middle as well as anywhere
+		m.Last = now.Add(-time.Duration(*k.Age)*time.Second - time.Second/2).UnixMicro()
 	case k.DescribedAt != nil: // nothing of its usage ever came
 		m.Last = k.DescribedAt.UnixMicro()
 	default:
