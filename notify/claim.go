@@ -207,6 +207,11 @@ func (n *Notifier) digest(ctx context.Context, tx *sql.Tx, now int64, c *odomete
 	}
 	list, err := scanDeliveries(tx.QueryContext(ctx, `SELECT `+deliveryColumns+` FROM notify_deliveries
 		WHERE channel = ? AND lane = ? AND state = 'waiting' AND attempts = 0 ORDER BY number LIMIT ?`, string(c.ID), head.lane, digestMost))
+	if err == nil && c.Kind == odometer.ChannelSlack {
+		var fit int
+		fit, err = slackFits(list)
+		list = list[:fit]
+	}
 	if err != nil || len(list) < 2 {
 		return held, err
 	}

@@ -15,25 +15,41 @@ import (
 
 var slackText = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 
-// slackMost is how many characters of a text Slack shows; it cuts off at 40,000.
+// slackMost is how many bytes of lines a message has at most: Slack cuts off a text at
+// 40,000 characters, and a headline is before them.
 const slackMost = 35_000
+
+// slackLine is one line of several.
+func slackLine(v *odometer.Violation) string { return "\n• " + slackText.Replace(v.Text()) }
+
+// slackFits returns how many of the first of some deliveries one message has room for, at
+// least one.
+func slackFits(list []delivery) (n int, err error) {
+	size := 0
+	for n = range list {
+		told, err := violations(list[n].body)
+		if err != nil {
+			return 0, err
+		}
+		for i := range told {
+			size += len(slackLine(&told[i]))
+		}
+		if size > slackMost && n > 0 {
+			return n, nil
+		}
+	}
+	return len(list), nil
+}
 
 func slackBody(j *job, list []odometer.Violation) []byte {
 	var b strings.Builder
-	all := lines(j, list)
-	for i, line := range all {
-		line = slackText.Replace(line)
-		switch {
-		case i > 0 && len(list) > 1:
-			line = "\n• " + line
-		case i > 0:
-			line = "\n" + line
+	if len(list) > 1 {
+		b.WriteString(slackText.Replace(headline(j, list)))
+		for i := range list {
+			b.WriteString(slackLine(&list[i]))
 		}
-		if b.Len()+len(line) > slackMost {
-			b.WriteString("\n… and more: see the violations of the server")
-			break
-		}
-		b.WriteString(line)
+	} else {
+		b.WriteString(slackText.Replace(strings.Join(lines(j, list), "\n")))
 	}
 	text, err := json.Marshal(map[string]string{"text": b.String()})
 	if err != nil {

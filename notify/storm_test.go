@@ -1,10 +1,12 @@
 package notify
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"example.org/odometer"
 )
@@ -132,5 +134,49 @@ func TestADigestIsRepeatedAsItIs(t *testing.T) {
 	}
 	if d := w.deliveries(c.ID, odometer.DeliveryDelivered); d[len(d)-1].Events != 40 || d[len(d)-1].Attempts != 2 {
 		t.Errorf("got %+v, want the digest at the second attempt", d)
+	}
+}
+
+// TestADigestHasRoom: a message to Slack has no more than Slack shows, and what has no room
+// in one is in the next, whatever names and levels there are.
+func TestADigestHasRoom(t *testing.T) {
+	w := newOffice(t, Options{})
+	r := newReceiver(t, nil)
+	c, _ := w.create(odometer.Channel{Kind: odometer.ChannelSlack, URL: r.URL})
+	const count = 400
+	var list []odometer.Violation
+	for n := range count {
+		v := violation("vm-1", n+1, c.ID)
+		v.Name, v.Level = strings.Repeat("<", 120)+fmt.Sprintf("t%d.", n+1), fmt.Sprintf("level %d", n)
+		list = append(list, v)
+	}
+	w.log.add(list...)
+	w.goOn(20 * stormTime)
+	next := 1
+	for _, g := range r.requests() {
+		var m struct{ Text string }
+		if err := json.Unmarshal([]byte(g.body), &m); err != nil {
+			t.Fatal(err)
+		}
+		if size := utf8.RuneCountInString(m.Text); size > 40_000 {
+			t.Errorf("got a message of %d characters, want at most 40,000", size)
+		}
+		for line := range strings.Lines(m.Text) {
+			if strings.Contains(line, "changes:") {
+				if !strings.Contains(line, " others") {
+					t.Errorf("got the headline %q, want what there is little of together", line)
+				}
+				continue
+			}
+			if !strings.Contains(line, fmt.Sprintf("t%d.", next)) && strings.Contains(line, "has reached") {
+				t.Fatalf("got %q as number %d", line, next)
+			}
+			if strings.Contains(line, "has reached") {
+				next++
+			}
+		}
+	}
+	if messages := len(r.requests()); next != count+1 || messages > 20 {
+		t.Errorf("got %d changes in %d messages, want %d in some ten", next-1, messages, count)
 	}
 }

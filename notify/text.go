@@ -20,6 +20,9 @@ func headline(j *job, list []odometer.Violation) string {
 	return fmt.Sprintf("%d changes: %s", len(list), strings.Join(tally(list), ", "))
 }
 
+// tallyMost is how many kinds a headline counts by themselves.
+const tallyMost = 8
+
 // tally counts what became of violations, what there is most of first.
 func tally(list []odometer.Violation) []string {
 	counts := map[string]int{}
@@ -40,8 +43,16 @@ func tally(list []odometer.Violation) []string {
 		kinds = append(kinds, k)
 	}
 	slices.SortFunc(kinds, func(a, b string) int { return cmp.Or(counts[b]-counts[a], strings.Compare(a, b)) })
+	others := 0
 	for i, k := range kinds {
+		if i >= tallyMost {
+			others += counts[k]
+			continue
+		}
 		kinds[i] = fmt.Sprintf("%d %s", counts[k], k)
+	}
+	if others > 0 {
+		kinds = append(kinds[:tallyMost], fmt.Sprintf("%d others", others))
 	}
 	return kinds
 }
