@@ -40,7 +40,7 @@ func (v *Violation) Text() string {
 	value, to := v.valueText()+", limit "+v.Unit.Amount(v.Limit), v.subjectText()
 	switch v.Standing {
 	case StandingRecovered:
-		return fmt.Sprintf("Recovered: %s: %s is at %s no longer: %s, at %s", name, to, v.Level, value, moment(v.Changed))
+		return fmt.Sprintf("Recovered: %s: %s is at %s no longer: %s, at %s", name, to, v.Level, value, moment(cmp.Or(v.Ended, v.Changed)))
 	case StandingRetracted:
 		return fmt.Sprintf("Undone by a correction: %s: %s has not reached %s: %s, at %s", name, to, v.Level, value, moment(v.Changed))
 	}
@@ -56,7 +56,7 @@ func (v *Violation) forecastText(name string) string {
 	to, limit, value := v.subjectText(), v.Unit.Amount(v.Limit), v.what()+" comes to "+v.Unit.Amount(v.Value)
 	switch v.Standing {
 	case StandingRecovered:
-		return fmt.Sprintf("Recovered: %s: %s is on the way to %s no longer, at %s", name, to, limit, moment(v.Changed))
+		return fmt.Sprintf("Recovered: %s: %s is on the way to %s no longer, at %s", name, to, limit, moment(cmp.Or(v.Ended, v.Changed)))
 	case StandingRetracted:
 		return fmt.Sprintf("Withdrawn: %s: %s is on the way to %s no longer: %s, at %s", name, to, limit, value, moment(v.Changed))
 	}

@@ -47,6 +47,9 @@ func alertOf(v *odometer.Violation, now time.Time) alert {
 		StartsAt:    time.UnixMicro(v.Crossed).UTC().Format(time.RFC3339Nano),
 		EndsAt:      now.Add(alertLife).UTC().Format(time.RFC3339Nano),
 	}
+	if v.About != "" {
+		a.Annotations["description"] = v.About
+	}
 	for name, value := range a.Labels {
 		if value == "" { // a label without a value is none
 			delete(a.Labels, name)

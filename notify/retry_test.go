@@ -27,7 +27,7 @@ func TestAReceiverThatIsDeadForThreeDays(t *testing.T) {
 	c, _ := w.create(odometer.Channel{Kind: odometer.ChannelWebhook, URL: r.URL})
 	w.log.add(violation("vm-1", 1), violation("vm-2", 1))
 	begin := w.now()
-	w.goOn(GiveUpAfter + time.Minute)
+	w.goOn(GiveUpAfter + breakMost) // the last attempt of all may wait for the breaker
 	list := w.deliveries(c.ID, odometer.DeliveryDead)
 	if len(list) != 2 {
 		t.Fatalf("got %+v, want both given up", list)

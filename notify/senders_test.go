@@ -34,8 +34,8 @@ func TestSlack(t *testing.T) {
 	w.rest()
 	got := r.requests()
 	want := []string{
-		`{"text":"&lt;!channel&gt; &amp; co: vm-1 has reached warning: cpu 91.25 %, limit 80 %, at 2026-11-27 10:00:01 UTC"}`,
-		`{"text":"Recovered: &lt;!channel&gt; &amp; co: vm-1 is at warning no longer: cpu 12.35 %, limit 80 %, at 2026-11-27 10:00:01 UTC"}`,
+		`{"text":"&lt;!channel&gt; &amp; co: vm-1 has reached warning: cpu 91.25 %, limit 80 %, at 2026-11-27 10:00:01 UTC\nuser ada, organisation acme, threshold thr_abcdefghijklmnop: odometer violation show vio_vm-11"}`,
+		`{"text":"Recovered: &lt;!channel&gt; &amp; co: vm-1 is at warning no longer: cpu 12.35 %, limit 80 %, at 2026-11-27 10:00:01 UTC\nuser ada, organisation acme, threshold thr_abcdefghijklmnop: odometer violation show vio_vm-11"}`,
 	}
 	if len(got) != 2 {
 		t.Fatalf("got %+v, want 2", got)

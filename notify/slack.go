@@ -23,8 +23,11 @@ func slackBody(j *job, list []odometer.Violation) []byte {
 	all := lines(j, list)
 	for i, line := range all {
 		line = slackText.Replace(line)
-		if i > 0 {
+		switch {
+		case i > 0 && len(list) > 1:
 			line = "\n• " + line
+		case i > 0:
+			line = "\n" + line
 		}
 		if b.Len()+len(line) > slackMost {
 			b.WriteString("\n… and more: see the violations of the server")

@@ -46,9 +46,24 @@ func tally(list []odometer.Violation) []string {
 	return kinds
 }
 
-// lines are a message for people: what it is about and, of several, each.
+// lines are a message for people: what it is about and, of several, each; of one, what
+// its threshold is about, whose the machine is, and where to look.
 func lines(j *job, list []odometer.Violation) []string {
 	text := []string{headline(j, list)}
+	if len(list) == 1 {
+		v := &list[0]
+		if v.About != "" {
+			text = append(text, v.About)
+		}
+		of := ""
+		if v.Owner.User != "" {
+			of += "user " + string(v.Owner.User) + ", "
+		}
+		if v.Owner.Org != "" {
+			of += "organisation " + string(v.Owner.Org) + ", "
+		}
+		text = append(text, fmt.Sprintf("%sthreshold %s: odometer violation show %s", of, v.Threshold, v.ID))
+	}
 	if len(list) > 1 {
 		for i := range list {
 			text = append(text, list[i].Text())

@@ -29,12 +29,14 @@ func TestTexts(t *testing.T) {
 	}
 	changed := time.Date(2026, 11, 27, 10, 30, 0, 0, time.UTC)
 	crossed := violation("vm-1", 1)
+	crossed.About = "Call the one who is on duty."
 	as := func(standing odometer.Standing, value float64) odometer.Violation {
 		v := crossed
 		v.Change, v.Standing, v.Value, v.Changed = 2, standing, value, changed.UnixMicro()
 		return v
 	}
 	recovered, undone := as(odometer.StandingRecovered, 12.3456), as(odometer.StandingRetracted, 60)
+	recovered.Ended = changed.Add(-time.Minute).UnixMicro()
 	forecast := violation("", 4)
 	forecast.Name, forecast.Level, forecast.Sum, forecast.Owner = "CPU in November", odometer.ForecastLevel, true, odometer.Owner{Org: "acme"}
 	forecast.Condition, forecast.Unit, forecast.Limit, forecast.Value = odometer.ConditionBudget, odometer.UnitHours, 1000, 1250.5
