@@ -284,7 +284,7 @@ func (t *Thresholds) Delete(ctx context.Context, by odometer.Actor, id odometer.
 }
 
 func remove(ctx context.Context, tx *sql.Tx, id odometer.ThresholdID, now int64) error {
-	_, err := tx.ExecContext(ctx, `UPDATE threshold_thresholds SET deleted_us = ?, enabled = ? WHERE id = ?`, now, false, string(id))
+	_, err := tx.ExecContext(ctx, `UPDATE threshold_thresholds SET deleted_us = ?, enabled = ?, body = '' WHERE id = ?`, now, false, string(id))
 	return err
 }
 

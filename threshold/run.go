@@ -27,7 +27,8 @@ const (
 	// keepPeriods is for how long periods that are over are held in memory: what comes
 	// later is rare and is looked up.
 	keepPeriods = 48 * time.Hour
-	// keepStates is for how long they are stored: corrections come for a closed year.
+	// keepStates is for how long they are stored, and what is remembered of thresholds
+	// that are gone: corrections come for a closed year.
 	keepStates = 400 * 24 * time.Hour
 	// pruneEvery is how often older ones are looked for.
 	pruneEvery = time.Hour
@@ -473,11 +474,13 @@ func (f *follower) tick(ctx context.Context) error {
 	if now.Sub(f.pruned) >= pruneEvery {
 		f.pruned = now
 		err := f.transact(ctx, func(tx *sql.Tx) error {
-			_, err := tx.ExecContext(ctx, `DELETE FROM threshold_states WHERE period_us > 0 AND end_us < ?`, now.Add(-keepStates).UnixMicro())
+			before := now.Add(-keepStates).UnixMicro()
+			_, err := tx.ExecContext(ctx, `DELETE FROM threshold_states WHERE period_us > 0 AND end_us < ?
+				OR period_us = 0 AND threshold IN (SELECT id FROM threshold_thresholds WHERE deleted_us > 0 AND deleted_us < ?)`, before, before)
 			return err
 		})
 		if err != nil {
-			return fmt.Errorf("forget old periods: %w", err)
+			return fmt.Errorf("forget what is old: %w", err)
 		}
 	}
 	return f.store(ctx, false)
