@@ -2,11 +2,9 @@ package threshold
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -532,162 +530,10 @@ func TestWhatItWouldHaveDone(t *testing.T) {
 	w.is() // nothing came of it
 }
 
-func TestAFileOfThresholds(t *testing.T) {
-	w := newWatchtower(t)
-	path := filepath.Join(t.TempDir(), "thresholds.yaml")
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		at := w.clock()
-		if err := errors.Join(os.Chtimes(path+".new", at, at), os.Rename(path+".new", path)); err != nil {
-			t.Fatal(err)
-		}
-		w.pass(fileLook)
-	}
-	const one = `
-thresholds:
-  - name: busy machines
-    scope: {all: true}
-    resource: cpu
-    condition: period
-    levels: [{name: warning, value: 80}]
-`
-	write(one)
-	w.Close()
-	w.options.File = path
-	w.open()
-	w.run()
-	names := func() (list []string) {
-		all, err := w.List(t.Context(), admin.Caller, odometer.ThresholdQuery{Limit: 10})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, d := range all {
-			list = append(list, fmt.Sprint(d.Name, " ", d.Version, " ", d.Levels[0].Value))
-		}
-		return list
-	}
-	has := func(want ...string) {
-		t.Helper()
-		w.await(fmt.Sprint("there are ", want), func() bool { return slices.Equal(names(), want) })
-	}
-	has("busy machines 1 80")
-	w.use("vm-1", ada, 30*time.Second, cpu(85))
-	w.await("it is told", func() bool { return w.Stats().Changes == 1 })
-	write(strings.Replace(one, "80", "90", 1))
-	has("busy machines 2 90")
-	write(strings.Replace(one, "80", "not many", 1))
-	w.await("it is said to be wrong", func() bool { return w.Stats().File != nil })
-	has("busy machines 2 90")
-	write(strings.Replace(one, "value: 80", "value: -1", 1))
-	w.await("it is said what is wrong", func() bool {
-		err := w.Stats().File
-		return err != nil && strings.Contains(err.Error(), "thresholds[0]: levels[0].value: -1 is not a number above 0")
-	})
-	all, _ := w.List(t.Context(), admin.Caller, odometer.ThresholdQuery{Limit: 10})
-	if err := w.Delete(t.Context(), admin, all[0].ID, 0); !errors.Is(err, odometer.ErrConflict) {
-		t.Errorf("delete what the file has: got %v, want ErrConflict", err)
-	}
-	write("thresholds: []\n")
-	w.await("the file is well again", func() bool { return w.Stats().File == nil })
-	has()
-	write(one)
-	has("busy machines 1 80")
-	for text, want := range map[string]string{
-		"value: .nan": "thresholds[0]: levels[0].value: NaN is no number", "value: -.inf": "thresholds[0]: levels[0].value: -Inf is no number", "value: {3: 4}": "thresholds[0]: levels[0].value: has a field whose name is no text",
-	} {
-		if _, err := parseFile([]byte(strings.Replace(one, "value: 80", text, 1))); !errors.Is(err, odometer.ErrInvalid) || err.Error() != want {
-			t.Errorf("%s: got %v, want %s", text, err, want)
-		}
-	}
-	for says, text := range map[string]string{"no YAML": ":", "another field": "levels: []", "no list": "thresholds: 3", "two of one name": one + strings.TrimPrefix(one, "\nthresholds:\n"), "no threshold": "thresholds: [3]"} {
-		if _, err := parseFile([]byte(text)); !errors.Is(err, odometer.ErrInvalid) {
-			t.Errorf("%s: got %v, want ErrInvalid", says, err)
-		}
-	}
-}
-
-// TestALockedDatabaseDelaysAndLosesNothing has nothing stored for a while.
-func TestALockedDatabaseDelaysAndLosesNothing(t *testing.T) {
-	w := newWatchtower(t)
-	w.Close()
-	w.options.Wait = 20 * time.Millisecond
-	w.open()
-	w.run()
-	w.create(twoLevels(odometer.Threshold{Scope: odometer.Scoped{All: true}, Resource: odometer.ResourceCPU, Condition: odometer.ConditionPeriod}))
-	w.settled()
-	db, err := sql.Open("sqlite", "file:"+w.path+"?_txlock=immediate&_pragma=busy_timeout(5000)")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	e := w.event("vm-1", ada, &epoch{began: begin, at: begin}, 30*time.Second, cpu(99))
-	w.pass(time.Minute)
-	w.stop() // so that it is booked before anybody looks
-	w.book(e)
-	tx, err := db.Begin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.run()
-	w.await("it fails", func() bool { return w.Stats().Err != nil })
-	if _, err := w.Create(t.Context(), admin, monthlyOf(ada), odometer.Once{}); !errors.Is(err, odometer.ErrUnavailable) {
-		t.Errorf("create meanwhile: got %v, want ErrUnavailable", err)
-	}
-	if err := tx.Rollback(); err != nil {
-		t.Fatal(err)
-	}
-	w.is("vm-1 warning open 99", "vm-1 critical open 99")
-}
-
 func monthlyOf(owner odometer.Owner) odometer.Threshold {
 	d := monthly(odometer.Scoped{User: owner.User, Sum: true})
 	d.Name, d.Action, d.Enabled = "month", odometer.ActionLog, true
 	return d
-}
-
-// TestOneOfTwoServersDecides has another process take the ledger over: the first one ends,
-// and what is told is told once.
-func TestOneOfTwoServersDecides(t *testing.T) {
-	w := newWatchtower(t)
-	w.run()
-	w.create(twoLevels(odometer.Threshold{Scope: odometer.Scoped{All: true}, Resource: odometer.ResourceCPU, Condition: odometer.ConditionPeriod}))
-	w.use("vm-1", ada, 30*time.Second, cpu(85))
-	w.is("vm-1 warning open 85")
-	w.stop()
-	first := w.Thresholds
-	l, err := ledger.Open(t.Context(), ledger.Options{Path: w.path, Clock: w.clock})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	w.ledger, w.options.Ledger, w.options.Owns = l, l, l.Owns
-	w.use("vm-1", ada, 30*time.Second, cpu(96)) // which both see
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	if err := first.Run(ctx); !errors.Is(err, ledger.ErrFenced) {
-		t.Errorf("the first: got %v, want ErrFenced", err)
-	}
-	if _, err := first.Create(t.Context(), admin, monthlyOf(ada), odometer.Once{}); !errors.Is(err, ledger.ErrFenced) {
-		t.Errorf("create at the first: got %v, want ErrFenced", err)
-	}
-	first.Close()
-	w.open()
-	w.run()
-	w.is("vm-1 warning open 85", "vm-1 critical open 96")
-}
-
-// TestTablesOfANewerVersionAreLeft, untouched.
-func TestTablesOfANewerVersionAreLeft(t *testing.T) {
-	w := newWatchtower(t)
-	if _, err := w.db.Exec(`UPDATE threshold_meta SET value = '99' WHERE key = 'schema_version'`); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(t.Context(), w.options); !errors.Is(err, ErrNewer) {
-		t.Errorf("got %v, want ErrNewer", err)
-	}
 }
 
 // TestABudgetThatBeginsBehindCountsOnce is made while what is booked was not taken in yet.
