@@ -67,11 +67,8 @@ var thresholdBugs = []bug{
 		`if _, ours := errors.AsType[*sqlite.Error](err); err != nil && !ours && ctx.Err() != nil {`,
 		"threshold.TestOneOfTwoServersDecides"},
 	{"a file that is wrong takes all thresholds away", "threshold/file.go",
-		`		f.file.err = err.Error()
-		return nil
-	}`,
-		`		f.file.err = err.Error()
-	}`,
+		`if list, err = ReadFile(f.o.File); err == nil {`,
+		`if list, err = ReadFile(f.o.File); true {`,
 		"threshold.TestAFileOfThresholds"},
 	{"what a changed threshold leaves stays open", "threshold/fold.go",
 		`if l := &s.Levels[i]; l.open() && !(same && mine && is.has(l.Name)) {`,
