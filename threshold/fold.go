@@ -65,13 +65,22 @@ func (f *fold) silences() bool {
 type seen struct {
 	value, before float64
 	from, to      int64 // time of use
-	event, entry  string
+	event         string
+	by            *odometer.EntryID // nil for no entry; few of them are written
 	late          bool
 	reaches       int64 // of a forecast
 }
 
+// entry is the id of the entry that did it, "" for none.
+func (at *seen) entry() string {
+	if at.by == nil {
+		return ""
+	}
+	return at.by.String()
+}
+
 func seenOf(e *odometer.Entry) seen {
-	return seen{from: e.Event.Span.Start, to: e.Event.Span.End, event: e.SourceEventID, entry: e.ID.String()}
+	return seen{from: e.Event.Span.Start, to: e.Event.Span.End, event: e.SourceEventID, by: &e.ID}
 }
 
 // take takes in an entry of the ledger, which is in the journal's record of a number.
@@ -329,7 +338,7 @@ func (f *fold) reach(w *watch, s *state, l *level, limit float64, at seen, basis
 	}
 	v := l.Now
 	v.Version, v.Name, v.About, v.Shared, v.Action, v.Channels = w.Version, w.Name, w.Description, w.Shared, w.Action, w.Channels
-	v.Limit, v.Reaches, v.Event, v.Entry = limit, at.reaches, at.event, at.entry
+	v.Limit, v.Reaches, v.Event, v.Entry = limit, at.reaches, at.event, at.entry()
 	f.turn(v, odometer.StandingOpen, at)
 }
 
@@ -338,7 +347,7 @@ func (f *fold) cross(w *watch, s *state, name string, limit float64, at seen, ba
 	v := &odometer.Violation{
 		ID: odometer.NewViolationID(w.ID, name, s.Subject, basis), Change: 1, Threshold: w.ID, Version: w.Version, Name: w.Name, About: w.Description, Holder: w.Holder, Shared: w.Shared, Level: name, Standing: odometer.StandingOpen,
 		Instance: s.Instance, Owner: s.Owner, Sum: w.Scope.Sum, Resource: w.Resource, Condition: w.Condition, Unit: w.Unit, Limit: limit, Before: at.before, Value: at.value,
-		From: at.from, To: at.to, Crossed: at.to, Detected: f.now, Changed: f.now, Event: at.event, Entry: at.entry, Late: at.late, Reaches: at.reaches, Action: w.Action, Channels: w.Channels,
+		From: at.from, To: at.to, Crossed: at.to, Detected: f.now, Changed: f.now, Event: at.event, Entry: at.entry(), Late: at.late, Reaches: at.reaches, Action: w.Action, Channels: w.Channels,
 	}
 	if s.Period != 0 {
 		v.From, v.To = s.Period, s.End
