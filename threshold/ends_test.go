@@ -1,8 +1,11 @@
 package threshold
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,7 +100,7 @@ func TestWhatComesBackGoesOn(t *testing.T) {
 	} {
 		for _, dies := range []bool{false, true} {
 			if !t.Run(fmt.Sprintf("%s, killed %t", c.says, dies), func(t *testing.T) {
-				w := newWatchtower(t)
+				w := newListener(t)
 				w.run()
 				d := w.create(c.is)
 				use := func() {
@@ -280,4 +283,62 @@ func TestFromWhichValueAndWhen(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", name, got[name], want)
 		}
 	}
+}
+
+// TestWhatRunsNoMoreIsOver: what is open of a machine that has ended ends with its last
+// event, alone and in a sum, and not while that is not known.
+func TestWhatRunsNoMoreIsOver(t *testing.T) {
+	w := newWatchtower(t)
+	ended, fails := atomic.Bool{}, atomic.Bool{}
+	w.Close()
+	w.options.Ended = func(_ context.Context, id odometer.InstanceID) (bool, error) {
+		if fails.Load() {
+			return true, errors.New("the directory cannot be read")
+		}
+		return id == "vm-1" && ended.Load(), nil
+	}
+	w.open()
+	w.run()
+	sum := busy(odometer.Scoped{Org: "acme", Sum: true})
+	sum.Name = "all of acme"
+	each := w.create(busy(odometer.Scoped{All: true}))
+	w.create(sum)
+	w.use("vm-1", ada, 30*time.Second, cpu(85))
+	last := w.clock().UnixMicro()
+	w.settled()
+	looks := func() {
+		t.Helper()
+		w.pass(departEvery)
+		time.Sleep(10 * w.options.tick)
+	}
+	changes := func(want uint64, when string) {
+		t.Helper()
+		if got := w.Stats().Changes; got != want {
+			t.Errorf("%s: got %d changes, want %d", when, got, want)
+		}
+	}
+	ended.Store(true)
+	looks()
+	changes(2, "what was sent may not have come yet")
+	ended.Store(false)
+	w.pass(time.Hour)
+	looks()
+	changes(2, "its agent is cut off")
+	ended.Store(true)
+	fails.Store(true)
+	looks()
+	changes(2, "nobody knows what runs")
+	fails.Store(false)
+	looks()
+	w.await("it is over", func() bool { return w.Stats().Changes == 4 })
+	list, err := w.Violations(t.Context(), odometer.ViolationQuery{Threshold: each.ID, Limit: 10})
+	if err != nil || len(list) != 1 {
+		t.Fatalf("got %+v, %v, want one", list, err)
+	}
+	if v := list[0]; v.Standing != odometer.StandingRecovered || v.Ended != last || v.EndedBy != "" || v.Value != 85 {
+		t.Errorf("got %+v, want it over with the last event, at %d", v, last)
+	}
+	w.restart()
+	w.use("vm-1", ada, 30*time.Second, cpu(90)) // what was only late begins anew
+	w.await("it is told anew", func() bool { return w.Stats().Changes == 2 })
 }

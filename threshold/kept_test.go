@@ -49,7 +49,7 @@ func TestPeriodsAreKeptForAYear(t *testing.T) {
 // TestNothingIsKeptOfWhatIsOver looks at what is stored of machines that fell below, or
 // were heard again, and of thresholds that are gone.
 func TestNothingIsKeptOfWhatIsOver(t *testing.T) {
-	w := newWatchtower(t)
+	w := newListener(t)
 	w.run()
 	d := busy(odometer.Scoped{All: true})
 	d.CoolDown = 3 * time.Hour

@@ -32,6 +32,8 @@ const (
 	keepStates = 400 * 24 * time.Hour
 	// pruneEvery is how often older ones are looked for.
 	pruneEvery = time.Hour
+	// departEvery is how often it is looked for machines that run no more.
+	departEvery = time.Minute
 )
 
 // Stats are what thresholds did since they were opened.
@@ -100,6 +102,7 @@ type follower struct {
 	saved  time.Time // when it was stored
 	stored int64     // up to which record
 	pruned time.Time // when old periods were forgotten
+	parted time.Time // when it was looked for machines that run no more
 	file   fileSeen
 }
 
@@ -470,6 +473,13 @@ func (f *follower) tick(ctx context.Context) error {
 			return fmt.Errorf("list the machines that run: %w", err)
 		}
 		f.fold.listen(machines)
+	}
+	if f.o.Ended != nil && now.Sub(f.parted).Abs() >= departEvery {
+		f.parted = now
+		err := f.fold.depart(func(id odometer.InstanceID) (bool, error) { return f.o.Ended(ctx, id) })
+		if err != nil { // all else is checked meanwhile
+			f.logger.Warn("which machines run no more is not known: what is open of them stays open", "err", err)
+		}
 	}
 	if now.Sub(f.pruned) >= pruneEvery {
 		f.pruned = now

@@ -1,6 +1,7 @@
 package threshold
 
 import (
+	"slices"
 	"strconv"
 
 	"example.org/odometer"
@@ -83,4 +84,46 @@ func (f *fold) hush(w *watch, s *state, at seen) {
 		delete(w.states, s.Subject)
 		f.touch(w, s)
 	}
+}
+
+// depart ends what is open of machines of which an event was checked and which, as is
+// known, run no more: none will fall below. What an agent has yet to send is waited for as
+// long as what a machine came to counts in a sum.
+func (f *fold) depart(ended func(odometer.InstanceID) (bool, error)) error {
+	for _, w := range f.watches {
+		if w.Condition == odometer.ConditionSilence || w.Condition == odometer.ConditionBudget {
+			continue
+		}
+		for _, s := range w.states {
+			if s.Last > f.now-partsLast || !slices.ContainsFunc(s.Levels, func(l level) bool { return l.open() }) {
+				continue
+			}
+			over, err := s.over(ended)
+			if err != nil {
+				return err
+			}
+			for i := range s.Levels {
+				if l := &s.Levels[i]; over && l.open() {
+					f.turn(l.Now, odometer.StandingRecovered, seen{before: s.Value, value: s.Value, to: s.Last})
+					l.Since, l.Covered, l.Rests = 0, s.Last, s.Last+w.CoolDown.Microseconds()
+					f.touch(w, s)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// over reports whether the machine of a state has ended, or of a sum all whose values are
+// in it.
+func (s *state) over(ended func(odometer.InstanceID) (bool, error)) (bool, error) {
+	if s.Instance != "" {
+		return ended(s.Instance)
+	}
+	for id := range s.Parts {
+		if over, err := ended(id); err != nil || !over {
+			return false, err
+		}
+	}
+	return true, nil
 }

@@ -76,12 +76,14 @@ type Options struct {
 	// Running lists the machines that are known to run, for thresholds of silence; nil
 	// for none.
 	Running func(context.Context) ([]Machine, error)
-	File    string           // of thresholds, YAML, see [ReadFile]; "" for none
-	Clock   func() time.Time // time.Now when nil
-	Logger  *slog.Logger     // discarded when nil
-	Random  io.Reader        // what ids are drawn from; crypto/rand when nil
-	Driver  string           // of database/sql; "sqlite" when empty
-	Wait    time.Duration    // for a database that is locked; 5 s when zero
+	// Ended reports whether a machine is known to run no more; nil knows of none.
+	Ended  func(context.Context, odometer.InstanceID) (bool, error)
+	File   string           // of thresholds, YAML, see [ReadFile]; "" for none
+	Clock  func() time.Time // time.Now when nil
+	Logger *slog.Logger     // discarded when nil
+	Random io.Reader        // what ids are drawn from; crypto/rand when nil
+	Driver string           // of database/sql; "sqlite" when empty
+	Wait   time.Duration    // for a database that is locked; 5 s when zero
 
 	tick time.Duration // how often the clock is looked at; tickEvery when zero; tests
 }

@@ -64,11 +64,20 @@ func newTower(t *testing.T) *watchtower {
 	}
 	t.Cleanup(func() { l.Close() })
 	w.ledger = l
-	w.options = Options{Path: w.path, Ledger: l, Owns: l.Owns, Clock: w.clock, tick: 20 * time.Millisecond, Running: func(context.Context) ([]Machine, error) {
+	w.options = Options{Path: w.path, Ledger: l, Owns: l.Owns, Clock: w.clock, tick: 20 * time.Millisecond}
+	return w
+}
+
+// newListener is one that knows which machines run: none until it hears of some.
+func newListener(t *testing.T) *watchtower {
+	t.Helper()
+	w := newWatchtower(t)
+	w.options.Running = func(context.Context) ([]Machine, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return slices.Clone(w.machines), nil
-	}}
+	}
+	w.Thresholds.o.Running = w.options.Running
 	return w
 }
 
@@ -385,7 +394,7 @@ func TestACorrectionRetracts(t *testing.T) {
 }
 
 func TestSilenceIsTold(t *testing.T) {
-	w := newWatchtower(t)
+	w := newListener(t)
 	w.run()
 	w.create(odometer.Threshold{Scope: odometer.Scoped{All: true}, Condition: odometer.ConditionSilence, Levels: []odometer.ThresholdLevel{{Name: "quiet", Value: 3}}})
 	due := 30 * time.Second

@@ -110,7 +110,7 @@ func (sv *server) openAlerts(ctx context.Context) error {
 	running := &runningMachines{fleet: sv.fleet, interval: sv.config.Interval, started: sv.fleet.now()}
 	var err error
 	a.thresholds, err = threshold.Open(ctx, threshold.Options{
-		Path: path, Ledger: sv.ledger, Owns: sv.ledger.Owns, Note: sv.accounts.NoteIn, Channels: a.held, Running: running.list, File: c.Thresholds, Logger: sv.logger,
+		Path: path, Ledger: sv.ledger, Owns: sv.ledger.Owns, Note: sv.accounts.NoteIn, Channels: a.held, Running: running.list, Ended: running.ended, File: c.Thresholds, Logger: sv.logger,
 	})
 	if err != nil {
 		a.noChecks = err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -124,4 +125,17 @@ func (r *runningMachines) machine(k *api.KnownInstance, interval time.Duration, 
 		m.Interval = 0
 	}
 	return m, true
+}
+
+// ended reports whether its agent said last that an instance runs no more.
+func (r *runningMachines) ended(ctx context.Context, id odometer.InstanceID) (bool, error) {
+	k, _, err := r.fleet.Instance(ctx, odometer.Everything, id)
+	if errors.Is(err, odometer.ErrNotFound) {
+		return false, nil
+	}
+	state := k.State
+	if state == api.StateUnobserved && k.LastState != "" { // its agent is silent since
+		state = k.LastState
+	}
+	return state == odometer.Stopped || state == api.StateGone, err
 }

@@ -81,6 +81,14 @@ func TestWhoRunsAndWhenMoreIsDue(t *testing.T) {
 	check("one was heard", `vm-1 of "ada" every 1s, heard now`, `vm-2 of "ada" every 0s, heard before`, `vm-3 of "ada" every 0s, heard before`, `vm-4 of "ada" every 0s, heard before`, `vm-5 of "" every 0s, heard before`)
 	k.now = k.now.Add(awaitFor)
 	check("they had the time, and of vm-2 another host spoke last", `vm-1 of "ada" every 1s, heard before`, `vm-2 of "" every 1s, heard before`, `vm-3 of "ada" every 30s, heard before`, `vm-4 of "ada" every 20s, heard before`, `vm-5 of "" every 1m0s, heard before`)
+	for id, want := range map[odometer.InstanceID]bool{"vm-6": true, "vm-1": false, "vm-none": false} { // of vm-1 nothing is heard any more
+		if got, err := r.ended(t.Context(), id); got != want || err != nil {
+			t.Errorf("%s has ended: got %v, %v, want %v", id, got, err, want)
+		}
+	}
+	if _, err := (&runningMachines{fleet: &fleet{absent: odometer.ErrUnavailable, now: k.fleet.now}}).ended(t.Context(), "vm-6"); !errors.Is(err, odometer.ErrUnavailable) {
+		t.Errorf("without a directory: got %v, want that it is unavailable", err)
+	}
 	if _, err := (&runningMachines{fleet: &fleet{absent: odometer.ErrUnavailable, now: k.fleet.now}}).list(t.Context()); !errors.Is(err, odometer.ErrUnavailable) {
 		t.Errorf("without a directory: got %v, want that it is unavailable", err)
 	}
