@@ -22,6 +22,8 @@ type hook struct {
 	url  string
 	file string
 	http http.Server
+	// listener is closed first: the server knows it only once it serves.
+	listener net.Listener
 
 	mu    sync.Mutex
 	wrong error // why the file does not have all
@@ -41,13 +43,24 @@ func (a *attempt) listen() (*hook, error) {
 		return nil, err
 	}
 	l, err := net.Listen("tcp", string(addr))
-	if err != nil {
-		return nil, err
+	if err != nil { // somebody has it: the hook moves, and the channel is told so
+		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return nil, err
+		}
+		addr = []byte(l.Addr().String())
+		if err := os.WriteFile(a.near("hook.addr"), addr, 0o600); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
 	}
-	h := &hook{url: "http://" + string(addr), file: a.near("hook.txt")}
+	h := &hook{url: "http://" + string(addr), file: a.near("hook.txt"), listener: l}
 	h.http.Handler = http.HandlerFunc(h.take)
 	go h.http.Serve(l) // until it is closed
 	return h, nil
+}
+
+func (h *hook) close() {
+	h.listener.Close()
+	h.http.Close()
 }
 
 func (h *hook) take(w http.ResponseWriter, r *http.Request) {

@@ -184,7 +184,7 @@ func playServer(ctx context.Context, a *attempt) (err error) {
 	if err != nil {
 		return err
 	}
-	defer h.http.Close()
+	defer h.close()
 	a.site.extra = append(a.site.extra, "--notify-allow", "127.0.0.0/8", "--request-rate", "0")
 	p, err := a.under(a.site.args()...)
 	if err != nil {
