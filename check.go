@@ -3,7 +3,6 @@ package odometer
 import (
 	"errors"
 	"fmt"
-	"math"
 	"math/bits"
 	"strings"
 )
@@ -106,7 +105,7 @@ func (p *problems) labels(e *Event, entry bool) {
 	m := &e.Metrics
 	for i, f := range [...]float64{m.CPUPercentAvg, m.MemoryGB, m.MemoryPercent, m.StorageGB, m.NetworkEgressMB, m.NetworkIngressMB} {
 		switch {
-		case math.IsNaN(f) || math.IsInf(f, 0):
+		case !Finite(f):
 			p.add("metrics.%s: %v is not finite", metricNames[i+1], f)
 		case f < 0 && !entry:
 			p.add("metrics.%s: %v is negative", metricNames[i+1], f)

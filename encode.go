@@ -328,7 +328,7 @@ func appendFloat(b []byte, f float64) []byte {
 		}
 		return append(b, d[:end]...)
 	}
-	if math.IsNaN(f) || math.IsInf(f, 0) {
+	if !Finite(f) {
 		return append(b, "null"...)
 	}
 	if a := math.Abs(f); a != 0 && (a < 1e-6 || a >= 1e21) {

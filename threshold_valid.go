@@ -141,10 +141,11 @@ func (t *Threshold) checkScope(p *thresholdProblems) {
 	}
 }
 
-func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
+// Finite reports whether f is a number: neither NaN nor an infinity.
+func Finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
 
 func (t *Threshold) checkLevels(p *thresholdProblems) {
-	if !finite(t.Limit) || t.Limit < 0 || t.Limit > maxThresholdValue {
+	if !Finite(t.Limit) || t.Limit < 0 || t.Limit > maxThresholdValue {
 		p.add("limit", "%v is not a number from 0 to %v", t.Limit, float64(maxThresholdValue))
 		return
 	}
@@ -169,9 +170,9 @@ func (t *Threshold) checkLevels(p *thresholdProblems) {
 		case l.Percent != 0 && t.Limit == 0: // the limit's
 		case l.Percent == 0 && t.Limit != 0:
 			p.add(field+".percent", "is needed, since there is a limit")
-		case !finite(l.Percent) || l.Percent < 0 || l.Percent > 10_000:
+		case !Finite(l.Percent) || l.Percent < 0 || l.Percent > 10_000:
 			p.add(field+".percent", "%v is not a number above 0 and up to 10000", l.Percent)
-		case !finite(l.Value) || l.Value <= 0 || l.Value > maxThresholdValue:
+		case !Finite(l.Value) || l.Value <= 0 || l.Value > maxThresholdValue:
 			p.add(field+".value", "%v is not a number above 0 and up to %v", l.Value, float64(maxThresholdValue))
 		case t.Unit == UnitPercent && l.Value > 100:
 			p.add(field+".value", "%v %% is more than all", l.Value)
@@ -185,7 +186,7 @@ func (t *Threshold) checkLevels(p *thresholdProblems) {
 	if w, c := level("warning"), level("critical"); w > c && c >= 0 {
 		p.add(fmt.Sprintf("levels[%d].name", w), "what is critical is not below the warning")
 	}
-	if !finite(t.Hysteresis) || t.Hysteresis < 0 || t.Hysteresis >= 100 {
+	if !Finite(t.Hysteresis) || t.Hysteresis < 0 || t.Hysteresis >= 100 {
 		p.add("hysteresis", "%v is not a percentage from 0 to below 100", t.Hysteresis)
 	}
 	if t.Forecast && t.Condition != ConditionBudget {

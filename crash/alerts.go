@@ -29,30 +29,26 @@ type hook struct {
 	wrong error // why the file does not have all
 }
 
-// listen runs the attempt's hook, at the address at which it was before.
+// listen runs the attempt's hook, at the address at which it was before, if it can be had.
 func (a *attempt) listen() (*hook, error) {
-	addr, err := os.ReadFile(a.near("hook.addr"))
-	if errors.Is(err, fs.ErrNotExist) {
-		var free string
-		if free, err = port.Free(); err == nil {
-			addr = []byte(free)
-			err = os.WriteFile(a.near("hook.addr"), addr, 0o600)
+	var l net.Listener
+	before, err := os.ReadFile(a.near("hook.addr"))
+	if err == nil {
+		l, err = net.Listen("tcp", string(before))
+	}
+	if err != nil { // it was nowhere, or somebody has it: the channel is told where it is now
+		addr, err := port.Free()
+		if err == nil {
+			err = os.WriteFile(a.near("hook.addr"), []byte(addr), 0o600)
 		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	l, err := net.Listen("tcp", string(addr))
-	if err != nil { // somebody has it: the hook moves, and the channel is told so
-		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		if err == nil {
+			l, err = net.Listen("tcp", addr)
+		}
+		if err != nil {
 			return nil, err
 		}
-		addr = []byte(l.Addr().String())
-		if err := os.WriteFile(a.near("hook.addr"), addr, 0o600); err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
 	}
-	h := &hook{url: "http://" + string(addr), file: a.near("hook.txt"), listener: l}
+	h := &hook{url: "http://" + l.Addr().String(), file: a.near("hook.txt"), listener: l}
 	h.http.Handler = http.HandlerFunc(h.take)
 	go h.http.Serve(l) // until it is closed
 	return h, nil

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,7 +52,7 @@ type storedViolation odometer.Violation
 func bodyOf(v *odometer.Violation) (string, error) {
 	s := storedViolation(*v)
 	for _, f := range []*float64{&s.Limit, &s.Before, &s.Value} {
-		if math.IsNaN(*f) || math.IsInf(*f, 0) {
+		if !odometer.Finite(*f) {
 			*f = 0
 		}
 	}

@@ -307,7 +307,7 @@ func text(s string) *string {
 
 func decimal(s string) *float64 {
 	v, err := strconv.ParseFloat(s, 64)
-	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) || v < 0 {
+	if err != nil || !odometer.Finite(v) || v < 0 {
 		return nil
 	}
 	return &v

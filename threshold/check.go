@@ -18,7 +18,7 @@ func Value(t *odometer.Threshold, e *odometer.Entry) (float64, bool) {
 		return 0, false
 	}
 	v := num / den
-	return v, !math.IsNaN(v) && !math.IsInf(v, 0)
+	return v, odometer.Finite(v)
 }
 
 // Check returns which levels of a threshold an entry reaches by itself: bit i stands for

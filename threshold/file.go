@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"os"
 	"slices"
 	"strings"
@@ -103,7 +102,7 @@ func expressible(field string, v any) error {
 	case map[any]any:
 		errs = append(errs, odometer.ThresholdProblem{Field: field, Why: "has a field whose name is no text"})
 	case float64:
-		if math.IsNaN(v) || math.IsInf(v, 0) {
+		if !odometer.Finite(v) {
 			errs = append(errs, odometer.ThresholdProblem{Field: field, Why: fmt.Sprintf("%v is no number", v)})
 		}
 	}

@@ -141,13 +141,13 @@ func (f *fold) check(w *watch, e *odometer.Entry) error {
 	s = f.state(w, subject)
 	w.of(s, e)
 	at.before, at.late = s.Value, at.to < s.Last && !w.Scope.Sum
-	if fresh || at.late {
+	if fresh || at.late && reached != 0 { // what was before is not remembered
 		at.before = 0
-	}
-	if (fresh || at.late) && f.previous != nil {
-		var err error
-		if at.before, err = f.previous(w, e); err != nil {
-			return err
+		if f.previous != nil {
+			var err error
+			if at.before, err = f.previous(w, e); err != nil {
+				return err
+			}
 		}
 	}
 	if at.late {

@@ -89,7 +89,16 @@ func (f *fold) hush(w *watch, s *state, at seen) {
 // depart ends what is open of machines of which an event was checked and which, as is
 // known, run no more: none will fall below. What an agent has yet to send is waited for as
 // long as what a machine came to counts in a sum.
-func (f *fold) depart(ended func(odometer.InstanceID) (bool, error)) error {
+func (f *fold) depart(ask func(odometer.InstanceID) (bool, error)) error {
+	known := map[odometer.InstanceID]bool{}
+	ended := func(id odometer.InstanceID) (is bool, err error) { // asked once of each
+		is, asked := known[id]
+		if !asked {
+			is, err = ask(id)
+			known[id] = is
+		}
+		return is, err
+	}
 	for _, w := range f.watches {
 		if w.Condition == odometer.ConditionSilence || w.Condition == odometer.ConditionBudget {
 			continue

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,7 +122,7 @@ func (c *thresholdConfig) given(flags *pflag.FlagSet, d *api.ThresholdChange) er
 	put("for", &d.For, c.For.String())
 	put("cool-down", &d.CoolDown, c.CoolDown.String())
 	number := func(flag string, into *float64, value float64) {
-		if has(flag) && !finite(value) {
+		if has(flag) && !odometer.Finite(value) {
 			bad = append(bad, fmt.Errorf("--%s %v is no number", flag, value))
 		} else if has(flag) {
 			*into = value
@@ -160,8 +159,6 @@ func (c *thresholdConfig) given(flags *pflag.FlagSet, d *api.ThresholdChange) er
 	return errors.Join(bad...)
 }
 
-func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
-
 // levelsOf reads levels: numbers, or names and numbers. Of a limit they are percentages.
 func levelsOf(list []string, ofLimit bool) ([]api.ThresholdLevel, error) {
 	usual := []string{"warning", "critical"}
@@ -173,7 +170,7 @@ func levelsOf(list []string, ofLimit bool) ([]api.ThresholdLevel, error) {
 		}
 		number = strings.TrimSuffix(strings.TrimSpace(number), "%")
 		n, err := strconv.ParseFloat(number, 64)
-		if err != nil || !finite(n) {
+		if err != nil || !odometer.Finite(n) {
 			return nil, fmt.Errorf("%q is no number, and no name=number", text)
 		}
 		l := api.ThresholdLevel{Name: strings.TrimSpace(name), Value: n}
